@@ -1,0 +1,44 @@
+# `make demo` and `make test` work on a fresh machine: Python >= 3.11 and a package index are enough.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+DEMO := .venv-demo
+ENV := .venv
+
+.PHONY: demo test check bench soak wheel clean
+
+demo: $(DEMO)/ready
+	$(DEMO)/bin/mmrag demo --out mmrag-demo
+
+test: $(ENV)/ready
+	$(ENV)/bin/pytest -m "not soak"
+
+check: $(ENV)/ready
+	$(ENV)/bin/ruff format --check .
+	$(ENV)/bin/ruff check .
+	$(ENV)/bin/mypy
+
+soak: $(ENV)/ready
+	$(ENV)/bin/pytest -m soak
+
+bench: $(ENV)/ready
+	for script in benchmarks/*.py; do $(ENV)/bin/python $$script || exit 1; done
+
+wheel: $(ENV)/ready
+	$(ENV)/bin/uv build --wheel --out-dir dist
+
+$(DEMO)/ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "mmrag needs Python 3.11 or newer; name one: make demo PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv --clear $(DEMO)
+	$(DEMO)/bin/pip install --quiet --editable ".[demo]"
+	@touch $@
+
+# uv, because torch and torchvision must come from one index to fit each other.
+$(ENV)/ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "mmrag needs Python 3.11 or newer; name one: make test PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv --clear $(ENV)
+	$(ENV)/bin/pip install --quiet uv
+	$(ENV)/bin/uv pip install --quiet --python $(ENV)/bin/python --editable ".[demo,train,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(ENV) $(DEMO) mmrag-demo dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,64 @@
+"""Multimodal retrieval on your own pictures: index a folder, search it in words, offline.
+
+>>> import mmrag
+>>> index = mmrag.create("photos")  # doctest: +SKIP
+>>> index.add("./images")  # doctest: +SKIP
+>>> for hit in index.search("a dog on a beach", k=5):  # doctest: +SKIP
+...     print(hit.rank, hit.score, hit.item.uri)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mmrag.errors import MmragError
+from mmrag.types import Changes, Failure, Hit, Item, Query
+from mmrag.version import __version__
+
+if TYPE_CHECKING:
+    from mmrag.evaluate import evaluate_pairs
+    from mmrag.index import Index, create
+    from mmrag.index import open_index as open
+    from mmrag.models.cards import Card
+    from mmrag.models.registry import load_encoder, register
+
+__all__ = [
+    "Card",
+    "Changes",
+    "Failure",
+    "Hit",
+    "Index",
+    "Item",
+    "MmragError",
+    "Query",
+    "__version__",
+    "create",
+    "evaluate_pairs",
+    "load_encoder",
+    "open",
+    "register",
+]
+
+_LAZY = {
+    "Card": "mmrag.models.cards:Card",
+    "Index": "mmrag.index:Index",
+    "create": "mmrag.index:create",
+    "evaluate_pairs": "mmrag.evaluate:evaluate_pairs",
+    "load_encoder": "mmrag.models.registry:load_encoder",
+    "open": "mmrag.index:open_index",
+    "register": "mmrag.models.registry:register",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that importing mmrag costs nothing."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mmrag' has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

@@ -1,0 +1,162 @@
+"""index, remove, info: what is in the corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmrag.cli.options import (
+    IndexOption,
+    JsonOption,
+    QuietOption,
+    print_json,
+    printable,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from mmrag.index import Index
+    from mmrag.types import Failure
+
+_FAILURES_SHOWN = 10
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(epilog="Example:  mmrag index ./images --exclude '*.png'")(index)
+    app.command(epilog="Example:  mmrag remove ./images/2019")(remove)
+    app.command(epilog="Example:  mmrag info --failed")(info)
+
+
+def index(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders or pictures; without any, all that were indexed before."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out, by name or by path below the folder. Repeatable."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="'builtin', a model folder, or FAMILY:NAME."),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="How to store: a name in indexes/, or a .toml file.")
+    ] = "default",
+    index_dir: IndexOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Index pictures, or update the index.
+
+    New and changed pictures are embedded, moved ones keep their vectors, vanished ones leave.
+
+    The index is made in the current folder (.mmrag), or in the one that --index names.
+    """
+    corpus = _open_or_create(paths or [], index_dir, model, recipe)
+    with progress_bar("indexing", quiet=quiet or as_json) as progress:
+        if paths:
+            changes = corpus.add(paths, exclude=exclude or (), recipe=recipe, progress=progress)
+        else:
+            changes = corpus.update(recipe=recipe, progress=progress)
+    if as_json:
+        print_json(dataclasses.asdict(changes))
+        return
+    typer.echo(str(changes))
+    _tell_failures(changes.failed, "mmrag info --failed lists them all")
+
+
+def remove(
+    targets: Annotated[list[str], typer.Argument(help="Files, folders, uris or ids.")],
+    index_dir: IndexOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take items out of the index. No file is deleted.
+
+    Indexing their folder again brings them back, unless --exclude leaves them out.
+    """
+    from mmrag.index import open_index
+
+    removed = open_index(index_dir or ".").remove(targets)
+    if as_json:
+        print_json({"removed": removed})
+    else:
+        typer.echo(f"{removed:,} removed")
+
+
+def info(
+    failed: Annotated[bool, typer.Option("--failed", help="List what could not be read, and why.")] = False,
+    index_dir: IndexOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the index holds.
+
+    How many items, from which folders, which model wrote it, and with --failed what could not be read.
+    """
+    from mmrag.index import open_index
+
+    corpus = open_index(index_dir or ".")
+    if failed:
+        for failure in corpus.failures():
+            if as_json:
+                print_json(dataclasses.asdict(failure))
+            else:
+                typer.echo(_failure_line(failure))
+        return
+    facts = corpus.info()
+    if as_json:
+        print_json(facts)
+        return
+    for line in _info_lines(facts):
+        typer.echo(line)
+
+
+def _open_or_create(paths: list[Path], index_dir: Path | None, model: str | None, recipe: str) -> Index:
+    from mmrag.errors import IndexNotFoundError, InputError
+    from mmrag.index import FOLDER_NAME, create, open_index
+    from mmrag.stores.manifest import has_manifest
+
+    missing = next((path for path in paths if not path.expanduser().exists()), None)
+    if missing is not None:
+        raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
+    if not paths:
+        return open_index(index_dir or ".", model=model)
+    home = index_dir or Path()
+    home = home.parent if home.name == FOLDER_NAME else home
+    if has_manifest(home / FOLDER_NAME):
+        return open_index(home, model=model)
+    try:
+        above = open_index(home)
+        typer.echo(f"mmrag: note: making a new index here; there is one above, in {above.home}", err=True)
+    except IndexNotFoundError:
+        pass
+    return create(home, model=model, recipe=recipe)
+
+
+def _tell_failures(failures: tuple[Failure, ...], more: str) -> None:
+    for failure in failures[:_FAILURES_SHOWN]:
+        typer.echo(_failure_line(failure), err=True)
+    if len(failures) > _FAILURES_SHOWN:
+        typer.echo(f"… and {len(failures) - _FAILURES_SHOWN:,} more; {more}", err=True)
+
+
+def _failure_line(failure: Failure) -> str:
+    return f"failed  {printable(failure.uri)}: {failure.reason}"
+
+
+def _info_lines(facts: dict[str, Any]) -> list[str]:
+    identity = facts["identity"]
+    folders = ", ".join(printable(folder["uri"]) for folder in facts["folders"]) or "none"
+    failed = f", {facts['failed']:,} failed (mmrag info --failed)" if facts["failed"] else ""
+    return [
+        f"index    {printable(facts['home'])}",
+        f"items    {facts['images']:,} pictures, {facts['texts']:,} texts{failed}",
+        f"model    {facts['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
+        f"folders  {folders}",
+        f"view     {facts['view']}, of table version {facts['table_version']}",
+        f"on disk  {facts['bytes'] / 1e6:,.1f} MB, made {facts['created']}",
+    ]

@@ -1,0 +1,59 @@
+"""The `mmrag` command: its options, its groups of commands, and how errors are told."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from mmrag.cli import corpus, demo, model, search
+from mmrag.errors import Interrupted, MmragError
+from mmrag.version import __version__
+
+app = typer.Typer(
+    name="mmrag",
+    help="Find pictures by words or by pictures, on this machine, offline.",
+    epilog='Example:  mmrag index ./images  &&  mmrag search "a dog on a beach"',
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for group in (corpus, search, model, demo):
+    group.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mmrag {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Find pictures by words or by pictures, on this machine, offline."""
+
+
+def main() -> None:
+    """Run the command line; an error becomes one line on stderr and a non-zero exit code."""
+    logging.basicConfig(format="mmrag: %(levelname)s: %(message)s", level=logging.WARNING)
+    logging.addLevelName(logging.WARNING, "warning")
+    try:
+        app()
+    except Interrupted as error:
+        typer.echo(f"mmrag: {error}", err=True)
+        sys.exit(130)
+    except MmragError as error:
+        typer.echo(f"mmrag: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

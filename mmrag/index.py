@@ -1,0 +1,470 @@
+"""Index: a corpus on disk that can be searched. The façade over ingest, stores, models and search."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+from mmrag import recipe as recipes
+from mmrag.errors import (
+    IndexExistsError,
+    IndexModelError,
+    IndexNotFoundError,
+    InputError,
+)
+from mmrag.ingest.recipe import IndexRecipe, load_recipe
+from mmrag.models.registry import absolute_name, load_encoder
+from mmrag.roles import Encoder
+from mmrag.search.pipeline import Pipeline, run
+from mmrag.search.queries import as_query
+from mmrag.sources.image import as_rgb
+from mmrag.sources.uri import absolute, is_under, to_uri
+from mmrag.stores.exact import ExactView
+from mmrag.stores.files import disk_errors
+from mmrag.stores.lock import write_lock
+from mmrag.stores.manifest import FORMAT, IndexedFolder, Manifest, has_manifest
+from mmrag.stores.rows import to_item
+from mmrag.stores.view import View
+from mmrag.types import Changes, Failure, Hit, Item, Query
+from mmrag.version import __version__
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmrag.ingest.write import Ingest, Progress
+
+    Addable: TypeAlias = str | Path | bytes | Image | Item
+    Asked: TypeAlias = str | Path | bytes | Image | Query
+
+FOLDER_NAME = ".mmrag"
+
+_VIEWS: dict[str, type[View]] = {ExactView.kind: ExactView}
+
+
+class Index:
+    """A corpus on disk: made by `create`, found by `open`.
+
+    One open Index may be shared by threads. A search uses the newest view that this Index has seen;
+    call `refresh` to see what other processes have added since.
+
+    Attributes
+    ----------
+    home : path
+        The folder that holds ``.mmrag``; uris are relative to it.
+    manifest : Manifest
+        What the index is and who wrote its vectors.
+    """
+
+    def __init__(self, home: Path, *, model: str | None = None) -> None:
+        self.home = home
+        self.manifest = Manifest.read(home / FOLDER_NAME)
+        self._writing = threading.RLock()
+        self._loading = threading.Lock()
+        if model is not None and absolute_name(model) != self.manifest.model:
+            self._check_identity(load_encoder(model))
+        self._view = self._open_view()
+
+    def __repr__(self) -> str:
+        """Where it is and how much it holds."""
+        return f"<mmrag.Index {str(self.home)!r}: {len(self):,} items, {self.manifest.model}>"
+
+    def __len__(self) -> int:
+        """How many items can be found."""
+        return len(self._view)
+
+    @property
+    def folder(self) -> Path:
+        """Where the index keeps its files."""
+        return self.home / FOLDER_NAME
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        encoder = load_encoder(self.manifest.model)
+        self._check_identity(encoder)
+        return encoder
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model that wrote the vectors, loaded when it is first needed."""
+        with self._loading:
+            return self._encoder
+
+    def add(
+        self,
+        sources: Addable | Sequence[Addable],
+        *,
+        exclude: Sequence[str] = (),
+        recipe: str | IndexRecipe = "default",
+        progress: Progress | None = None,
+    ) -> Changes:
+        """Add pictures, or bring them up to date.
+
+        A folder is compared with what the index knows of it: new and changed files are embedded,
+        moved files keep their vectors, files that are gone leave the index. What cannot be read is
+        reported and does not stop the others.
+
+        Parameters
+        ----------
+        sources : path, bytes, PIL image, Item, or a sequence of these
+            Paths are relative to the current folder.
+        exclude : sequence of str
+            Globs to leave out of folders, by name (``*.png``) or by path below the folder.
+        recipe : str or IndexRecipe
+            A shipped recipe's name or a path; only its source, batch and commit settings are used.
+        progress : callable or None
+            Called with how many files are done and how many there are.
+
+        Returns
+        -------
+        Changes
+            What it came to.
+
+        Raises
+        ------
+        InputError
+            If a path does not exist, or a source is of no kind that can be added.
+        IndexLockedError
+            If another process is writing.
+        Interrupted
+            On Ctrl-C, after what was done is committed.
+        """
+        options = load_recipe(recipe)
+        one = isinstance(sources, (str, Path, bytes, Item)) or hasattr(sources, "convert")
+        listed: Sequence[Addable] = [sources] if one else list(sources)  # type: ignore[arg-type,list-item]
+        roots = [absolute(source) for source in listed if isinstance(source, (str, Path))]
+        items = [_as_item(source) for source in listed if not isinstance(source, (str, Path))]
+        for root in roots:
+            if not root.exists():
+                raise InputError(f"there is no file or folder {str(root)!r}; nothing was changed")
+        globs = (*options.source.exclude, *exclude)
+        changes = []
+        with self._ingest(options, progress) as ingest:
+            for root in roots:
+                self._remember(IndexedFolder(to_uri(root, self.home), tuple(exclude)))
+                changes.append(ingest.add_files(root, globs))
+            if items:
+                changes.append(ingest.add_items(items))
+        return _summed(changes)
+
+    def update(self, *, recipe: str | IndexRecipe = "default", progress: Progress | None = None) -> Changes:
+        """Look again at every folder that was added, with the globs it was added with."""
+        folders = self.manifest.folders
+        if not folders:
+            raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
+        changes = [
+            self.add(self.home / one.uri, exclude=one.exclude, recipe=recipe, progress=progress) for one in folders
+        ]
+        return _summed(changes)
+
+    def remove(self, targets: str | Path | Sequence[str | Path]) -> int:
+        """Take items out of the index; files are not touched.
+
+        Parameters
+        ----------
+        targets : str, path, or a sequence of these
+            Ids, uris, or paths of files or folders, relative to the current folder.
+
+        Returns
+        -------
+        int
+            How many items were removed.
+
+        Raises
+        ------
+        InputError
+            If a target matches nothing; then nothing is removed.
+        """
+        listed = [targets] if isinstance(targets, (str, Path)) else list(targets)
+        with self._ingest(IndexRecipe(), None) as ingest:
+            stamps: set[int] = set()
+            rows = list(ingest.view.scan(("stamp", "id", "uri")))
+            for target in listed:
+                uri = to_uri(absolute(target), self.home)
+                names = (str(target), uri)
+                found = {s for _, s, own, at in rows if own in names or at in names or is_under(at, uri)}
+                if not found:
+                    raise InputError(f"nothing in the index goes by {str(target)!r}; nothing was removed")
+                stamps |= found
+            ingest.remove(sorted(stamps))
+        return len(stamps)
+
+    @overload
+    def search(  # type: ignore[overload-overlap]
+        self,
+        query: Asked,
+        *,
+        k: int | None = None,
+        min_score: float | None = None,
+        pipeline: str | Pipeline = "default",
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self,
+        query: Sequence[Asked],
+        *,
+        k: int | None = None,
+        min_score: float | None = None,
+        pipeline: str | Pipeline = "default",
+    ) -> list[list[Hit]]: ...
+
+    def search(
+        self,
+        query: Asked | Sequence[Asked],
+        *,
+        k: int | None = None,
+        min_score: float | None = None,
+        pipeline: str | Pipeline = "default",
+    ) -> list[Hit] | list[list[Hit]]:
+        """Find the items that answer a query.
+
+        Parameters
+        ----------
+        query : str, Path, bytes, PIL image, Query, or a sequence of these
+            A str is words; the rest are pictures. Several queries are encoded in one batch.
+        k : int or None
+            How many hits; by default the pipeline's.
+        min_score : float or None
+            Lowest cosine of a hit; by default the pipeline's.
+        pipeline : str or Pipeline
+            A shipped recipe's name, a path that ends in ``.toml``, or a Pipeline.
+
+        Returns
+        -------
+        list of Hit, or list of list of Hit for a sequence of queries
+            By rank. Fewer than k if the index holds fewer.
+
+        Raises
+        ------
+        QueryError
+            If a query is empty or unreadable.
+
+        Examples
+        --------
+        >>> index = mmrag.open("photos")  # doctest: +SKIP
+        >>> [hit.item.uri for hit in index.search("a dog on a beach", k=3)]  # doctest: +SKIP
+        """
+        one = isinstance(query, (str, Path, bytes, Query)) or hasattr(query, "convert")
+        queries = [as_query(asked) for asked in ([query] if one else query)]  # type: ignore[union-attr]
+        hits = run(
+            _load_pipeline(pipeline, k=k, min_score=min_score),
+            queries,
+            view=self._view,
+            encoder=self.encoder,
+        )
+        return hits[0] if one else hits
+
+    def get(self, item_id: str) -> Item:
+        """Look up an item by its id.
+
+        Raises
+        ------
+        InputError
+            If no item has this id.
+        """
+        view = self._view
+        ref = next((ref for ref, own in view.scan(("id",)) if own == item_id), None)
+        if ref is None:
+            raise InputError(f"no item of this index has the id {item_id!r}")
+        return to_item(view.records([ref])[0])
+
+    def failures(self) -> list[Failure]:
+        """List every file and item that could not be read when it was last tried, and why."""
+        rows = self._view.scan(("uri", "failure"))
+        return [Failure(uri, reason) for _, uri, reason in rows if reason is not None]
+
+    def refresh(self) -> None:
+        """See what other processes have committed since this Index was opened."""
+        self.manifest = Manifest.read(self.folder)
+        self._view = self._open_view()
+
+    def info(self) -> dict[str, Any]:
+        """Describe the index: counts, model, folders, size on disk."""
+        rows = list(self._view.scan(("modality", "failure")))
+        found = [modality for _, modality, failure in rows if failure is None]
+        return {
+            "home": str(self.home),
+            "items": len(found),
+            "images": found.count("image"),
+            "texts": found.count("text"),
+            "failed": len(rows) - len(found),
+            "model": self.manifest.model,
+            "identity": dataclasses.asdict(self.manifest.identity),
+            "view": self.manifest.view,
+            "table_version": self._view.table_version,
+            "folders": [dataclasses.asdict(one) for one in self.manifest.folders],
+            "created": self.manifest.created,
+            "format": self.manifest.format,
+            "bytes": sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
+        }
+
+    def _open_view(self) -> View:
+        view = _VIEWS[self.manifest.view]
+        return view.open(self.folder / "views" / self.manifest.view, self.manifest.identity.dimension)
+
+    def _check_identity(self, encoder: Encoder) -> None:
+        difference = self.manifest.identity.difference(encoder.identity)
+        if difference:
+            raise IndexModelError(
+                f"the index in {self.home} was written by the model {self.manifest.model!r}, and its "
+                f"vectors do not compare with those of {encoder.card.name!r} ({difference}). Search it "
+                "with its own model, or make a new index elsewhere: --index OTHER_FOLDER"
+            )
+
+    @contextmanager
+    def _ingest(self, options: IndexRecipe, progress: Progress | None) -> Iterator[Ingest]:
+        from mmrag.ingest.write import Ingest
+        from mmrag.stores.table import Table
+
+        with self._writing, write_lock(self.folder):
+            self.refresh()
+            table = Table(self.folder / "table", self.manifest.identity.dimension)
+            ingest = Ingest(
+                table=table,
+                view=self._view.sync(table),
+                load_encoder=self._verified_encoder,
+                home=self.home,
+                max_pixels=options.source.max_pixels,
+                batch=options.model.batch,
+                commit_every=options.store.commit_every,
+                progress=progress,
+            )
+            try:
+                yield ingest
+            finally:
+                self._view = ingest.view
+
+    def _verified_encoder(self) -> Encoder:
+        self.encoder.verify()
+        return self.encoder
+
+    def _remember(self, indexed: IndexedFolder) -> None:
+        manifest = self.manifest.with_folder(indexed)
+        if manifest != self.manifest:
+            with disk_errors(self.folder):
+                manifest.write(self.folder)
+            self.manifest = manifest
+
+
+def create(path: str | Path = ".", *, model: str | None = None, recipe: str | IndexRecipe = "default") -> Index:
+    """Make a new, empty index in a folder.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder that will hold ``.mmrag``; it is made if it does not exist.
+    model : str or None
+        "builtin", the path of a model folder, or "family:reference"; by default the recipe's.
+    recipe : str or IndexRecipe
+        A shipped recipe's name, or a path that ends in ``.toml``.
+
+    Raises
+    ------
+    IndexExistsError
+        If there is an index already.
+    """
+    from mmrag.stores.table import Table
+
+    options = load_recipe(recipe)
+    home = _home(path)
+    folder = home / FOLDER_NAME
+    if has_manifest(folder):
+        raise IndexExistsError(f"there is an index in {home} already; open it, or delete {folder}")
+    name = absolute_name(model or options.model.name)
+    encoder = load_encoder(name)
+    encoder.verify()
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_lock(folder):
+            for leftover in ("table", "views"):
+                shutil.rmtree(folder / leftover, ignore_errors=True)
+            table = Table(folder / "table", encoder.card.dimension, create=True)
+            view = _VIEWS[options.store.view].open(folder / "views" / options.store.view, encoder.card.dimension)
+            view.sync(table)
+            Manifest(
+                format=FORMAT,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                version=__version__,
+                model=name,
+                identity=encoder.identity,
+                view=options.store.view,
+            ).write(folder)
+    return Index(home)
+
+
+def open_index(path: str | Path = ".", *, model: str | None = None) -> Index:
+    """Open the nearest index at or above a folder.
+
+    Parameters
+    ----------
+    path : str or path
+        Where to start looking.
+    model : str or None
+        If given, the model that the index must have been written by.
+
+    Raises
+    ------
+    IndexNotFoundError
+        If there is none.
+    IndexModelError
+        If it was written by another model.
+    IndexFormatError
+        If it is damaged or of another format.
+    """
+    return Index(find_home(path), model=model)
+
+
+def find_home(path: str | Path = ".") -> Path:
+    """Find the nearest folder at or above `path` that holds an index."""
+    start = _home(path)
+    for folder in (start, *start.parents):
+        if has_manifest(folder / FOLDER_NAME):
+            return folder
+    raise IndexNotFoundError(f"there is no index in {start} or above it; make one: mmrag index FOLDER")
+
+
+def _load_pipeline(pipeline: str | Pipeline, *, k: int | None, min_score: float | None) -> Pipeline:
+    if isinstance(pipeline, str):
+        pipeline = recipes.load_named("pipelines", pipeline, Pipeline)
+    stage = pipeline.recall
+    recall = replace(
+        stage,
+        k=stage.k if k is None else k,
+        min_score=stage.min_score if min_score is None else min_score,
+    )
+    return replace(pipeline, recall=recall)
+
+
+def _home(path: str | Path) -> Path:
+    home = Path(os.path.realpath(os.path.expanduser(path)))
+    return home.parent if home.name == FOLDER_NAME else home
+
+
+def _as_item(source: bytes | Image | Item) -> Item:
+    if isinstance(source, Item):
+        return source
+    from mmrag.ingest.load import hash_bytes, hash_pixels
+
+    if isinstance(source, bytes):
+        return Item(uri=f"memory:{hash_bytes(source)[:24]}", image=source)
+    if hasattr(source, "convert"):
+        image = as_rgb(source)
+        return Item(uri=f"memory:{hash_pixels(image)[-24:]}", image=image)
+    raise InputError(f"only paths, PIL images, bytes and Items can be added, not {type(source).__name__}")
+
+
+def _summed(changes: Sequence[Changes]) -> Changes:
+    counts = ("added", "updated", "moved", "removed", "unchanged", "still_failing")
+    return Changes(
+        **{name: sum(getattr(one, name) for one in changes) for name in counts},
+        failed=tuple(failure for one in changes for failure in one.failed),
+    )

@@ -1,0 +1,56 @@
+"""How a corpus is stored, as a recipe in ``indexes/`` says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mmrag.errors import RecipeError
+from mmrag.recipe import load_named
+from mmrag.sources.image import MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What to leave out and what to refuse."""
+
+    exclude: tuple[str, ...] = ()
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which encoder, and how many pictures go through it at once."""
+
+    name: str = "builtin"
+    batch: int = 16
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """Which view, and how many rows are committed at once."""
+
+    view: Literal["exact"] = "exact"
+    commit_every: int = 1024
+
+
+@dataclass(frozen=True)
+class IndexRecipe:
+    """How a corpus is stored, as a recipe in ``indexes/`` says."""
+
+    description: str = ""
+    source: SourceOptions = field(default_factory=SourceOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    store: StoreOptions = field(default_factory=StoreOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot work."""
+        if min(self.source.max_pixels, self.model.batch, self.store.commit_every) < 1:
+            raise RecipeError("max_pixels, batch and commit_every must be at least 1")
+
+
+def load_recipe(recipe: str | IndexRecipe) -> IndexRecipe:
+    """Load an index recipe by name or path; one that is already loaded is given back."""
+    if isinstance(recipe, IndexRecipe):
+        return recipe
+    return load_named("indexes", recipe, IndexRecipe)

@@ -1,0 +1,1 @@
+"""Networks: pictures and words → vectors. One file per family, and the cards that describe models."""

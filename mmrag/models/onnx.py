@@ -1,0 +1,159 @@
+"""Model folders that ONNX Runtime runs: the built-in model, and what `mmrag train` writes.
+
+A folder holds ``card.toml``, ``tokenizer.json``, ``preprocessor_config.json`` and, under ``onnx/``,
+``vision_model.onnx`` (pixel_values → image_embeds) and ``text_model.onnx`` (input_ids,
+attention_mask → text_embeds), each with its weights beside it in ``.safetensors``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmrag.errors import ModelError
+from mmrag.models.cards import Card, Identity, hash_files, read_card
+from mmrag.models.preprocess import Preprocessing
+from mmrag.roles import Encoder, Pixels, Vectors
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from PIL.Image import Image
+    from tokenizers import Tokenizer
+
+logger = logging.getLogger("mmrag")
+
+
+class OnnxEncoder(Encoder):
+    """An image tower and a text tower in ONNX, each loaded when it is first needed.
+
+    Parameters
+    ----------
+    folder : path
+        A model folder.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.card: Card = read_card(folder)
+        self._preprocess = Preprocessing.read(folder / "preprocessor_config.json")
+        self.identity = Identity(
+            name=self.card.name,
+            revision=self.card.revision,
+            weights=self.card.weights,
+            preprocessing=str(self._preprocess),
+            dimension=self.card.dimension,
+        )
+        self.decode_at_least = max(self._preprocess.height, self._preprocess.width)
+
+    def verify(self) -> None:
+        """Check that the files are the ones that the card describes.
+
+        Raises
+        ------
+        ModelError
+            If they are not.
+        """
+        found = hash_files(self.folder)
+        if found != self.card.weights:
+            raise ModelError(
+                f"the files of {self.folder} have changed since its card was written ({found}, not "
+                f"{self.card.weights or 'a recorded hash'}); train, export or install the model again"
+            )
+
+    def preprocess(self, image: Image) -> Pixels:
+        """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
+        return self._preprocess(image)
+
+    def _embed_pixels(self, pixels: Pixels) -> Vectors:
+        output = self._vision.run(["image_embeds"], {"pixel_values": pixels})[0]
+        return np.asarray(output, dtype=np.float32)
+
+    def _embed_text(self, texts: Sequence[str]) -> Vectors:
+        encodings = self._tokenizer.encode_batch(list(texts))
+        for text, encoding in zip(texts, encodings, strict=True):
+            if encoding.overflowing:
+                logger.warning(
+                    "only the first %d tokens are read of a text of %d characters: %.40s…",
+                    self.card.max_tokens,
+                    len(text),
+                    text,
+                )
+        longest = max(len(encoding.ids) for encoding in encodings)
+        ids = np.zeros((len(texts), longest), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, encoding in enumerate(encodings):
+            ids[row, : len(encoding.ids)] = encoding.ids
+            mask[row, : len(encoding.ids)] = 1
+        output = self._text.run(["text_embeds"], {"input_ids": ids, "attention_mask": mask})[0]
+        return np.asarray(output, dtype=np.float32)
+
+    @cached_property
+    def _vision(self) -> InferenceSession:
+        return _session(self.folder / "onnx" / "vision_model.onnx")
+
+    @cached_property
+    def _text(self) -> InferenceSession:
+        return _session(self.folder / "onnx" / "text_model.onnx")
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return read_tokenizer(self.folder, self.card.max_tokens)
+
+
+def read_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
+    """Load ``tokenizer.json`` so that it cuts at `max_tokens` and does not pad.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing or damaged.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no tokenizer.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ModelError(f"{path} is damaged: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+def _session(path: Path) -> InferenceSession:
+    import onnxruntime
+
+    if not path.is_file():
+        raise ModelError(f"the model's file {path} is missing; train, export or install the model again")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no narrower base
+        raise ModelError(f"{path} cannot be loaded: {error}") from error
+
+
+def open_folder(reference: str) -> OnnxEncoder:
+    """Open a model folder by its path."""
+    return OnnxEncoder(Path(reference).expanduser().resolve())
+
+
+def open_builtin(reference: str) -> OnnxEncoder:
+    """Open the model that ships with mmrag."""
+    if reference:
+        raise ModelError(f"the built-in model has no variants; write 'builtin', not 'builtin:{reference}'")
+    return OnnxEncoder(Path(__file__).parent / "builtin")

@@ -1,0 +1,82 @@
+"""Names → models. ``builtin``, a folder, or ``family:reference``; third parties join by entry point."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from mmrag.errors import ModelError
+from mmrag.models.cards import CARD_NAME
+from mmrag.roles import Encoder
+
+Opener = Callable[[str], Encoder]
+
+ENTRY_POINTS = "mmrag.models"
+
+_FAMILIES: dict[str, str | Opener] = {
+    "builtin": "mmrag.models.onnx:open_builtin",
+    "onnx": "mmrag.models.onnx:open_folder",
+}
+
+
+def register(family: str, opener: Opener) -> None:
+    """Add a family, as ``family:reference`` in every place that takes a model's name.
+
+    Parameters
+    ----------
+    family : str
+        A name without a colon that is not taken.
+    opener : callable
+        Takes what stands after the colon and returns an `Encoder`.
+    """
+    if not family.isidentifier() or family in _FAMILIES:
+        raise ModelError(f"{family!r} cannot be registered: it is taken, or not a plain word")
+    _FAMILIES[family] = opener
+
+
+def load_encoder(name: str) -> Encoder:
+    """Load the encoder that `name` stands for.
+
+    Parameters
+    ----------
+    name : str
+        "builtin", the path of a model folder, or "family:reference".
+
+    Raises
+    ------
+    ModelError
+        If nothing goes by that name.
+    """
+    if _is_path(name):
+        name = f"onnx:{name}"
+    family, _, reference = name.partition(":")
+    return _opener(family, name)(reference)
+
+
+def absolute_name(name: str) -> str:
+    """Make a model's name independent of the current folder: a path becomes absolute."""
+    return str(Path(name).expanduser().resolve()) if _is_path(name) else name
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or (Path(name) / CARD_NAME).is_file()
+
+
+def _opener(family: str, name: str) -> Opener:
+    if family in _FAMILIES:
+        found = _FAMILIES[family]
+        if isinstance(found, str):
+            module, _, attribute = found.partition(":")
+            opener: Opener = getattr(importlib.import_module(module), attribute)
+            return opener
+        return found
+    third_party = {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
+    if family in third_party:
+        return third_party[family].load()  # type: ignore[no-any-return]
+    known = ", ".join(sorted({*_FAMILIES, *third_party}))
+    raise ModelError(
+        f"there is no model {name!r}; give 'builtin', the path of a model folder (./my-model), "
+        f"or FAMILY:NAME with one of the families {known}"
+    )

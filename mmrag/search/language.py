@@ -1,0 +1,79 @@
+"""Which language a short query is in: a guess from scripts and function words, for warnings only.
+
+Queries are too short for statistics over letters; articles, prepositions and conjunctions are
+telling, and cheap. A query without any ("hund strand") passes as known.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection
+
+_SCRIPTS = {
+    "CJK": ("Chinese or Japanese", {"zh", "ja"}),
+    "HIRAGANA": ("Japanese", {"ja"}),
+    "KATAKANA": ("Japanese", {"ja"}),
+    "HANGUL": ("Korean", {"ko"}),
+    "CYRILLIC": ("Russian or another language in Cyrillic", {"ru", "uk", "bg", "sr"}),
+    "GREEK": ("Greek", {"el"}),
+    "ARABIC": ("Arabic or Persian", {"ar", "fa", "ur"}),
+    "HEBREW": ("Hebrew", {"he"}),
+    "DEVANAGARI": ("Hindi", {"hi", "mr", "ne"}),
+    "BENGALI": ("Bengali", {"bn"}),
+    "TAMIL": ("Tamil", {"ta"}),
+    "THAI": ("Thai", {"th"}),
+    "LATIN": ("", set()),
+}
+
+# Per language: words that settle it, and words that also occur in names or in other languages.
+_FUNCTION_WORDS = {
+    "de": ("German", "ein eine einen einem einer und mit auf für", "der das den dem am im von ist zwei"),
+    "fr": ("French", "un une avec dans sur", "le la les des du et au aux de en qui deux"),
+    "es": ("Spanish", "un una con sobre unos", "el la los las en del de y dos por que"),
+    "it": ("Italian", "un una uno con sul sulla nel nella", "il lo gli di e della dei che due"),
+    "pt": ("Portuguese", "um uma com sobre numa", "os em na da dos das e de dois que"),
+    "nl": ("Dutch", "een met het", "de op en van naar twee aan"),
+    "sv": ("Swedish", "ett och på med", "en som av två vid"),
+    "pl": ("Polish", "się jest nad", "na w z i dwa pod"),
+    "tr": ("Turkish", "bir ve ile", "iki bu"),
+    "id": ("Indonesian", "yang dengan dan sebuah seorang", "di dua ini"),
+}
+_ENGLISH = frozenset(
+    "a an the of in on at with and or to for from by is are am as two three some who that his her its".split()  # noqa: SIM905
+)
+
+
+def foreign_language(text: str, languages: Collection[str]) -> str | None:
+    """Name the language of a text if it is most likely none of `languages`.
+
+    Parameters
+    ----------
+    text : str
+        A query.
+    languages : collection of str
+        ISO 639-1 codes of those that are understood.
+
+    Returns
+    -------
+    str or None
+        A language's English name, or None if the text may well be in one of `languages`.
+    """
+    scripts = Counter(unicodedata.name(char, "?").split()[0].split("-")[0] for char in text if char.isalpha())
+    script = scripts.most_common(1)[0][0] if scripts else "LATIN"
+    label, codes = _SCRIPTS.get(script, ("another language", set()))
+    if script != "LATIN":
+        return None if codes & set(languages) else label
+    words = [word.lower() for word in re.findall(r"[^\W\d_]+", text) if not word.isupper()]
+    english = sum(word in _ENGLISH for word in words)
+    scores = {code: _score(words, *lists) for code, (_, *lists) in _FUNCTION_WORDS.items()}
+    code = max(scores, key=lambda one: scores[one])
+    if scores[code] < 2 or scores[code] <= english or code in languages:
+        return None
+    return _FUNCTION_WORDS[code][0]
+
+
+def _score(words: list[str], telling: str, common: str) -> int:
+    strong, weak = set(telling.split()), set(common.split())
+    return sum(2 * (word in strong) + (word in weak) for word in words)

@@ -1,0 +1,84 @@
+"""What a caller asks → Query → vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmrag.errors import ItemError, QueryError
+from mmrag.roles import Encoder, Vectors
+from mmrag.search.language import foreign_language
+from mmrag.types import Query
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmrag.types import ImageInput
+
+logger = logging.getLogger("mmrag")
+
+
+def as_query(asked: Any) -> Query:
+    """Make a Query of words (a str) or of a picture (a Path, bytes or a PIL image).
+
+    Raises
+    ------
+    QueryError
+        If it is none of these, or empty.
+    """
+    if isinstance(asked, Query):
+        return asked
+    if isinstance(asked, str):
+        return Query(text=asked)
+    if isinstance(asked, (Path, bytes)) or hasattr(asked, "convert"):
+        return Query(image=asked)
+    raise QueryError(
+        f"a query is words (str), a picture (Path, bytes, PIL image) or a Query, not {type(asked).__name__}"
+    )
+
+
+def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Vectors:
+    """Embed queries into unit vectors ``(queries, dimension)``: all words at once, all pictures at once."""
+    words = [i for i, query in enumerate(queries) if query.text is not None]
+    pictures = [i for i, query in enumerate(queries) if query.text is None]
+    vectors = np.empty((len(queries), encoder.card.dimension), dtype=np.float32)
+    if words:
+        texts = [queries[i].text or "" for i in words]
+        _warn_of_languages(texts, encoder)
+        vectors[words] = encoder.encode_text(texts)
+    if pictures:
+        vectors[pictures] = encoder.encode_image([_load(queries[i].image, encoder) for i in pictures])
+    return vectors
+
+
+def _load(image: ImageInput | None, encoder: Encoder) -> Image:
+    from mmrag.sources.image import as_rgb, read_image
+
+    try:
+        if isinstance(image, (str, Path)):
+            image = Path(image).read_bytes()
+        if isinstance(image, bytes):
+            return read_image(image, at_least=encoder.decode_at_least)
+        return as_rgb(image)  # type: ignore[arg-type]
+    except OSError as error:
+        raise QueryError(f"cannot read the query picture {str(image)!r}: {error.strerror}") from error
+    except ItemError as error:
+        raise QueryError(f"the query picture cannot be used: {error}") from error
+
+
+def _warn_of_languages(texts: Sequence[str], encoder: Encoder) -> None:
+    languages = encoder.card.languages
+    for text in texts if languages else ():
+        foreign = foreign_language(text, languages)
+        if foreign:
+            logger.warning(
+                "%s reads %s; this looks like %s and may find little: %.60s",
+                encoder.card.name,
+                ", ".join(languages),
+                foreign,
+                text,
+            )

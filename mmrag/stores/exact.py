@@ -1,0 +1,55 @@
+"""The exact view: every vector is compared. Slowest at a million rows, never wrong: the oracle."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from mmrag.roles import Vectors
+from mmrag.stores.view import SEGMENT_SHIFT, Candidates, Refs, Segment, View
+
+_SCORES_AT_ONCE = 1 << 24
+
+
+class ExactView(View):
+    """Exhaustive cosine search over memory-mapped vectors."""
+
+    kind: ClassVar[str] = "exact"
+
+    def search(self, query_vectors: Vectors, k: int) -> Candidates:
+        """Find the rows most similar to each query; equal scores come in the order of the rows."""
+        scores = [np.empty((len(query_vectors), 0), dtype=np.float32)]
+        refs = [np.empty((len(query_vectors), 0), dtype=np.int64)]
+        rows_at_once = max(1024, _SCORES_AT_ONCE // max(1, len(query_vectors)))
+        for number, segment in enumerate(self.segments):
+            for start in range(0, len(segment.vectors), rows_at_once):
+                chunk_scores, rows = _best(segment, slice(start, start + rows_at_once), query_vectors, k)
+                scores.append(chunk_scores)
+                refs.append(rows | (number << SEGMENT_SHIFT))
+        return _merged(np.concatenate(scores, axis=1), np.concatenate(refs, axis=1), k)
+
+
+def _best(segment: Segment, chunk: slice, query_vectors: Vectors, k: int) -> tuple[Vectors, Refs]:
+    """Score a chunk and keep its k best per query: ``(queries, ≤ k)`` scores and row numbers."""
+    scores = query_vectors @ segment.vectors[chunk].T  # (queries, rows)
+    alive = segment.alive[: len(segment.vectors)][chunk]
+    if not alive.all():
+        scores[:, ~alive] = -np.inf
+    rows = np.stack([_top(row, min(k, int(alive.sum()))) for row in scores])
+    return np.take_along_axis(scores, rows, axis=1), rows + chunk.start
+
+
+def _top(scores: Vectors, k: int) -> Refs:
+    """Positions of the k highest of ``(n,)`` scores, k ≤ n, the first of equals preferred; unordered."""
+    if k in (0, len(scores)):
+        return np.arange(k)
+    lowest_kept = np.partition(scores, -k)[-k]
+    above = np.flatnonzero(scores > lowest_kept)
+    level = np.flatnonzero(scores == lowest_kept)
+    return np.concatenate([above, level[: k - len(above)]])
+
+
+def _merged(scores: Vectors, refs: Refs, k: int) -> Candidates:
+    order = np.lexsort((refs, -scores), axis=1)[:, :k]
+    return Candidates(np.take_along_axis(scores, order, axis=1), np.take_along_axis(refs, order, axis=1))

@@ -1,0 +1,111 @@
+"""The Lance table: one row per item, every commit an ACID version. The only truth."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mmrag.errors import IndexFormatError, StoreError
+from mmrag.stores.rows import Row, table_schema, to_arrow
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NAME = "items"
+
+
+def _store_errors(method: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(method)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except (OSError, RuntimeError, ValueError) as error:  # what lancedb raises
+            folder = args[0].folder if isinstance(args[0], Table) else args[0]
+            raise StoreError(f"the table in {folder} failed: {error}. The last committed version is kept") from error
+
+    return wrapper
+
+
+class Table:
+    """The rows of one index.
+
+    Parameters
+    ----------
+    folder : path
+        Where LanceDB keeps it.
+    dimension : int
+        Length of the vectors.
+    create : bool
+        Make a new, empty table.
+
+    Raises
+    ------
+    IndexFormatError
+        If there is no table to open, or its columns are not the ones this version writes.
+    """
+
+    def __init__(self, folder: Path, dimension: int, *, create: bool = False) -> None:
+        import lancedb
+
+        self.folder = folder
+        self.dimension = dimension
+        database = lancedb.connect(folder)
+        try:
+            if create:
+                self._table = database.create_table(_NAME, schema=table_schema(dimension))
+            else:
+                self._table = database.open_table(_NAME)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise IndexFormatError(f"there is no readable table in {folder}: {error}") from error
+        if self._table.schema.names != table_schema(dimension).names:
+            raise IndexFormatError(f"the table in {folder} has other columns than this version writes")
+
+    @property
+    def version(self) -> int:
+        """Number of the current version; it grows with every commit."""
+        return int(self._table.version)
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    @_store_errors
+    def stamps(self) -> npt.NDArray[np.int64]:
+        """Read the stamps of all rows, ascending."""
+        return np.sort(self._read(["stamp"], None)["stamp"].to_numpy())
+
+    @_store_errors
+    def rows_from(self, stamp: int) -> pa.Table:
+        """Read all columns of the rows stamped `stamp` or later, by ascending stamp."""
+        return self._read(None, f"stamp >= {stamp}").sort_by("stamp")
+
+    @_store_errors
+    def upsert(self, rows: Sequence[Row], first_stamp: int) -> None:
+        """Commit rows in one version; a row whose id is in the table replaces the old one."""
+        data = to_arrow(rows, first_stamp, self.dimension)
+        merge: Any = self._table.merge_insert("id")
+        merge.when_matched_update_all().when_not_matched_insert_all()
+        merge.execute(data, on_bad_vectors="null")
+
+    @_store_errors
+    def delete(self, stamps: Sequence[int]) -> None:
+        """Delete rows by their stamps, in one version."""
+        self._table.delete(f"stamp IN ({', '.join(str(int(stamp)) for stamp in stamps)})")
+
+    @_store_errors
+    def compact(self) -> None:
+        """Join small fragments, so that reading does not slow down as commits pile up."""
+        self._table.optimize()
+
+    def _read(self, columns: list[str] | None, where: str | None) -> pa.Table:
+        query = self._table.search()
+        if columns is not None:
+            query = query.select(columns)
+        if where is not None:
+            query = query.where(where)
+        return query.to_arrow()

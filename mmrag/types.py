@@ -1,0 +1,143 @@
+"""The nouns that travel between rooms: Item, Query, Hit, and what a change to an index came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmrag.errors import InputError, QueryError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    ImageInput = str | Path | bytes | Image
+
+Modality = Literal["image", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that can be found: a picture, or a piece of text.
+
+    Parameters
+    ----------
+    uri : str
+        Where it is: a path relative to the index's home, absolute outside it, or any name of the
+        caller's own for what lives only in memory.
+    id : str
+        Stable identity. Empty when adding: it is then derived from the uri.
+    modality : {"image", "text"}
+        What the vector is computed from.
+    text : str or None
+        The text itself (modality "text"), or words that belong to a picture.
+    metadata : mapping
+        Anything JSON can hold.
+    image : path, bytes, PIL image or None
+        Where to take the pixels from when adding; by default the file at `uri`. Never stored.
+    """
+
+    uri: str
+    id: str = ""
+    modality: Modality = "image"
+    text: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    image: ImageInput | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse an item that could never be found again."""
+        if not self.uri:
+            raise InputError("an Item needs a uri: a path, or a name of your own")
+        if self.modality not in ("image", "text"):
+            raise InputError(f"an Item's modality is 'image' or 'text', not {self.modality!r}")
+        if self.modality == "text" and not (self.text or "").strip():
+            raise InputError(f"the text item {self.uri!r} has no text")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked: words, or a picture.
+
+    Parameters
+    ----------
+    text : str or None
+        Words.
+    image : path, bytes, PIL image or None
+        A picture.
+
+    Raises
+    ------
+    QueryError
+        If there is nothing to ask, or both at once.
+    """
+
+    text: str | None = None
+    image: ImageInput | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a query with nothing to say."""
+        if self.text is not None and self.image is not None:
+            raise QueryError("a query is words or a picture, not both")
+        if self.image is None and not (self.text or "").strip():
+            raise QueryError('the query is empty; say what to look for, such as "a dog on a beach"')
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An item that answers a query.
+
+    Parameters
+    ----------
+    rank : int
+        From 1.
+    score : float
+        Higher is better, whatever its kind.
+    kind : str
+        What the score is: "cosine" (of unit vectors, in [-1, 1]).
+    item : Item
+        What was found.
+    parts : mapping of str to float
+        The scores that `score` was made from.
+    duplicates : tuple of str
+        Uris of other files with the very same content, folded into this hit.
+    """
+
+    rank: int
+    score: float
+    kind: str
+    item: Item
+    parts: Mapping[str, float] = field(default_factory=dict)
+    duplicates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file or item that could not be indexed, and why."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a change to an index came to, in items.
+
+    `failed` holds the failures of this run; those of earlier runs, on files that have not changed
+    since, are counted in `still_failing` and listed by `Index.failures`.
+    """
+
+    added: int = 0
+    updated: int = 0
+    moved: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    failed: tuple[Failure, ...] = ()
+    still_failing: int = 0
+
+    def __str__(self) -> str:
+        """One line, as the command line prints it."""
+        parts = ["added", "updated", "moved", "removed", "unchanged"]
+        line = " · ".join(f"{getattr(self, part):,} {part}" for part in parts)
+        failing = len(self.failed) + self.still_failing
+        return f"{line} · {failing:,} failed"
