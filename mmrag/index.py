@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -138,8 +138,7 @@ class Index:
             On Ctrl-C, after what was done is committed.
         """
         options = load_recipe(recipe)
-        one = isinstance(sources, (str, Path, bytes, Item)) or hasattr(sources, "convert")
-        listed: Sequence[Addable] = [sources] if one else list(sources)  # type: ignore[arg-type,list-item]
+        listed = _as_list(sources)
         roots = [absolute(source) for source in listed if isinstance(source, (str, Path))]
         items = [_as_item(source) for source in listed if not isinstance(source, (str, Path))]
         for root in roots:
@@ -183,11 +182,10 @@ class Index:
         InputError
             If a target matches nothing; then nothing is removed.
         """
-        listed = [targets] if isinstance(targets, (str, Path)) else list(targets)
         with self._ingest(IndexRecipe(), None) as ingest:
             stamps: set[int] = set()
             rows = list(ingest.view.scan(("stamp", "id", "uri")))
-            for target in listed:
+            for target in _as_list(targets):
                 uri = to_uri(absolute(target), self.home)
                 names = (str(target), uri)
                 found = {s for _, s, own, at in rows if own in names or at in names or is_under(at, uri)}
@@ -253,15 +251,14 @@ class Index:
         >>> index = mmrag.open("photos")  # doctest: +SKIP
         >>> [hit.item.uri for hit in index.search("a dog on a beach", k=3)]  # doctest: +SKIP
         """
-        one = isinstance(query, (str, Path, bytes, Query)) or hasattr(query, "convert")
-        queries = [as_query(asked) for asked in ([query] if one else query)]  # type: ignore[union-attr]
+        queries = [as_query(asked) for asked in _as_list(query)]
         hits = run(
             _load_pipeline(pipeline, k=k, min_score=min_score),
             queries,
             view=self._view,
             encoder=self.encoder,
         )
-        return hits[0] if one else hits
+        return hits if _is_many(query) else hits[0]
 
     def get(self, item_id: str) -> Item:
         """Look up an item by its id.
@@ -447,6 +444,14 @@ def _load_pipeline(pipeline: str | Pipeline, *, k: int | None, min_score: float 
 def _home(path: str | Path) -> Path:
     home = Path(os.path.realpath(os.path.expanduser(path)))
     return home.parent if home.name == FOLDER_NAME else home
+
+
+def _is_many(given: Any) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+
+
+def _as_list(given: Any) -> list[Any]:
+    return list(given) if _is_many(given) else [given]
 
 
 def _as_item(source: bytes | Image | Item) -> Item:

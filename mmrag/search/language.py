@@ -65,15 +65,14 @@ def foreign_language(text: str, languages: Collection[str]) -> str | None:
     label, codes = _SCRIPTS.get(script, ("another language", set()))
     if script != "LATIN":
         return None if codes & set(languages) else label
-    words = [word.lower() for word in re.findall(r"[^\W\d_]+", text) if not word.isupper()]
-    english = sum(word in _ENGLISH for word in words)
+    words = {word.lower() for word in re.findall(r"[^\W\d_]+", text) if not word.isupper()}
     scores = {code: _score(words, *lists) for code, (_, *lists) in _FUNCTION_WORDS.items()}
-    code = max(scores, key=lambda one: scores[one])
-    if scores[code] < 2 or scores[code] <= english or code in languages:
+    best = max(scores.values())
+    likely = [code for code, score in scores.items() if score == best]
+    if best < 2 or best <= len(words & _ENGLISH) or set(likely) & set(languages):
         return None
-    return _FUNCTION_WORDS[code][0]
+    return " or ".join(_FUNCTION_WORDS[code][0] for code in likely)
 
 
-def _score(words: list[str], telling: str, common: str) -> int:
-    strong, weak = set(telling.split()), set(common.split())
-    return sum(2 * (word in strong) + (word in weak) for word in words)
+def _score(words: set[str], telling: str, common: str) -> int:
+    return 2 * len(words & set(telling.split())) + len(words & set(common.split()))

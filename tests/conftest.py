@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmrag.models import registry
+from tests.toy import COLOURS, open_toy
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+registry.register("toy", open_toy)
+
+
+@pytest.fixture(scope="session")
+def flickr8k() -> Path:
+    """Flickr8k, where it lies beside the checkout."""
+    folder = SHARED / "flickr8k"
+    if not folder.is_dir():
+        pytest.skip("Flickr8k is not beside the checkout (../shared/data/flickr8k)")
+    return folder
+
+
+@pytest.fixture
+def colours(tmp_path, monkeypatch) -> Path:
+    """A home folder, made the current one, with `images/red.png` and so on."""
+    home = tmp_path / "home"
+    folder = home / "images"
+    folder.mkdir(parents=True)
+    for name, rgb in COLOURS.items():
+        Image.new("RGB", (32, 24), rgb).save(folder / f"{name}.png")
+    monkeypatch.chdir(home)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> Path:
+    """Real photographs, from the wheel of scikit-image."""
+    spec = importlib.util.find_spec("skimage")
+    assert spec
+    assert spec.submodule_search_locations
+    data = Path(spec.submodule_search_locations[0], "data")
+    folder = tmp_path_factory.mktemp("photographs")
+    for name in ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "motorcycle_left.png", "moon.png"):
+        shutil.copyfile(data / name, folder / name)
+    return folder

@@ -1,0 +1,196 @@
+"""What every view promises, checked against a plain sort of all scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmrag.errors import IndexFormatError
+from mmrag.stores.exact import ExactView
+from mmrag.stores.rows import Row
+from mmrag.stores.table import Table
+
+DIMENSION = 16
+
+VIEWS = [ExactView]
+
+
+@pytest.fixture(params=VIEWS, ids=lambda view: view.kind)
+def view_class(request):
+    return request.param
+
+
+@pytest.fixture
+def table(tmp_path):
+    return Table(tmp_path / "table", DIMENSION, create=True)
+
+
+def unit(random, count):
+    vectors = random.normal(size=(count, DIMENSION)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def rows_of(vectors, start=0, failing=()):
+    return [
+        Row(
+            id=f"i{start + n}",
+            uri=f"{start + n}.jpg",
+            modality="image",
+            size=n,
+            mtime_ns=n,
+            content_hash=f"h{start + n}",
+            failure="broken" if n in failing else None,
+            vector=None if n in failing else vector,
+        )
+        for n, vector in enumerate(vectors)
+    ]
+
+
+def plain_search(vectors_by_id, queries, k):
+    ids = sorted(vectors_by_id, key=lambda one: int(one[1:]))
+    scores = queries @ np.stack([vectors_by_id[one] for one in ids]).T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return [[ids[column] for column in row] for row in order], np.take_along_axis(scores, order, axis=1)
+
+
+def found_ids(view, candidates):
+    return [[record["id"] for record in view.records(refs)] for refs in candidates.refs]
+
+
+def test_equals_a_plain_sort_through_additions_updates_and_deletions(view_class, table, tmp_path):
+    random = np.random.default_rng(0)
+    view = view_class.open(tmp_path / "view", DIMENSION)
+    truth = {}
+    queries = unit(random, 5)
+    for step in range(12):
+        start = int(random.integers(0, 60))
+        vectors = unit(random, int(random.integers(1, 40)))
+        table.upsert(rows_of(vectors, start), view.last_stamp() + 1)
+        truth |= {f"i{start + n}": vector for n, vector in enumerate(vectors)}
+        view = view.sync(table)
+        if step % 3 == 2:
+            victims = [(stamp, own) for _, stamp, own in view.scan(("stamp", "id"))][:: step + 1]
+            table.delete([stamp for stamp, _ in victims])
+            for _, own in victims:
+                del truth[own]
+            view = view.sync(table)
+        assert len(view) == len(truth) == len(table)
+        candidates = view.search(queries, 7)
+        ids, scores = plain_search(truth, queries, 7)
+        assert np.allclose(candidates.scores, scores, atol=1e-6)
+        assert found_ids(view, candidates) == ids
+        reopened = view_class.open(tmp_path / "view", DIMENSION)
+        assert found_ids(reopened, reopened.search(queries, 7)) == ids
+    files = {path.name for path in (tmp_path / "view").iterdir()}
+    assert len(files) <= 1 + 3 * len(view.segments)
+
+
+def test_equal_scores_come_in_the_order_of_the_rows(view_class, table, tmp_path):
+    vector = unit(np.random.default_rng(1), 1)[0]
+    table.upsert(rows_of([vector] * 50), 1)
+    view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
+    assert found_ids(view, view.search(vector[None], 3)) == [["i0", "i1", "i2"]]
+
+
+def test_k_beyond_the_rows_and_an_empty_view(view_class, table, tmp_path):
+    random = np.random.default_rng(2)
+    view = view_class.open(tmp_path / "view", DIMENSION)
+    assert view.search(unit(random, 2), 5).scores.shape == (2, 0)
+    assert len(view.sync(table)) == 0
+    table.upsert(rows_of(unit(random, 3)), 1)
+    view = view.sync(table)
+    assert view.search(unit(random, 2), 5).scores.shape == (2, 3)
+
+
+def test_failed_rows_are_remembered_and_never_found(view_class, table, tmp_path):
+    random = np.random.default_rng(3)
+    vectors = unit(random, 10)
+    table.upsert(rows_of(vectors, failing={2, 5}), 1)
+    view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
+    assert len(view) == 8
+    (ids,) = found_ids(view, view.search(vectors[2:3], 10))
+    assert len(ids) == 8
+    assert {"i2", "i5"}.isdisjoint(ids)
+    failed = [uri for _, uri, failure in view.scan(("uri", "failure")) if failure]
+    assert failed == ["2.jpg", "5.jpg"]
+    table.upsert(rows_of(unit(random, 4), start=100, failing={1}), view.last_stamp() + 1)  # merges segments
+    view = view.sync(table)
+    assert len(view) == 11
+    assert len([1 for _, failure in view.scan(("failure",)) if failure]) == 3
+
+
+def test_vectors_and_records_belong_together(view_class, table, tmp_path):
+    vectors = unit(np.random.default_rng(4), 30)
+    for start in range(0, 30, 6):
+        table.upsert(rows_of(vectors[start : start + 6], start, failing={0}), 1 + start)
+    view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
+    for ref, own, failure in view.scan(("id", "failure")):
+        if not failure:
+            assert np.array_equal(view.vector(ref), vectors[int(own[1:])])
+
+
+def test_an_old_snapshot_serves_while_a_new_one_is_published(view_class, table, tmp_path):
+    random = np.random.default_rng(5)
+    vectors = unit(random, 20)
+    table.upsert(rows_of(vectors), 1)
+    old = view_class.open(tmp_path / "view", DIMENSION).sync(table)
+    before = found_ids(old, old.search(vectors[:2], 5))
+    table.upsert(rows_of(unit(random, 20)), old.last_stamp() + 1)
+    new = old.sync(table)
+    assert found_ids(old, old.search(vectors[:2], 5)) == before
+    assert found_ids(new, new.search(vectors[:2], 5)) != before
+
+
+def test_a_view_that_was_lost_or_fell_behind_is_rebuilt_from_the_table(view_class, table, tmp_path):
+    random = np.random.default_rng(6)
+    vectors = unit(random, 20)
+    table.upsert(rows_of(vectors), 1)
+    view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
+    table.upsert(rows_of(unit(random, 5), start=3), 100)  # the process dies here
+    table.delete([1])
+    behind = view_class.open(tmp_path / "view", DIMENSION)
+    assert behind.table_version == view.table_version
+    caught_up = behind.sync(table)
+    rebuilt = view_class.open(tmp_path / "other", DIMENSION).sync(table)
+    assert len(caught_up) == len(rebuilt) == 19
+    queries = unit(random, 4)
+    assert found_ids(caught_up, caught_up.search(queries, 19)) == found_ids(rebuilt, rebuilt.search(queries, 19))
+
+
+def test_rows_that_come_back_with_a_restored_version_are_found_again(view_class, table, tmp_path):
+    vectors = unit(np.random.default_rng(7), 40)
+    table.upsert(rows_of(vectors), 1)
+    version = table.version
+    view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
+    table.delete(list(range(1, 31)))
+    table.upsert(rows_of(vectors[:1], start=99), view.last_stamp() + 1)
+    view = view.sync(table)
+    assert len(view) == 11
+    table._table.checkout(version)
+    table._table.restore()
+    assert len(view.sync(table)) == 40
+
+
+def test_damage_is_told(view_class, table, tmp_path):
+    table.upsert(rows_of(unit(np.random.default_rng(8), 4)), 1)
+    view_class.open(tmp_path / "view", DIMENSION).sync(table)
+    (vectors,) = (tmp_path / "view").glob("*.npy")
+    vectors.write_bytes(b"nonsense")
+    with pytest.raises(IndexFormatError, match="damaged"):
+        view_class.open(tmp_path / "view", DIMENSION)
+    (tmp_path / "view" / "view.json").write_text("{")
+    with pytest.raises(IndexFormatError, match="damaged"):
+        view_class.open(tmp_path / "view", DIMENSION)
+
+
+def test_the_cost_of_small_additions_stays_small(view_class, table, tmp_path):
+    random = np.random.default_rng(9)
+    view = view_class.open(tmp_path / "view", DIMENSION)
+    table.upsert(rows_of(unit(random, 4000)), 1)
+    view = view.sync(table)
+    (big,) = {segment.name for segment in view.segments}
+    for start in range(4000, 4040, 10):
+        table.upsert(rows_of(unit(random, 10), start), view.last_stamp() + 1)
+        view = view.sync(table)
+        assert big in {segment.name for segment in view.segments}
+    assert len(view.segments) <= 3

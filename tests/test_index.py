@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mmrag
+from mmrag.errors import (
+    IndexExistsError,
+    IndexFormatError,
+    IndexLockedError,
+    IndexModelError,
+    IndexNotFoundError,
+    InputError,
+    Interrupted,
+    QueryError,
+    StoreError,
+)
+from mmrag.ingest.recipe import IndexRecipe, StoreOptions
+from mmrag.sources.uri import item_id
+from mmrag.stores.lock import write_lock
+
+
+def counts(changes):
+    return (changes.added, changes.updated, changes.moved, changes.removed, changes.unchanged, len(changes.failed))
+
+
+def first(index, query):
+    return index.search(query, k=1)[0].item.uri
+
+
+@pytest.fixture
+def index(colours):
+    index = mmrag.create(".", model="toy:1")
+    index.add("images")
+    return index
+
+
+def test_words_find_pictures(colours):
+    index = mmrag.create(".", model="toy:1")
+    assert counts(index.add("./images")) == (6, 0, 0, 0, 0, 0)
+    for colour in ("red", "green", "blue", "yellow"):
+        hits = index.search(f"something {colour}", k=3)
+        assert hits[0].item.uri == f"images/{colour}.png"
+        assert hits[0].score == pytest.approx(1, abs=1e-5)
+        assert [hit.rank for hit in hits] == [1, 2, 3]
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_several_queries_are_answered_in_order(index):
+    words, picture = index.search(["red", Path("images/blue.png")], k=1)
+    assert [words[0].item.uri, picture[0].item.uri] == ["images/red.png", "images/blue.png"]
+    with pytest.raises(QueryError, match="no query"):
+        index.search([])
+
+
+def test_every_kind_of_picture_query(index):
+    path = Path("images/yellow.png")
+    for query in (path, path.read_bytes(), Image.open(path), mmrag.Query(image=str(path))):
+        assert first(index, query) == "images/yellow.png"
+    with pytest.raises(QueryError, match=r"cannot read the query picture 'none\.png'"):
+        index.search(Path("none.png"))
+    with pytest.raises(QueryError, match="not a picture"):
+        index.search(b"hello")
+    with pytest.raises(QueryError, match="not int"):
+        index.search(3)
+
+
+def test_what_is_unchanged_is_not_opened(index, colours):
+    for path in colours.iterdir():
+        about = path.stat()
+        path.write_bytes(b"x" * about.st_size)  # unreadable now, but of the same size and time
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert counts(index.add("images")) == (0, 0, 0, 0, 6, 0)
+
+
+def test_a_changed_picture_is_embedded_again_under_its_old_id(index, colours):
+    before = index.search("red", k=1)[0].item.id
+    Image.new("RGB", (8, 8), "blue").save(colours / "red.png")
+    assert counts(index.add("images")) == (0, 1, 0, 0, 5, 0)
+    assert index.get(before).uri == "images/red.png"
+    assert {hit.item.uri for hit in index.search("blue", k=2)} == {"images/blue.png", "images/red.png"}
+
+
+def test_a_moved_picture_keeps_its_vector(index, colours):
+    (colours / "warm").mkdir()
+    shutil.move(colours / "red.png", colours / "warm" / "rouge.png")
+    before = index.encoder.embedded
+    assert counts(index.add("images")) == (0, 0, 1, 0, 5, 0)
+    assert index.encoder.embedded == before
+    assert first(index, "red") == "images/warm/rouge.png"
+    assert len(index) == 6
+
+
+def test_a_touched_picture_is_unchanged(index, colours):
+    os.utime(colours / "red.png", (1, 1))
+    before = index.encoder.embedded
+    assert counts(index.add("images")) == (0, 0, 0, 0, 6, 0)
+    assert index.encoder.embedded == before
+
+
+def test_a_copy_keeps_the_vector_and_folds_into_one_hit(index, colours):
+    shutil.copy(colours / "red.png", colours / "rouge.png")
+    before = index.encoder.embedded
+    assert counts(index.add("images")) == (1, 0, 0, 0, 6, 0)
+    assert index.encoder.embedded == before
+    hit, other = index.search("red", k=2)
+    assert (hit.item.uri, hit.duplicates) == ("images/red.png", ("images/rouge.png",))
+    assert other.duplicates == ()
+
+
+def test_a_vanished_picture_leaves(index, colours):
+    (colours / "red.png").unlink()
+    assert counts(index.add("images")) == (0, 0, 0, 1, 5, 0)
+    assert first(index, "red") != "images/red.png"
+
+
+def test_only_the_folder_that_is_looked_at_loses_pictures(index, colours):
+    (colours / "sub").mkdir()
+    Image.new("RGB", (8, 8), "orange").save(colours / "sub" / "orange.png")
+    (colours / "red.png").unlink()
+    assert counts(index.add("images/sub")) == (1, 0, 0, 0, 0, 0)
+    assert len(index) == 7
+    assert counts(index.update()) == (0, 0, 0, 1, 6 + 1, 0)
+
+
+def test_a_folder_that_is_gone_altogether_changes_nothing(index, colours):
+    shutil.rmtree(colours)
+    with pytest.raises(InputError, match="nothing was changed"):
+        index.add("images")
+    assert len(index) == 6
+
+
+def test_failures_are_kept_until_the_file_changes(index, colours):
+    (colours / "bad.jpg").write_bytes(b"hello")
+    changes = index.add("images")
+    assert counts(changes) == (0, 0, 0, 0, 6, 1)
+    assert changes.failed[0].uri == "images/bad.jpg"
+    again = index.add("images")
+    assert (counts(again), again.still_failing) == ((0, 0, 0, 0, 6, 0), 1)
+    assert [failure.uri for failure in mmrag.open(".").failures()] == ["images/bad.jpg"]
+    Image.new("RGB", (8, 8), "purple").save(colours / "bad.png")
+    shutil.move(colours / "bad.png", colours / "bad.jpg")
+    assert counts(index.add("images")) == (1, 0, 0, 0, 6, 0)
+    assert index.failures() == []
+    assert len(index) == 7
+
+
+def test_excluded_pictures_leave_and_stay_out(index, colours):
+    assert counts(index.add("images", exclude=["red*"])) == (0, 0, 0, 1, 5, 0)
+    assert counts(index.update()) == (0, 0, 0, 0, 5, 0)
+    assert counts(index.add("images")) == (1, 0, 0, 0, 5, 0)
+
+
+def test_items_of_the_callers_own(index):
+    red = Image.new("RGB", (5, 5), "red")
+    item = mmrag.Item(uri="paint/red", id="r-1", image=red, text="paint", metadata={"price": 3, "tags": ["ü"]})
+    assert counts(index.add([item, red])) == (2, 0, 0, 0, 0, 0)
+    found = index.get("r-1")
+    assert (found.uri, found.text, found.metadata) == ("paint/red", "paint", {"price": 3, "tags": ["ü"]})
+    assert counts(index.add([replace(item, text="dye", metadata={}), red])) == (0, 0, 0, 0, 2, 0)
+    assert (index.get("r-1").text, index.get("r-1").metadata) == ("dye", {})
+    assert len(index) == 8
+    with pytest.raises(InputError, match="cannot be written as JSON"):
+        index.add(mmrag.Item(uri="x", image=red, metadata={"a": {1, 2}}))
+    with pytest.raises(InputError, match="not int"):
+        index.add([3])
+
+
+def test_a_new_id_for_the_same_uri_replaces_the_old_item(index):
+    picture = Image.new("RGB", (5, 5), "red")
+    index.add(mmrag.Item(uri="u", id="old", image=picture))
+    index.add(mmrag.Item(uri="u", id="new", image=picture))
+    assert index.get("new").uri == "u"
+    with pytest.raises(InputError, match="'old'"):
+        index.get("old")
+
+
+def test_a_file_keeps_what_its_item_said_when_it_changes_or_moves(index, colours):
+    index.add(mmrag.Item(uri="images/red.png", id="mine", text="a wall", metadata={"a": 1}))
+    assert len(index) == 6
+    Image.new("RGB", (9, 9), "red").save(colours / "red.png")
+    assert counts(index.add("images")) == (0, 1, 0, 0, 5, 0)
+    shutil.move(colours / "red.png", colours / "wall.png")
+    assert counts(index.add("images")) == (0, 0, 1, 0, 5, 0)
+    item = index.get("mine")
+    assert (item.uri, item.text, item.metadata) == ("images/wall.png", "a wall", {"a": 1})
+    assert len(index) == 6
+
+
+def test_texts_can_be_found_too(index):
+    index.add(mmrag.Item(uri="note", modality="text", text="my yellow bicycle"))
+    hits = index.search("yellow", k=2)
+    assert {hit.item.uri for hit in hits} == {"note", "images/yellow.png"}
+    assert index.info()["texts"] == 1
+
+
+def test_memory_items_survive_looking_at_folders(index):
+    index.add(Image.new("RGB", (5, 5), "red"))
+    index.update()
+    index.add(".")
+    assert len(index) == 7
+
+
+def test_the_same_id_twice_in_one_call_is_one_item(index):
+    red, blue = (Image.new("RGB", (5, 5), colour) for colour in ("red", "blue"))
+    index.add([mmrag.Item(uri="a", id="x", image=red), mmrag.Item(uri="b", id="x", image=blue)])
+    assert index.get("x").uri == "b"
+    assert len(index) == 7
+
+
+def test_remove_by_folder_file_id_and_uri(index, colours):
+    (colours / "sub").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8), "orange").save(colours / "sub" / f"{name}.png")
+    index.add("images")
+    assert index.remove("./images/sub") == 2
+    assert index.remove(["images/red.png", item_id("images/blue.png")]) == 2
+    assert len(index) == 4
+    with pytest.raises(InputError, match="nothing was removed"):
+        index.remove(["images/green.png", "images/none.png"])
+    assert len(index) == 4
+    assert (colours / "red.png").exists()
+
+
+def test_create_open_and_find(colours, monkeypatch):
+    with pytest.raises(IndexNotFoundError, match="mmrag index FOLDER"):
+        mmrag.open(".")
+    mmrag.create(".", model="toy:1")
+    with pytest.raises(IndexExistsError, match="already"):
+        mmrag.create(".", model="toy:1")
+    monkeypatch.chdir(colours)
+    assert mmrag.open(".").home == colours.parent
+    assert mmrag.open("../.mmrag").home == colours.parent
+
+
+def test_an_empty_index_finds_nothing(colours):
+    index = mmrag.create("elsewhere/new", model="toy:1")
+    assert index.search("red") == []
+    assert len(index) == 0
+    assert "0 items" in repr(index)
+
+
+def test_another_model_is_refused(index):
+    with pytest.raises(IndexModelError, match=r"revision '1' against '2'.*--index"):
+        mmrag.open(".", model="toy:2")
+    with pytest.raises(IndexModelError, match="builtin"):
+        mmrag.open(".", model="builtin")
+    assert mmrag.open(".", model="toy:1").home == index.home
+
+
+def test_an_index_moves_with_its_folder(index, colours, tmp_path, monkeypatch):
+    moved = tmp_path / "moved"
+    shutil.move(colours.parent, moved)
+    monkeypatch.chdir(moved)
+    index = mmrag.open(".")
+    assert first(index, "red") == "images/red.png"
+    assert counts(index.update()) == (0, 0, 0, 0, 6, 0)
+
+
+def test_a_newer_or_damaged_manifest_is_refused(index):
+    path = index.folder / "manifest.json"
+    good = path.read_text()
+    path.write_text(good.replace('"format": 1', '"format": 99'))
+    with pytest.raises(IndexFormatError, match="format 99"):
+        mmrag.open(".")
+    path.write_text(good.replace('"view"', '"veiw"'))
+    with pytest.raises(IndexFormatError, match="did you mean 'view'"):
+        mmrag.open(".")
+    path.write_text("{")
+    with pytest.raises(IndexFormatError, match="damaged"):
+        mmrag.open(".")
+
+
+def test_the_view_can_be_deleted(index):
+    shutil.rmtree(index.folder / "views")
+    index = mmrag.open(".")
+    assert len(index) == 0
+    index.update()
+    assert first(index, "red") == "images/red.png"
+
+
+def test_a_second_writer_is_told_who_holds_the_lock(index):
+    other = mmrag.open(".")
+    with write_lock(index.folder), pytest.raises(IndexLockedError, match=rf"process {os.getpid()} on"):
+        other.add("images")
+    assert counts(other.add("images")) == (0, 0, 0, 0, 6, 0)
+
+
+def test_others_see_changes_after_refresh(index, colours):
+    reader = mmrag.open(".")
+    Image.new("RGB", (8, 8), "orange").save(colours / "orange.png")
+    index.add("images")
+    assert len(reader) == 6
+    reader.refresh()
+    assert len(reader) == 7
+
+
+def test_ctrl_c_keeps_what_was_done(colours):
+    index = mmrag.create(".", model="toy:1")
+
+    def stop_after_two(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="stopped after 2 of 6"):
+        index.add("images", progress=stop_after_two)
+    assert len(mmrag.open(".")) == 2
+    assert counts(index.add("images")) == (4, 0, 0, 0, 2, 0)
+
+
+def test_commits_on_the_way(colours):
+    index = mmrag.create(".", model="toy:1")
+    seen = []
+    recipe = IndexRecipe(store=StoreOptions(commit_every=2))
+    index.add("images", recipe=recipe, progress=lambda done, total: seen.append((done, len(mmrag.open(".")))))
+    assert seen == [(1, 0), (2, 0), (3, 2), (4, 2), (5, 4), (6, 4)]
+
+
+def test_many_commits_are_compacted_and_nothing_is_lost(colours):
+    for n in range(40):
+        Image.new("RGB", (4, 4), (n, n, 255)).save(colours / f"{n:02}.png")
+    index = mmrag.create(".", model="toy:1")
+    index.add("images", recipe=IndexRecipe(store=StoreOptions(commit_every=4)))
+    assert len(index) == 46
+    assert len(mmrag.open(".")) == 46
+    assert counts(index.update()) == (0, 0, 0, 0, 46, 0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(index):
+    index.folder.chmod(0o500)
+    try:
+        with pytest.raises(StoreError, match="cannot write"):
+            index.add("images")
+        assert first(mmrag.open("."), "red") == "images/red.png"
+    finally:
+        index.folder.chmod(0o700)
+
+
+def test_threads_share_an_index(index, colours):
+    errors = []
+    stop = threading.Event()
+
+    def search():
+        while not stop.is_set():
+            hits = index.search("red", k=3)
+            if hits[0].item.uri != "images/red.png" or len(hits) != 3:
+                errors.append(hits)
+
+    readers = [threading.Thread(target=search) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    with ThreadPoolExecutor(4) as writers:
+        for n in range(12):
+            picture = Image.new("RGB", (4, 4), (0, n, 255 - n))
+            writers.submit(index.add, mmrag.Item(uri=f"p{n}", image=picture)).add_done_callback(
+                lambda done: done.exception() and errors.append(done.exception())
+            )
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert errors == []
+    assert len(index) == 18
+
+
+def test_a_foreign_query_warns(index, caplog):
+    with caplog.at_level(logging.WARNING, "mmrag"):
+        index.search("ein Hund am Strand")
+    assert "German" in caplog.text
+
+
+def test_pipelines(index, tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text("[recall]\nk = 2\nmin_score = 0.5\n")
+    assert len(index.search("red", pipeline=str(path))) == 2
+    assert len(index.search("red", pipeline=str(path), k=1)) == 1
+    with pytest.raises(InputError, match="k must be at least 1"):
+        index.search("red", k=0)
+    with pytest.raises(InputError, match="from -1 to 1"):
+        index.search("red", min_score=7)
+
+
+def test_vectors_equal_those_of_the_encoder(index, colours):
+    names = ("red", "green", "blue")
+    expected = index.encoder.encode_image([Image.open(colours / f"{name}.png") for name in names])
+    found = {uri: index._view.vector(ref) for ref, uri in index._view.scan(("uri",))}
+    assert np.allclose([found[f"images/{name}.png"] for name in names], expected, atol=1e-6)

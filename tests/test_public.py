@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import mmrag
+
+
+def test_the_public_names_are_exactly_these():
+    assert mmrag.__all__ == [
+        *("Card", "Changes", "Failure", "Hit", "Index", "Item", "MmragError", "Query", "__version__"),
+        *("create", "evaluate_pairs", "load_encoder", "open", "register"),
+    ]
+    assert dir(mmrag) == mmrag.__all__
+    assert all(getattr(mmrag, name) is not None for name in mmrag.__all__)
+
+
+def test_importing_mmrag_imports_nothing_heavy():
+    code = "import sys, mmrag; assert not {'numpy', 'pyarrow', 'PIL', 'lancedb', 'typer'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_submodules_do_not_shadow_public_names():
+    code = (
+        "import mmrag, mmrag.index, mmrag.evaluate, mmrag.cli.main;"
+        "assert all(callable(getattr(mmrag, n)) or n == '__version__' for n in mmrag.__all__)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
