@@ -26,7 +26,6 @@ from mmrag.models.registry import absolute_name, load_encoder
 from mmrag.roles import Encoder
 from mmrag.search.pipeline import Pipeline, run
 from mmrag.search.queries import as_query
-from mmrag.sources.image import as_rgb
 from mmrag.sources.uri import absolute, is_under, to_uri
 from mmrag.stores.exact import ExactView
 from mmrag.stores.files import disk_errors
@@ -458,6 +457,7 @@ def _as_item(source: bytes | Image | Item) -> Item:
     if isinstance(source, Item):
         return source
     from mmrag.ingest.load import hash_bytes, hash_pixels
+    from mmrag.sources.image import as_rgb
 
     if isinstance(source, bytes):
         return Item(uri=f"memory:{hash_bytes(source)[:24]}", image=source)

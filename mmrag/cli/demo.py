@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from mmrag.types import Hit
 
 # Photographs that the wheels of scikit-image and scikit-learn carry.
-_COLLECTIONS = (("skimage", "data"), ("sklearn", "datasets/images"))
+COLLECTIONS = (("skimage", "data"), ("sklearn", "datasets/images"))
 _SUFFIXES = (".jpg", ".png")
 
-_EXPECTED = {
+EXPECTED = {
     "a cup of coffee": ("coffee.png",),
     "a cat": ("chelsea.png",),
     "a motorcycle": ("motorcycle_left.png", "motorcycle_right.png"),
@@ -38,7 +38,7 @@ def demo(
 ) -> None:
     """Index and search real photographs.
 
-    They come with scikit-image and scikit-learn. Fails if the right picture is not first. Needs: pip install 'mmrag[demo]'
+    They come with scikit-image and scikit-learn: pip install 'mmrag[demo]'. Fails if the right picture is not first.
     """
     from mmrag.errors import MmragError
     from mmrag.index import create
@@ -47,7 +47,7 @@ def demo(
     shutil.rmtree(out / ".mmrag", ignore_errors=True)
     corpus = create(out)
     typer.echo(f"{pictures} pictures → {out}\n{corpus.add(out / 'pictures')}")
-    wrong = [words for words, right in _EXPECTED.items() if not _search(corpus, words, right)]
+    wrong = [words for words, right in EXPECTED.items() if not _search(corpus, words, right)]
     if not _search_by_picture(corpus, out / "pictures" / "chelsea.png"):
         wrong.append("the mirrored face of the cat")
     if wrong:
@@ -60,7 +60,7 @@ def _copy_pictures(folder: Path) -> int:
 
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for package, inside in _COLLECTIONS:
+    for package, inside in COLLECTIONS:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise MissingExtraError(package, "demo")

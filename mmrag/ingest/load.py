@@ -13,7 +13,8 @@ from PIL import Image
 
 from mmrag.errors import InputError, ItemError
 from mmrag.roles import Encoder, Pixels
-from mmrag.sources.image import MAX_BYTES, as_rgb, read_image
+from mmrag.sources.image import as_rgb, read_image
+from mmrag.sources.limits import MAX_BYTES
 from mmrag.sources.uri import absolute, from_uri, item_id, to_uri
 from mmrag.sources.walk import File, describe
 from mmrag.stores.rows import Row

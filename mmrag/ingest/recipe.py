@@ -7,7 +7,7 @@ from typing import Literal
 
 from mmrag.errors import RecipeError
 from mmrag.recipe import load_named
-from mmrag.sources.image import MAX_PIXELS
+from mmrag.sources.limits import MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from mmrag.errors import ModelError
 from mmrag.roles import Pixels
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Preprocessing:
         """Turn an upright RGB picture into float32 ``(3, height, width)``."""
         size = (self.width, self.height)
         if image.size != size:
-            image = image.resize(size, Image.Resampling(self.resample), reducing_gap=2.0)
+            image = image.resize(size, self.resample, reducing_gap=2.0)
         scale = 1 / (255 * np.asarray(self.std, dtype=np.float32))
         shift = np.asarray(self.mean, dtype=np.float32) / np.asarray(self.std, dtype=np.float32)
         pixels = np.asarray(image, dtype=np.float32) * scale - shift

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrag.errors import InputError
-from mmrag.sources.image import MAX_BYTES, SUFFIXES
+from mmrag.sources.limits import MAX_BYTES, SUFFIXES
 
 TEXT_KEYS = ("texts", "text", "captions", "caption", "en")
 

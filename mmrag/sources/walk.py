@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmrag.errors import InputError
-from mmrag.sources.image import SUFFIXES
+from mmrag.sources.limits import SUFFIXES
 from mmrag.sources.uri import to_uri
 
 SKIPPED_FOLDERS = frozenset({"node_modules", "@eaDir", "__MACOSX", "$RECYCLE.BIN"})

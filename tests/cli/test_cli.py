@@ -80,7 +80,9 @@ def test_cold_search_is_light(corpus):
 
 
 def test_help_is_light():
-    code = "import sys, mmrag.cli.main; assert not {'numpy', 'onnxruntime', 'rich', 'lancedb', 'PIL'} & set(sys.modules)"
+    code = (
+        "import sys, mmrag.cli.main; assert not {'numpy', 'onnxruntime', 'rich', 'lancedb', 'PIL'} & set(sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

@@ -49,7 +49,7 @@ def corpus(tmp_path, monkeypatch):
 
 def kill_and_go_on(corpus, kills, seed):
     root = str(mmrag.__path__[0]).rsplit("/", 1)[0]
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311
     killed = 0
     while True:
         process = subprocess.Popen(

@@ -7,7 +7,8 @@ from mmrag.search.language import foreign_language
 ENGLISH = [
     "a dog on a beach", "red car", "motorcycle", "two men are playing guitar", "Los Angeles at night", "la la land",
     "Eiffel tower in Paris", "UN headquarters", "Café de Flore", "El Capitan", "2019", "☀️", "dog",
-    "a man in a kayak on the lake", "St. Petersburg", "jalapeño", "a sign that says ПРИВЕТ on a wall", "de niro in taxi driver",
+    "a man in a kayak on the lake", "St. Petersburg", "jalapeño",
+    "a sign that says ПРИВЕТ on a wall", "de niro in taxi driver",
 ]  # fmt: skip
 FOREIGN = {
     "ein Hund am Strand": "German",
