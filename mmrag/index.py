@@ -27,10 +27,10 @@ from mmrag.roles import Encoder
 from mmrag.search.pipeline import Pipeline, run
 from mmrag.search.queries import as_query
 from mmrag.sources.uri import absolute, is_under, to_uri
-from mmrag.stores.exact import ExactView
 from mmrag.stores.files import disk_errors
 from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, IndexedFolder, Manifest, has_manifest
+from mmrag.stores.registry import view_class
 from mmrag.stores.rows import to_item
 from mmrag.stores.view import View
 from mmrag.types import Changes, Failure, Hit, Item, Query
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     Asked: TypeAlias = str | Path | bytes | Image | Query
 
 FOLDER_NAME = ".mmrag"
-
-_VIEWS: dict[str, type[View]] = {ExactView.kind: ExactView}
 
 
 class Index:
@@ -118,7 +116,7 @@ class Index:
         exclude : sequence of str
             Globs to leave out of folders, by name (``*.png``) or by path below the folder.
         recipe : str or IndexRecipe
-            A shipped recipe's name or a path; only its source, batch and commit settings are used.
+            A shipped recipe's name or a path; only its source and commit settings are used.
         progress : callable or None
             Called with how many files are done and how many there are.
 
@@ -143,11 +141,11 @@ class Index:
         for root in roots:
             if not root.exists():
                 raise InputError(f"there is no file or folder {str(root)!r}; nothing was changed")
-        globs = (*options.source.exclude, *exclude)
+        globs = tuple(dict.fromkeys((*options.source.exclude, *exclude)))
         changes = []
         with self._ingest(options, progress) as ingest:
             for root in roots:
-                self._remember(IndexedFolder(to_uri(root, self.home), tuple(exclude)))
+                self._remember(IndexedFolder(to_uri(root, self.home), globs))
                 changes.append(ingest.add_files(root, globs))
             if items:
                 changes.append(ingest.add_items(items))
@@ -304,8 +302,8 @@ class Index:
         }
 
     def _open_view(self) -> View:
-        view = _VIEWS[self.manifest.view]
-        return view.open(self.folder / "views" / self.manifest.view, self.manifest.identity.dimension)
+        kind = self.manifest.view
+        return view_class(kind).open(self.folder / "views" / kind, self.manifest.identity.dimension)
 
     def _check_identity(self, encoder: Encoder) -> None:
         difference = self.manifest.identity.difference(encoder.identity)
@@ -330,7 +328,6 @@ class Index:
                 load_encoder=self._verified_encoder,
                 home=self.home,
                 max_pixels=options.source.max_pixels,
-                batch=options.model.batch,
                 commit_every=options.store.commit_every,
                 progress=progress,
             )
@@ -375,7 +372,7 @@ def create(path: str | Path = ".", *, model: str | None = None, recipe: str | In
     folder = home / FOLDER_NAME
     if has_manifest(folder):
         raise IndexExistsError(f"there is an index in {home} already; open it, or delete {folder}")
-    name = absolute_name(model or options.model.name)
+    name, kind = absolute_name(model or options.model.name), options.store.view
     encoder = load_encoder(name)
     encoder.verify()
     with disk_errors(folder):
@@ -384,7 +381,7 @@ def create(path: str | Path = ".", *, model: str | None = None, recipe: str | In
             for leftover in ("table", "views"):
                 shutil.rmtree(folder / leftover, ignore_errors=True)
             table = Table(folder / "table", encoder.card.dimension, create=True)
-            view = _VIEWS[options.store.view].open(folder / "views" / options.store.view, encoder.card.dimension)
+            view = view_class(kind).open(folder / "views" / kind, encoder.card.dimension)
             view.sync(table)
             Manifest(
                 format=FORMAT,
@@ -392,7 +389,7 @@ def create(path: str | Path = ".", *, model: str | None = None, recipe: str | In
                 version=__version__,
                 model=name,
                 identity=encoder.identity,
-                view=options.store.view,
+                view=kind,
             ).write(folder)
     return Index(home)
 

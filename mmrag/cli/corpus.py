@@ -118,11 +118,14 @@ def info(
 def _open_or_create(paths: list[Path], index_dir: Path | None, model: str | None, recipe: str) -> Index:
     from mmrag.errors import IndexNotFoundError, InputError
     from mmrag.index import FOLDER_NAME, create, open_index
+    from mmrag.ingest.recipe import load_recipe
     from mmrag.stores.manifest import has_manifest
 
     missing = next((path for path in paths if not path.expanduser().exists()), None)
     if missing is not None:
         raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
+    if recipe != "default":
+        model = model or load_recipe(recipe).model.name
     if not paths:
         return open_index(index_dir or ".", model=model)
     home = index_dir or Path()

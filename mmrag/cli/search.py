@@ -77,8 +77,9 @@ def _flat(hit: Hit) -> dict[str, object]:
 
 
 def _line(hit: Hit, path: Path, kind: str) -> str:
-    name = printable(hit.item.text or hit.item.uri if hit.item.modality == "text" else shown_path(path))
-    if hit.item.modality == "image" and sys.stdout.isatty():
+    on_disk = path.exists()
+    name = printable(shown_path(path) if on_disk else hit.item.text or hit.item.uri)
+    if on_disk and sys.stdout.isatty():
         name = f"\x1b]8;;{path.as_uri()}\x1b\\{name}\x1b]8;;\x1b\\"
     same = f"  (and {len(hit.duplicates)} with the same content)" if hit.duplicates else ""
     return f"{hit.rank:>3}  {kind} {hit.score:.3f}  {name}{same}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from mmrag.errors import RecipeError
 from mmrag.recipe import load_named
@@ -20,17 +19,16 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which encoder, and how many pictures go through it at once."""
+    """Which encoder."""
 
     name: str = "builtin"
-    batch: int = 16
 
 
 @dataclass(frozen=True)
 class StoreOptions:
     """Which view, and how many rows are committed at once."""
 
-    view: Literal["exact"] = "exact"
+    view: str = "exact"
     commit_every: int = 1024
 
 
@@ -45,8 +43,8 @@ class IndexRecipe:
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot work."""
-        if min(self.source.max_pixels, self.model.batch, self.store.commit_every) < 1:
-            raise RecipeError("max_pixels, batch and commit_every must be at least 1")
+        if min(self.source.max_pixels, self.store.commit_every) < 1:
+            raise RecipeError("max_pixels and commit_every must be at least 1")
 
 
 def load_recipe(recipe: str | IndexRecipe) -> IndexRecipe:

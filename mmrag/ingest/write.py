@@ -41,7 +41,7 @@ class Ingest:
     ----------
     view : View
         The newest that was published; replaced by every commit.
-    max_pixels, batch, commit_every : int
+    max_pixels, commit_every : int
         As in an index recipe.
     """
 
@@ -50,7 +50,6 @@ class Ingest:
     load_encoder: Callable[[], Encoder]
     home: Path
     max_pixels: int
-    batch: int
     commit_every: int
     progress: Progress | None = None
 
@@ -101,8 +100,8 @@ class Ingest:
         commits = done = 0
         pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="mmrag-load")
         try:
-            loaded = _ahead(pool, load, sources, depth=4 * self.batch)
-            for row in map(tally.settle, embed(loaded, self.encoder, self.view, self.batch)):
+            loaded = _ahead(pool, load, sources, depth=4 * self.encoder.batch)
+            for row in map(tally.settle, embed(loaded, self.encoder, self.view)):
                 pending[row.id] = row
                 done += 1
                 if self.progress:
@@ -207,9 +206,9 @@ class _Tally:
         )
 
 
-def embed(loaded: Iterable[Loaded], encoder: Encoder, view: View, batch: int) -> Iterator[Row]:
-    """Fill in the vectors of loaded rows, in their order, `batch` at once."""
-    for some in _batched(loaded, batch):
+def embed(loaded: Iterable[Loaded], encoder: Encoder, view: View) -> Iterator[Row]:
+    """Fill in the vectors of loaded rows, in their order, as many at once as the encoder takes."""
+    for some in _batched(loaded, encoder.batch):
         pictures = [one for one in some if one.pixels is not None]
         texts = [one for one in some if one.needs_text]
         vectors: dict[int, Vectors] = {}

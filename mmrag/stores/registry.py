@@ -1,0 +1,27 @@
+"""Kinds of views, by the names that recipes and manifests use. A new view is one file and one line here."""
+
+from __future__ import annotations
+
+import importlib
+
+from mmrag.errors import RecipeError
+from mmrag.stores.view import View
+
+_VIEWS = {
+    "exact": "mmrag.stores.exact:ExactView",
+}
+
+
+def view_class(kind: str) -> type[View]:
+    """Find the class of a kind of view.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such kind, with those that there are.
+    """
+    if kind not in _VIEWS:
+        raise RecipeError(f"there is no view {kind!r}; known: {', '.join(_VIEWS)}")
+    module, _, name = _VIEWS[kind].partition(":")
+    found: type[View] = getattr(importlib.import_module(module), name)
+    return found
