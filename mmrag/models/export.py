@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,16 +167,18 @@ def _export(
     import torch
 
     try:
-        program = torch.onnx.export(
-            module,
-            inputs,
-            input_names=names,
-            output_names=[output],
-            dynamic_shapes=shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own insides
+            program = torch.onnx.export(
+                module.eval(),
+                inputs,
+                input_names=names,
+                output_names=[output],
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
     except ImportError as error:
         raise MissingExtraError("onnxscript", "train") from error
     model = program.model  # type: ignore[union-attr]

@@ -1,0 +1,56 @@
+"""The wheel, built and installed elsewhere, with nothing but what it asks for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+UV = Path(sys.executable).with_name("uv")
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(not UV.exists(), reason="needs uv in the environment, as `make test` makes it"),
+]
+
+
+def run(*command, **options):
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=900, **options
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    run(UV, "build", "--wheel", "--out-dir", folder, cwd=ROOT)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_is_small(wheel):
+    assert wheel.stat().st_size < 45e6
+
+
+@pytest.mark.parametrize(
+    ("python", "resolution"), [("3.11", "lowest-direct"), ("3.11", "highest"), ("3.13", "highest")]
+)
+def test_the_wheel_works_elsewhere(wheel, python, resolution, tmp_path, photographs):
+    environment = tmp_path / "environment"
+    found = subprocess.run([UV, "python", "find", python], capture_output=True, text=True)
+    if found.returncode:
+        pytest.skip(f"there is no Python {python} on this machine")
+    run(UV, "venv", "--python", python, environment)
+    run(UV, "pip", "install", "--python", environment / "bin" / "python", "--resolution", resolution, wheel)
+    mmrag = environment / "bin" / "mmrag"
+    assert "6 added" in run(mmrag, "index", photographs, cwd=tmp_path)
+    assert "coffee.png" in run(mmrag, "search", "a cup of coffee", "-k", "1", cwd=tmp_path)
+    installed = run(UV, "pip", "list", "--python", environment / "bin" / "python")
+    assert "torch" not in installed
