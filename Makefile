@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 DEMO := .venv-demo
 ENV := .venv
 
-.PHONY: demo test check bench soak wheel clean
+.PHONY: demo test check bench soak wheel model clean
 
 demo: $(DEMO)/ready
 	$(DEMO)/bin/mmrag demo --out mmrag-demo
@@ -22,6 +22,12 @@ soak: $(ENV)/ready
 
 bench: $(ENV)/ready
 	for part in builtin speed; do $(ENV)/bin/python -m benchmarks.$$part || exit 1; done
+
+# The built-in model, from the packages that carry its pretrained towers and from Flickr8k in webdataset tars.
+FLICKR8K ?= ../shared/data/flickr8k
+model: $(ENV)/ready
+	$(ENV)/bin/mmrag train $(FLICKR8K)/train-*.tar --start packages --out mmrag/models/builtin
+	$(ENV)/bin/python -m tests.models.golden
 
 wheel: $(ENV)/ready
 	$(ENV)/bin/uv build --wheel --out-dir dist

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mmrag.ingest.write import Ingest, Progress
+    from mmrag.stores.table import Table
 
     Addable: TypeAlias = str | Path | bytes | Image | Item
     Asked: TypeAlias = str | Path | bytes | Image | Query
@@ -301,9 +302,22 @@ class Index:
             "bytes": sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
         }
 
-    def _open_view(self) -> View:
+    def _published_view(self) -> View:
         kind = self.manifest.view
         return view_class(kind).open(self.folder / "views" / kind, self.manifest.identity.dimension)
+
+    def _open_view(self) -> View:
+        """Open the view; one that was deleted is made again from the table."""
+        view = self._published_view()
+        if view.published:
+            return view
+        with self._writing, write_lock(self.folder):
+            return view.sync(self._open_table())
+
+    def _open_table(self) -> Table:
+        from mmrag.stores.table import Table
+
+        return Table(self.folder / "table", self.manifest.identity.dimension)
 
     def _check_identity(self, encoder: Encoder) -> None:
         difference = self.manifest.identity.difference(encoder.identity)
@@ -317,14 +331,13 @@ class Index:
     @contextmanager
     def _ingest(self, options: IndexRecipe, progress: Progress | None) -> Iterator[Ingest]:
         from mmrag.ingest.write import Ingest
-        from mmrag.stores.table import Table
 
         with self._writing, write_lock(self.folder):
-            self.refresh()
-            table = Table(self.folder / "table", self.manifest.identity.dimension)
+            self.manifest = Manifest.read(self.folder)
+            table = self._open_table()
             ingest = Ingest(
                 table=table,
-                view=self._view.sync(table),
+                view=self._published_view().sync(table),
                 load_encoder=self._verified_encoder,
                 home=self.home,
                 max_pixels=options.source.max_pixels,

@@ -27,6 +27,15 @@ def run(*command, **options):
     return done.stdout
 
 
+def interpreter(version: str) -> str:
+    """Find a Python, pyenv's included."""
+    pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    found = subprocess.run([UV, "python", "find", version], capture_output=True, text=True).stdout.strip()
+    if not (found or pyenv):
+        pytest.skip(f"there is no Python {version} on this machine")
+    return found or str(pyenv[-1])
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
@@ -44,10 +53,7 @@ def test_the_wheel_is_small(wheel):
 )
 def test_the_wheel_works_elsewhere(wheel, python, resolution, tmp_path, photographs):
     environment = tmp_path / "environment"
-    found = subprocess.run([UV, "python", "find", python], capture_output=True, text=True)
-    if found.returncode:
-        pytest.skip(f"there is no Python {python} on this machine")
-    run(UV, "venv", "--python", python, environment)
+    run(UV, "venv", "--python", interpreter(python), environment)
     run(UV, "pip", "install", "--python", environment / "bin" / "python", "--resolution", resolution, wheel)
     mmrag = environment / "bin" / "mmrag"
     assert "6 added" in run(mmrag, "index", photographs, cwd=tmp_path)

@@ -18,7 +18,7 @@ import numpy as np
 from mmrag.errors import MissingExtraError
 from mmrag.models.cards import CARD_NAME, Card, hash_files
 from mmrag.models.preprocess import Preprocessing
-from mmrag.models.weights import BLOCK, quantize
+from mmrag.models.weights import BLOCK, ZERO, quantize
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -41,7 +41,7 @@ def export_folder(network: DualEncoder, out: Path, *, card: Card, tokenizer: str
     out : path
         The folder; files of the same names are replaced.
     card : Card
-        Its `weights` are filled in.
+        Its `weights` are filled in, and an empty `revision` becomes the first digits of their hash.
     tokenizer : str
         Content of ``tokenizer.json``.
     preprocessing : Preprocessing
@@ -73,7 +73,9 @@ def export_folder(network: DualEncoder, out: Path, *, card: Card, tokenizer: str
     _save(text, onnx / "text_model.onnx")
     (out / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
     preprocessing.write(out / "preprocessor_config.json")
-    card = dataclasses.replace(card, weights=hash_files(out))
+    weights = hash_files(out)
+    revision = card.revision or weights.removeprefix("sha256:")[:8]
+    card = dataclasses.replace(card, weights=weights, revision=revision)
     write_card(card, out)
     return card
 
@@ -116,12 +118,16 @@ class _Names:
                 self._by_content[_content(array.T)] = f"{name}.T"
 
     def restore(self, model: onnx_ir.Model) -> None:
-        """Rename the constants of a graph."""
+        """Rename the constants of a graph that are weights; move the others into the graph itself."""
+        import onnx_ir as ir
+
         for value in list(model.graph.initializers.values()):
-            if value.name.startswith(_PREFIX):
-                value.name = value.name.removeprefix(_PREFIX)
-            elif value.const_value is not None:
-                value.name = self._by_content.get(_content(value.const_value.numpy()), value.name)
+            name = value.name.removeprefix(_PREFIX)
+            name = name if name != value.name else self._by_content.get(_content(value.const_value.numpy()))
+            if name:
+                value.name = name
+            else:
+                _replace(model, value, ir.node("Constant", [], attributes={"value": value.const_value}))
 
 
 def _content(array: Any) -> bytes:
@@ -256,17 +262,17 @@ def _quantize_embedding(model: onnx_ir.Model, name: str) -> None:
     values, scales = quantize(weight, weight.shape[1])
     rows = _constant(f"{name}.q8", values)
     scale = _constant(f"{name}.scale", scales)
-    zero = _constant(f"{name}.zero", np.array(float(128), np.float32))
-    shape = _constant(f"{name}.shape", np.array([0, 0, weight.shape[1]], np.int64))
-    for constant in (rows, scale, zero, shape):
-        model.graph.register_initializer(constant)
+    model.graph.register_initializer(rows)
+    model.graph.register_initializer(scale)
+    zero = ir.node("Constant", [], attributes={"value": ir.tensor(np.float32(ZERO))})
+    shape = ir.node("Constant", [], attributes={"value": ir.tensor(np.array([0, 0, weight.shape[1]]))})
     found = ir.node("Gather", [rows, ids])
-    flat = ir.node("Reshape", [found.outputs[0], shape])
+    flat = ir.node("Reshape", [found.outputs[0], shape.outputs[0]])
     floats = ir.node("Cast", [flat.outputs[0]], attributes={"to": ir.DataType.FLOAT})
-    centred = ir.node("Sub", [floats.outputs[0], zero])
+    centred = ir.node("Sub", [floats.outputs[0], zero.outputs[0]])
     scales_found = ir.node("Gather", [scale, ids])
     scaled = ir.node("Mul", [centred.outputs[0], scales_found.outputs[0]])
-    for node in (found, flat, floats, centred, scales_found, scaled):
+    for node in (zero, shape, found, flat, floats, centred, scales_found, scaled):
         model.graph.insert_before(gather, node)
     gather.outputs[0].replace_all_uses_with(scaled.outputs[0])
     model.graph.remove(gather, safe=True)
@@ -289,12 +295,7 @@ def _replace(model: onnx_ir.Model, constant: Any, node: Any) -> None:
 def _save(model: onnx_ir.Model, path: Path) -> None:
     import onnx_ir as ir
 
-    for name, value in list(model.graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype == ir.DataType.INT64:  # shapes, needed inside the graph
-            node = ir.node("Constant", [], attributes={"value": tensor})
-            _replace(model, value, node)
-        elif tensor is not None:
-            tensor.name = name
+    for name, value in model.graph.initializers.items():
+        value.const_value.name = name
     ir.save_safetensors(model, path, size_threshold_bytes=0)
     path.with_suffix(".safetensors").chmod(0o644)

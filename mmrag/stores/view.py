@@ -155,6 +155,11 @@ class View(ABC):
             return cls(folder, dimension, table_version=state["table_version"], segments=segments)
         raise AssertionError("unreachable")
 
+    @property
+    def published(self) -> bool:
+        """Whether there was ever a view to open."""
+        return self.table_version > 0
+
     def __len__(self) -> int:
         """How many rows can be found."""
         return sum(int(s.alive[: len(s.vectors)].sum()) for s in self.segments)

@@ -42,7 +42,7 @@ CARD = Card(
 def network():
     torch.manual_seed(0)
     config = BertConfig(dimension=64, layers=2, heads=4, hidden=128)
-    image = EfficientNetLite(EfficientNetLiteConfig(width=0.25, depth=0.5, image_size=64, features=64))
+    image = EfficientNetLite(EfficientNetLiteConfig(width=0.25, depth=0.5, features=64))
     network = DualEncoder(image, BertTextTower(config)).eval()
     for name, parameter in network.named_parameters():  # as they start, the towers say nearly the same of everything
         if parameter.ndim == 1:
