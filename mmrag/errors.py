@@ -5,6 +5,7 @@ MmragError
 │   ├── QueryError        a query with nothing to say, or in the wrong shape
 │   └── RecipeError       a TOML or JSON file with an unknown key or a wrong value
 ├── ItemError             one picture or text cannot be read; the run goes on without it
+│   └── TooLargeError     it is beyond a limit, which another run may raise
 ├── ModelError            a model is unknown, incomplete or damaged
 │   └── MissingExtraError a package of an optional extra is not installed
 └── StoreError            an index on disk cannot be used as asked
@@ -37,6 +38,10 @@ class RecipeError(InputError):
 
 class ItemError(MmragError):
     """One picture or text cannot be read; the message is the reason."""
+
+
+class TooLargeError(ItemError):
+    """A file or picture is beyond a limit, which another run may raise."""
 
 
 class ModelError(MmragError):

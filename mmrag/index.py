@@ -21,13 +21,14 @@ from mmrag.errors import (
     IndexNotFoundError,
     InputError,
 )
+from mmrag.ingest.plan import Root
 from mmrag.ingest.recipe import IndexRecipe, load_recipe
-from mmrag.models.registry import absolute_name, load_encoder
+from mmrag.models.registry import absolute_name, from_home, load_encoder, to_home
 from mmrag.roles import Encoder
 from mmrag.search.pipeline import Pipeline, run
 from mmrag.search.queries import as_query
-from mmrag.sources.uri import absolute, is_under, to_uri
-from mmrag.stores.files import disk_errors
+from mmrag.sources.uri import absolute, is_below, to_uri
+from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, IndexedFolder, Manifest, has_manifest
 from mmrag.stores.registry import view_class
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     Asked: TypeAlias = str | Path | bytes | Image | Query
 
 FOLDER_NAME = ".mmrag"
+
+_NAMED = ("stamp", "id", "uri")
+_LOST = "the folder is gone; its pictures are kept. Bring it back, or take it out of the index: mmrag remove"
 
 
 class Index:
@@ -67,8 +71,9 @@ class Index:
         self.manifest = Manifest.read(home / FOLDER_NAME)
         self._writing = threading.RLock()
         self._loading = threading.Lock()
-        if model is not None and absolute_name(model) != self.manifest.model:
-            self._check_identity(load_encoder(model))
+        if model is not None:
+            self._encoder = load_encoder(model)
+            self._check_identity(self._encoder)
         self._view = self._open_view()
 
     def __repr__(self) -> str:
@@ -86,7 +91,7 @@ class Index:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        encoder = load_encoder(self.manifest.model)
+        encoder = load_encoder(from_home(self.manifest.model, self.home))
         self._check_identity(encoder)
         return encoder
 
@@ -136,34 +141,43 @@ class Index:
             On Ctrl-C, after what was done is committed.
         """
         options = load_recipe(recipe)
+        if isinstance(exclude, str):
+            raise InputError(f"exclude takes a list of globs; put the one glob into a list: [{exclude!r}]")
         listed = _as_list(sources)
-        roots = [absolute(source) for source in listed if isinstance(source, (str, Path))]
-        items = [_as_item(source) for source in listed if not isinstance(source, (str, Path))]
-        for root in roots:
-            if not root.exists():
-                raise InputError(f"there is no file or folder {str(root)!r}; nothing was changed")
         globs = tuple(dict.fromkeys((*options.source.exclude, *exclude)))
-        changes = []
+        paths = [absolute(source, self.home) for source in listed if isinstance(source, (str, Path))]
+        missing = next((path for path in paths if not os.path.lexists(path)), None)
+        if missing is not None:
+            raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
+        from mmrag.ingest.items import name_items
+
+        items = name_items([one for one in listed if not isinstance(one, (str, Path))], self.home)
         with self._ingest(options, progress) as ingest:
-            for root in roots:
-                self._remember(IndexedFolder(to_uri(root, self.home), globs))
-                changes.append(ingest.add_files(root, globs))
+            changes = Changes()
+            if paths:
+                roots = [Root(str(path), globs) for path in paths]
+                self._remember(roots)
+                inside = [one for one in self._roots() if any(is_below(one.path, root.path) for root in roots)]
+                changes += self._add_roots(ingest, inside)
             if items:
-                changes.append(ingest.add_items(items))
-        return _summed(changes)
+                changes += ingest.add_items(items)
+        return changes
 
     def update(self, *, recipe: str | IndexRecipe = "default", progress: Progress | None = None) -> Changes:
-        """Look again at every folder that was added, with the globs it was added with."""
-        folders = self.manifest.folders
-        if not folders:
+        """Look again at everything that was added by its path, with the globs it was added with.
+
+        A folder that is not there any more, such as an unmounted disk, is reported as a failure, and
+        its pictures are kept.
+        """
+        if not self.manifest.folders:
             raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
-        changes = [
-            self.add(self.home / one.uri, exclude=one.exclude, recipe=recipe, progress=progress) for one in folders
-        ]
-        return _summed(changes)
+        with self._ingest(load_recipe(recipe), progress) as ingest:
+            return self._add_roots(ingest, self._roots())
 
     def remove(self, targets: str | Path | Sequence[str | Path]) -> int:
         """Take items out of the index; files are not touched.
+
+        A folder that is removed is forgotten: `update` looks at it no more, unless it lies in another.
 
         Parameters
         ----------
@@ -181,16 +195,18 @@ class Index:
             If a target matches nothing; then nothing is removed.
         """
         with self._ingest(IndexRecipe(), None) as ingest:
+            rows = [(stamp, own, uri, str(self.home / uri)) for _, stamp, own, uri in ingest.view.scan(_NAMED)]
+            kept = list(self._roots())
             stamps: set[int] = set()
-            rows = list(ingest.view.scan(("stamp", "id", "uri")))
             for target in _as_list(targets):
-                uri = to_uri(absolute(target), self.home)
-                names = (str(target), uri)
-                found = {s for _, s, own, at in rows if own in names or at in names or is_under(at, uri)}
-                if not found:
+                path = str(absolute(target, self.home))
+                found = {s for s, own, uri, at in rows if str(target) in (own, uri) or is_below(at, path)}
+                if not found and not any(is_below(root.path, path) for root in kept):
                     raise InputError(f"nothing in the index goes by {str(target)!r}; nothing was removed")
+                kept = [root for root in kept if not is_below(root.path, path)]
                 stamps |= found
             ingest.remove(sorted(stamps))
+            self._write_roots(kept)
         return len(stamps)
 
     @overload
@@ -267,10 +283,10 @@ class Index:
             If no item has this id.
         """
         view = self._view
-        ref = next((ref for ref, own in view.scan(("id",)) if own == item_id), None)
-        if ref is None:
+        refs = view.find("id", [item_id])
+        if not refs:
             raise InputError(f"no item of this index has the id {item_id!r}")
-        return to_item(view.records([ref])[0])
+        return to_item(view.records(refs)[0])
 
     def failures(self) -> list[Failure]:
         """List every file and item that could not be read when it was last tried, and why."""
@@ -279,8 +295,9 @@ class Index:
 
     def refresh(self) -> None:
         """See what other processes have committed since this Index was opened."""
-        self.manifest = Manifest.read(self.folder)
-        self._view = self._open_view()
+        with self._writing:
+            self.manifest = Manifest.read(self.folder)
+            self._view = self._open_view()
 
     def info(self) -> dict[str, Any]:
         """Describe the index: counts, model, folders, size on disk."""
@@ -299,7 +316,7 @@ class Index:
             "folders": [dataclasses.asdict(one) for one in self.manifest.folders],
             "created": self.manifest.created,
             "format": self.manifest.format,
-            "bytes": sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()),
+            "bytes": size_on_disk(self.folder),
         }
 
     def _published_view(self) -> View:
@@ -350,15 +367,33 @@ class Index:
                 self._view = ingest.view
 
     def _verified_encoder(self) -> Encoder:
+        self._check_identity(self.encoder)
         self.encoder.verify()
         return self.encoder
 
-    def _remember(self, indexed: IndexedFolder) -> None:
-        manifest = self.manifest.with_folder(indexed)
-        if manifest != self.manifest:
+    def _add_roots(self, ingest: Ingest, roots: Sequence[Root]) -> Changes:
+        """Look at some of the remembered roots. A file that is gone is forgotten, a folder is reported."""
+        names = {uri for _, uri in ingest.view.scan(("uri",))}
+        gone = [root for root in roots if not os.path.lexists(root.path)]
+        lost = [root for root in gone if to_uri(root.path, self.home) not in names]
+        present = [root for root in roots if root not in lost]
+        changes = ingest.add_files(present, [root for root in self._roots() if root not in present])
+        self._write_roots([root for root in self._roots() if root not in gone or root in lost])
+        return changes + Changes(failed=tuple(Failure(to_uri(root.path, self.home), _LOST) for root in lost))
+
+    def _roots(self) -> list[Root]:
+        return [Root(str(self.home / one.uri), one.exclude) for one in self.manifest.folders]
+
+    def _remember(self, roots: Sequence[Root]) -> None:
+        others = [root for root in self._roots() if root.path not in {new.path for new in roots}]
+        self._write_roots([*others, *dict.fromkeys(roots)])
+
+    def _write_roots(self, roots: Sequence[Root]) -> None:
+        folders = tuple(IndexedFolder(to_uri(root.path, self.home), root.exclude) for root in roots)
+        if folders != self.manifest.folders:
+            self.manifest = replace(self.manifest, folders=folders)
             with disk_errors(self.folder):
-                manifest.write(self.folder)
-            self.manifest = manifest
+                self.manifest.write(self.folder)
 
 
 def create(path: str | Path = ".", *, model: str | None = None, recipe: str | IndexRecipe = "default") -> Index:
@@ -386,28 +421,31 @@ def create(path: str | Path = ".", *, model: str | None = None, recipe: str | In
     if has_manifest(folder):
         raise IndexExistsError(f"there is an index in {home} already; open it, or delete {folder}")
     name, kind = absolute_name(model or options.model.name), options.store.view
+    view_of = view_class(kind)
     encoder = load_encoder(name)
     encoder.verify()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with write_lock(folder):
+            if has_manifest(folder):
+                raise IndexExistsError(f"another process has just made an index in {home}; open it")
             for leftover in ("table", "views"):
                 shutil.rmtree(folder / leftover, ignore_errors=True)
             table = Table(folder / "table", encoder.card.dimension, create=True)
-            view = view_class(kind).open(folder / "views" / kind, encoder.card.dimension)
+            view = view_of.open(folder / "views" / kind, encoder.card.dimension)
             view.sync(table)
             Manifest(
                 format=FORMAT,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 version=__version__,
-                model=name,
+                model=to_home(name, home),
                 identity=encoder.identity,
                 view=kind,
             ).write(folder)
     return Index(home)
 
 
-def open_index(path: str | Path = ".", *, model: str | None = None) -> Index:
+def open_index(path: str | Path = ".", *, model: str | None = None, upwards: bool = True) -> Index:
     """Open the nearest index at or above a folder.
 
     Parameters
@@ -415,7 +453,10 @@ def open_index(path: str | Path = ".", *, model: str | None = None) -> Index:
     path : str or path
         Where to start looking.
     model : str or None
-        If given, the model that the index must have been written by.
+        The model that the index must have been written by; by default, the one that it names. Needed
+        where a model folder has moved.
+    upwards : bool
+        Whether to look above the folder too.
 
     Raises
     ------
@@ -426,7 +467,10 @@ def open_index(path: str | Path = ".", *, model: str | None = None) -> Index:
     IndexFormatError
         If it is damaged or of another format.
     """
-    return Index(find_home(path), model=model)
+    home = _home(path)
+    if not upwards and not has_manifest(home / FOLDER_NAME):
+        raise IndexNotFoundError(f"there is no index in {home}; make one: mmrag index FOLDER --index {home}")
+    return Index(find_home(home), model=model)
 
 
 def find_home(path: str | Path = ".") -> Path:
@@ -461,25 +505,3 @@ def _is_many(given: Any) -> bool:
 
 def _as_list(given: Any) -> list[Any]:
     return list(given) if _is_many(given) else [given]
-
-
-def _as_item(source: bytes | Image | Item) -> Item:
-    if isinstance(source, Item):
-        return source
-    from mmrag.ingest.load import hash_bytes, hash_pixels
-    from mmrag.sources.image import as_rgb
-
-    if isinstance(source, bytes):
-        return Item(uri=f"memory:{hash_bytes(source)[:24]}", image=source)
-    if hasattr(source, "convert"):
-        image = as_rgb(source)
-        return Item(uri=f"memory:{hash_pixels(image)[-24:]}", image=image)
-    raise InputError(f"only paths, PIL images, bytes and Items can be added, not {type(source).__name__}")
-
-
-def _summed(changes: Sequence[Changes]) -> Changes:
-    counts = ("added", "updated", "moved", "removed", "unchanged", "still_failing")
-    return Changes(
-        **{name: sum(getattr(one, name) for one in changes) for name in counts},
-        failed=tuple(failure for one in changes for failure in one.failed),
-    )

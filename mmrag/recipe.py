@@ -83,6 +83,8 @@ def build(schema: type[T], data: Mapping[str, Any], *, where: str) -> T:
     RecipeError
         With the nearest known key, or the expected type.
     """
+    if not isinstance(data, Mapping):
+        raise RecipeError(f"{where} must be a table of keys, not {data!r:.40}")
     hints = typing.get_type_hints(schema)
     fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     for key in data:
@@ -105,8 +107,6 @@ def build(schema: type[T], data: Mapping[str, Any], *, where: str) -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise RecipeError(f"{where} must be a table of keys, not {value!r}")
         return build(hint, value, where=where)
     if origin is Literal:
         if value not in arguments:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +54,13 @@ class Item:
             raise InputError(f"an Item's modality is 'image' or 'text', not {self.modality!r}")
         if self.modality == "text" and not (self.text or "").strip():
             raise InputError(f"the text item {self.uri!r} has no text")
+        try:
+            f"{self.uri}{self.id}{self.text}".encode()
+            json.dumps(dict(self.metadata))
+        except UnicodeEncodeError as error:
+            raise InputError(f"an Item's uri, id and text must be valid Unicode: {self.uri!r}") from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the metadata of {self.uri!r} cannot be written as JSON: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,10 @@ class Query:
             raise QueryError("a query is words or a picture, not both")
         if self.image is None and not (self.text or "").strip():
             raise QueryError('the query is empty; say what to look for, such as "a dog on a beach"')
+        try:
+            (self.text or "").encode()
+        except UnicodeEncodeError as error:
+            raise QueryError(f"the query is not valid text: {self.text!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +146,10 @@ class Changes:
     unchanged: int = 0
     failed: tuple[Failure, ...] = ()
     still_failing: int = 0
+
+    def __add__(self, other: Changes) -> Changes:
+        """Sum up two changes."""
+        return Changes(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
     def __str__(self) -> str:
         """One line, as the command line prints it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from mmrag.cli.options import (
     IndexOption,
     JsonOption,
     QuietOption,
+    open_corpus,
     print_json,
     printable,
     progress_bar,
@@ -57,6 +59,10 @@ def index(
 
     The index is made in the current folder (.mmrag), or in the one that --index names.
     """
+    from mmrag.errors import InputError
+
+    if exclude and not paths:
+        raise InputError("--exclude needs the folder that it belongs to: mmrag index FOLDER --exclude GLOB")
     corpus = _open_or_create(paths or [], index_dir, model, recipe)
     with progress_bar("indexing", quiet=quiet or as_json) as progress:
         if paths:
@@ -77,11 +83,10 @@ def remove(
 ) -> None:
     """Take items out of the index. No file is deleted.
 
-    Indexing their folder again brings them back, unless --exclude leaves them out.
+    A folder that is removed is not looked at again by `mmrag index`. What lies in another indexed folder comes
+    back with it, unless that folder is indexed with --exclude.
     """
-    from mmrag.index import open_index
-
-    removed = open_index(index_dir or ".").remove(targets)
+    removed = open_corpus(index_dir).remove(targets)
     if as_json:
         print_json({"removed": removed})
     else:
@@ -97,9 +102,7 @@ def info(
 
     How many items, from which folders, which model wrote it, and with --failed what could not be read.
     """
-    from mmrag.index import open_index
-
-    corpus = open_index(index_dir or ".")
+    corpus = open_corpus(index_dir)
     if failed:
         for failure in corpus.failures():
             if as_json:
@@ -117,23 +120,18 @@ def info(
 
 def _open_or_create(paths: list[Path], index_dir: Path | None, model: str | None, recipe: str) -> Index:
     from mmrag.errors import IndexNotFoundError, InputError
-    from mmrag.index import FOLDER_NAME, create, open_index
-    from mmrag.ingest.recipe import load_recipe
+    from mmrag.index import FOLDER_NAME, create
     from mmrag.stores.manifest import has_manifest
 
-    missing = next((path for path in paths if not path.expanduser().exists()), None)
+    missing = next((path for path in paths if not os.path.lexists(path.expanduser())), None)
     if missing is not None:
         raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
-    if recipe != "default":
-        model = model or load_recipe(recipe).model.name
-    if not paths:
-        return open_index(index_dir or ".", model=model)
     home = index_dir or Path()
     home = home.parent if home.name == FOLDER_NAME else home
-    if has_manifest(home / FOLDER_NAME):
-        return open_index(home, model=model)
+    if not paths or has_manifest(home / FOLDER_NAME):
+        return open_corpus(index_dir if not paths else home, model)
     try:
-        above = open_index(home)
+        above = open_corpus(None)
         typer.echo(f"mmrag: note: making a new index here; there is one above, in {above.home}", err=True)
     except IndexNotFoundError:
         pass

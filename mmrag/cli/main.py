@@ -53,6 +53,9 @@ def main() -> None:
     except MmragError as error:
         typer.echo(f"mmrag: {error}", err=True)
         sys.exit(1)
+    except OSError as error:  # a full disk behind stdout, a name that is too long, …
+        typer.echo(f"mmrag: {error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from mmrag.index import Index
     from mmrag.ingest.write import Progress
 
 IndexOption = Annotated[
@@ -26,6 +27,13 @@ IndexOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+
+def open_corpus(index_dir: Path | None, model: str | None = None) -> Index:
+    """Open the index that --index names, and no other; without it, the nearest one upwards."""
+    from mmrag.index import open_index
+
+    return open_index(index_dir or ".", model=model, upwards=index_dir is None)
 
 
 def print_json(data: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmrag.cli.options import IndexOption, print_json, printable, shown_path
+from mmrag.cli.options import IndexOption, open_corpus, print_json, printable, shown_path
 
 if TYPE_CHECKING:
     from mmrag.index import Index
@@ -34,6 +34,9 @@ def search(
         str,
         typer.Option(metavar="NAME|FILE", help="How to search: a name in pipelines/, or a .toml file."),
     ] = "default",
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where the index's model is now, if it has moved.")
+    ] = None,
     index_dir: IndexOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print paths only, for pipes.")] = False,
@@ -43,13 +46,12 @@ def search(
     Prints rank, score (the cosine; higher is better) and path.
     """
     from mmrag.errors import QueryError
-    from mmrag.index import open_index
     from mmrag.types import Query
 
     if words is None and image is None:
         raise QueryError('say what to look for: mmrag search "a dog on a beach", or --image FILE')
     query = Query(text=words, image=image)
-    corpus = open_index(index_dir or ".")
+    corpus = open_corpus(index_dir, model)
     hits = corpus.search(query, k=k, min_score=min_score, pipeline=recipe)
     for hit in hits:
         path = corpus.home / hit.item.uri

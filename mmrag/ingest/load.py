@@ -11,11 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from mmrag.errors import InputError, ItemError
+from mmrag.errors import ItemError, TooLargeError
 from mmrag.roles import Encoder, Pixels
-from mmrag.sources.image import as_rgb, read_image
-from mmrag.sources.limits import MAX_BYTES
-from mmrag.sources.uri import absolute, from_uri, item_id, to_uri
+from mmrag.sources.image import as_rgb, read_file, read_image
+from mmrag.sources.uri import item_id
 from mmrag.sources.walk import File, describe
 from mmrag.stores.rows import Row
 from mmrag.types import Item
@@ -66,23 +65,21 @@ class Loader:
     def load_item(self, item: Item) -> Loaded:
         """Read an item that a caller brought; without an image of its own, from the file at its uri."""
         row: dict[str, Any] = {
-            "id": item.id or item_id(item.uri),
+            "id": item.id,
             "uri": item.uri,
             "modality": item.modality,
             "text": item.text,
-            "metadata": _metadata(item),
+            "metadata": json.dumps(dict(item.metadata), ensure_ascii=False) if item.metadata else None,
         }
         if item.modality == "image" and item.image is None:
-            path = absolute(from_uri(item.uri, self.home))
-            row["uri"] = to_uri(path, self.home)
-            return self._load_from_disk(describe(str(path), self.home), row)
+            return self._load_from_disk(describe(str(self.home / item.uri), self.home), row)
         try:
             if item.modality == "text":
                 return self._load_text(item, row)
             if isinstance(item.image, bytes):
                 return self._load_bytes(item.image, row)
             if isinstance(item.image, (str, Path)):
-                return self._load_bytes(_read_file(str(item.image)), row)
+                return self._load_bytes(read_file(str(item.image)), row)
             return self._load_picture(as_rgb(item.image), row)  # type: ignore[arg-type]
         except ItemError as error:
             return Loaded(Row(**row, failure=str(error)))
@@ -92,7 +89,7 @@ class Loader:
         try:
             if file.problem:
                 raise ItemError(file.problem)
-            return self._load_bytes(_read_file(file.path), row)
+            return self._load_bytes(read_file(file.path), row)
         except ItemError as error:
             return Loaded(Row(**row, failure=str(error)))
 
@@ -101,7 +98,11 @@ class Loader:
         same_as = self.content.get(row["content_hash"])
         if same_as is not None:
             return Loaded(Row(**row), same_as=same_as)
-        image = read_image(data, at_least=self.encoder.decode_at_least, max_pixels=self.max_pixels)
+        try:
+            image = read_image(data, at_least=self.encoder.decode_at_least, max_pixels=self.max_pixels)
+        except TooLargeError:
+            row["content_hash"] = None  # another limit may allow it: try again next time
+            raise
         return Loaded(Row(**row), pixels=self.encoder.preprocess(image))
 
     def _load_picture(self, image: Image.Image, row: dict[str, Any]) -> Loaded:
@@ -126,23 +127,3 @@ def hash_pixels(image: Image.Image) -> str:
     """Hash a decoded picture."""
     digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes())
     return f"pixels:{digest.hexdigest()}"
-
-
-def _read_file(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ItemError(f"cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise ItemError(f"larger than the limit of {MAX_BYTES:,} bytes")
-    return data
-
-
-def _metadata(item: Item) -> str | None:
-    if not item.metadata:
-        return None
-    try:
-        return json.dumps(dict(item.metadata), ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the metadata of {item.uri!r} cannot be written as JSON: {error}") from error

@@ -19,7 +19,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which encoder."""
+    """Which encoder writes a new index; an existing one keeps its own."""
 
     name: str = "builtin"
 
@@ -45,6 +45,8 @@ class IndexRecipe:
         """Refuse numbers that cannot work."""
         if min(self.source.max_pixels, self.store.commit_every) < 1:
             raise RecipeError("max_pixels and commit_every must be at least 1")
+        if self.source.max_pixels > MAX_PIXELS:
+            raise RecipeError(f"max_pixels is at most {MAX_PIXELS:,}, not {self.source.max_pixels:,}")
 
 
 def load_recipe(recipe: str | IndexRecipe) -> IndexRecipe:

@@ -8,7 +8,6 @@ attention_mask → text_embeds), each with its weights beside it in ``.safetenso
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmrag.errors import ModelError
+from mmrag.machine import usable_cores
 from mmrag.models.cards import Card, Identity, hash_files, read_card
 from mmrag.models.preprocess import Preprocessing
 from mmrag.roles import Encoder, Pixels, Vectors
@@ -140,7 +140,7 @@ def _session(path: Path) -> InferenceSession:
         raise ModelError(f"the model's file {path} is missing; train, export or install the model again")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    options.intra_op_num_threads = usable_cores()
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no narrower base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -60,8 +61,19 @@ def absolute_name(name: str) -> str:
     return str(Path(name).expanduser().resolve()) if _is_path(name) else name
 
 
+def to_home(name: str, home: Path) -> str:
+    """Write an absolute model path relative to `home` if it is inside, so that both can move together."""
+    inside = name.startswith("/") and Path(name).is_relative_to(home)
+    return f"./{Path(name).relative_to(home).as_posix()}" if inside else name
+
+
+def from_home(name: str, home: Path) -> str:
+    """Undo `to_home`."""
+    return str(home / name) if name.startswith("./") else name
+
+
 def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or (Path(name) / CARD_NAME).is_file()
+    return name.startswith((".", "/", "~")) or os.path.isfile(Path(name, CARD_NAME))
 
 
 def _opener(family: str, name: str) -> Opener:

@@ -175,7 +175,7 @@ class ImageHead(nn.Module):
     def __init__(self, features: int, dimension: int, *, hidden: int = 1024, queries: int = 4) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(features)
-        self.score = nn.Linear(features, queries)
+        self.score = nn.Linear(features, queries, bias=False)
         self.expand = nn.Linear(features, hidden)
         self.project = nn.Linear(hidden, dimension)
         self.values = nn.Linear(queries * features, dimension, bias=False)

@@ -69,7 +69,7 @@ def foreign_language(text: str, languages: Collection[str]) -> str | None:
     scores = {code: _score(words, *lists) for code, (_, *lists) in _FUNCTION_WORDS.items()}
     best = max(scores.values())
     likely = [code for code, score in scores.items() if score == best]
-    if best < 2 or best <= len(words & _ENGLISH) or set(likely) & set(languages):
+    if best <= max(len(words & _ENGLISH), 2) or set(likely) & set(languages):
         return None
     return " or ".join(_FUNCTION_WORDS[code][0] for code in likely)
 

@@ -33,10 +33,10 @@ class Recall:
 
     def __post_init__(self) -> None:
         """Refuse what can find nothing."""
-        if self.k < 1:
-            raise RecipeError(f"k must be at least 1, not {self.k}")
-        if not -1 <= self.min_score <= 1:
-            raise RecipeError(f"min_score is a cosine, from -1 to 1, not {self.min_score}")
+        if not isinstance(self.k, int) or self.k < 1:
+            raise RecipeError(f"k is a whole number of at least 1, not {self.k!r}")
+        if not isinstance(self.min_score, (int, float)) or not -1 <= self.min_score <= 1:
+            raise RecipeError(f"min_score is a cosine, from -1 to 1, not {self.min_score!r}")
 
 
 @dataclass(frozen=True)

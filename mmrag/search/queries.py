@@ -56,18 +56,20 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Vectors:
 
 
 def _load(image: ImageInput | None, encoder: Encoder) -> Image:
-    from mmrag.sources.image import as_rgb, read_image
+    from mmrag.sources.image import as_rgb, read_file, read_image
 
     try:
         if isinstance(image, (str, Path)):
-            image = Path(image).read_bytes()
+            image = read_file(str(image))
         if isinstance(image, bytes):
             return read_image(image, at_least=encoder.decode_at_least)
         return as_rgb(image)  # type: ignore[arg-type]
-    except OSError as error:
-        raise QueryError(f"cannot read the query picture {str(image)!r}: {error.strerror}") from error
     except ItemError as error:
-        raise QueryError(f"the query picture cannot be used: {error}") from error
+        raise QueryError(f"the query picture{_named(image)} cannot be used: {error}") from error
+
+
+def _named(image: object) -> str:
+    return f" {str(image)!r}" if isinstance(image, (str, Path)) else ""
 
 
 def _warn_of_languages(texts: Sequence[str], encoder: Encoder) -> None:

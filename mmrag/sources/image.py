@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
+import stat
 import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmrag.errors import ItemError
-from mmrag.sources.limits import MAX_PIXELS
+from mmrag.errors import ItemError, TooLargeError
+from mmrag.sources.limits import MAX_BYTES, MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
@@ -48,11 +50,11 @@ def read_image(data: bytes, *, at_least: int | None = None, max_pixels: int = MA
     formats: tuple[str, ...] = FORMATS
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         _register_heif()
-        formats = ("HEIF",)
+        formats = ("AVIF", "HEIF")  # some AVIF files bear a brand of HEIF
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
             if image.width * image.height > max_pixels:
-                raise ItemError(f"{image.width} × {image.height} pixels are more than the limit of {max_pixels:,}")
+                raise TooLargeError(f"{image.width} × {image.height} pixels are more than the limit of {max_pixels:,}")
             if at_least:
                 image.draft(None, (at_least, at_least))
             image.load()
@@ -62,11 +64,31 @@ def read_image(data: bytes, *, at_least: int | None = None, max_pixels: int = MA
     except UnidentifiedImageError as error:
         raise ItemError("not a picture in a format that can be read") from error
     except Image.DecompressionBombError as error:
-        raise ItemError(f"more pixels than the limit of {max_pixels:,}") from error
+        raise TooLargeError(f"more pixels than the limit of {max_pixels:,}") from error
     except MemoryError as error:
         raise ItemError("too large to decode in memory") from error
     except Exception as error:  # decoders raise almost anything on damaged input
         raise ItemError(f"damaged: {error or type(error).__name__}") from error
+
+
+def read_file(path: str) -> bytes:
+    """Read a regular file whole, unless it is beyond `MAX_BYTES`.
+
+    Raises
+    ------
+    ItemError
+        With the reason.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ItemError("not a regular file")
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ItemError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > MAX_BYTES:
+        raise TooLargeError(f"larger than the limit of {MAX_BYTES:,} bytes")
+    return data
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -91,8 +113,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image.copy() if image.readonly else image
     if image.mode == "CMYK":
         return _from_cmyk(image)
     if image.mode.startswith(("I", "F")):
@@ -101,6 +121,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode == "RGB":
+        return image.copy() if image.readonly else image
     return image.convert("RGB")
 
 
@@ -121,7 +143,9 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
     low, high = float(grey.min()), float(grey.max())
-    if image.mode.startswith("I") and low >= 0 and high <= 65535:
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    elif image.mode == "I" and low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0 if high > 255 else 255.0
     scaled = (grey - low) * (255 / max(high - low, 1e-12))
     return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +87,7 @@ Sample = tuple[str, bytes | None, Any]
 
 def _read_tar(path: Path) -> Iterator[Sample]:
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with tarfile.open(path, "r:*") as archive:
             current: str | None = None
             image: bytes | None = None
             words: Any = None
@@ -109,7 +111,7 @@ def _read_tar(path: Path) -> Iterator[Sample]:
                     words = {"text": data.decode("utf-8", "replace").splitlines()}
             if current is not None:
                 yield current, image, words
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{path} is not a readable tar: {error}") from error
 
 
@@ -134,7 +136,7 @@ def _read_jsonl(path: Path) -> Iterator[Sample]:
 def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not valid JSON: {error}") from error
 
 

@@ -6,10 +6,25 @@ import hashlib
 import os
 from pathlib import Path
 
+from mmrag.errors import InputError
 
-def absolute(path: str | Path) -> Path:
-    """Make a path absolute; links on the way are resolved, the last part is kept as it is named."""
+
+def absolute(path: str | Path, home: Path) -> Path:
+    """Make a path absolute, so that one file has one name.
+
+    A path inside `home` stays as it is written. Elsewhere, links on the way are resolved, and the
+    last part is kept.
+
+    Raises
+    ------
+    InputError
+        If the path is empty.
+    """
+    if not os.fspath(path):
+        raise InputError("a path is empty; '.' is the current folder")
     full = os.path.abspath(os.path.expanduser(path))
+    if is_below(full, str(home)):
+        return Path(full)
     folder, name = os.path.split(full)
     return Path(os.path.realpath(folder), name) if name else Path(full)
 
@@ -25,11 +40,9 @@ def from_uri(uri: str, home: Path) -> Path:
     return home / uri
 
 
-def is_under(uri: str, folder: str) -> bool:
-    """Tell whether a uri is `folder` itself or lies below it; the home folder is named "."."""
-    if folder == ".":
-        return not uri.startswith("/")
-    return uri == folder or uri.startswith(folder.rstrip("/") + "/")
+def is_below(path: str, folder: str) -> bool:
+    """Tell whether an absolute path is `folder` itself or lies below it."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def item_id(uri: str) -> str:

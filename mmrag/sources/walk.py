@@ -5,11 +5,11 @@ from __future__ import annotations
 import fnmatch
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmrag.errors import InputError
 from mmrag.sources.limits import SUFFIXES
 from mmrag.sources.uri import to_uri
 
@@ -49,63 +49,66 @@ class Walk:
     ----------
     files : list of File
         Sorted by path.
-    unreadable : list of File
+    unlisted : list of File
         Folders that could not be listed, so that nothing is known of what is in them.
     """
 
     files: list[File] = field(default_factory=list)
-    unreadable: list[File] = field(default_factory=list)
+    unlisted: list[File] = field(default_factory=list)
 
 
 def walk(root: Path, *, home: Path, exclude: Sequence[str] = ()) -> Walk:
     """Find the pictures in a folder by their suffixes, or take one file whatever its suffix.
 
-    Hidden files and folders, ``node_modules`` and ``@eaDir`` are skipped. Links to folders are
-    followed, each folder once, so that loops end.
+    Where there is nothing, nothing is found. Hidden files and folders, ``node_modules`` and ``@eaDir`` are skipped. Links to folders are
+    followed, after everything else and each folder once, so that loops end and a link never takes
+    the place of the folder itself.
 
     Parameters
     ----------
     root : path
-        A folder or a file.
+        A folder or a file, absolute.
     home : path
         The folder that uris are relative to.
     exclude : sequence of str
         Globs. A glob leaves out what it matches by name (``*.png``, ``2019``) or by path relative
         to `root` (``2019/raw/*``), with everything below.
-
-    Raises
-    ------
-    InputError
-        If there is nothing at `root`.
     """
     found = Walk()
-    if not root.exists():
-        raise InputError(f"there is no file or folder {str(root)!r}; nothing was changed")
-    if not root.is_dir():
+    if not os.path.lexists(root):
+        return found
+    if not os.path.isdir(root):
         found.files.append(describe(str(root), home))
         return found
     visited: set[tuple[int, int]] = set()
-    folders = [(str(root), "")]
-    while folders:
-        folder, relative = folders.pop()
+    folders, links = [(str(root), "")], deque[tuple[str, str]]()
+    while folders or links:
+        folder, relative = folders.pop() if folders else links.popleft()
         try:
             about = os.stat(folder)
             with os.scandir(folder) as entries:
                 listed = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             problem = f"cannot list the folder: {error.strerror}"
-            found.unreadable.append(File(folder, _printable(to_uri(folder, home)), problem=problem))
+            found.unlisted.append(File(folder, _printable(to_uri(folder, home)), problem=problem))
             continue
         if (about.st_dev, about.st_ino) in visited:
             continue
         visited.add((about.st_dev, about.st_ino))
         for entry in _wanted(listed, relative, exclude):
-            if entry.is_dir():
-                folders.append((entry.path, f"{relative}{entry.name}/"))
+            if _is_folder(entry):
+                (links if entry.is_symlink() else folders).append((entry.path, f"{relative}{entry.name}/"))
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                 found.files.append(describe(entry.path, home))
     found.files.sort(key=lambda file: file.path)
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere, round in circles or behind a locked door
+        return False
 
 
 def _wanted(entries: Sequence[os.DirEntry[str]], relative: str, exclude: Sequence[str]) -> Iterator[os.DirEntry[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmrag.errors import IndexFormatError, StoreError
 
 def write_json(path: Path, data: Any) -> None:
     """Replace a JSON file in one step, durably."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f"{path.name}.tmp")  # one writer at a time: it holds the lock
     with aside.open("w", encoding="utf-8") as file:
         json.dump(data, file, indent=1)
         file.write("\n")
@@ -31,10 +31,16 @@ def read_json(path: Path) -> Any:
     ------
     IndexFormatError
         If it is damaged. A missing file raises FileNotFoundError.
+    StoreError
+        If it may not be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise IndexFormatError(f"{path} is damaged: {error}") from error
 
 
@@ -57,3 +63,12 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise StoreError(
             f"cannot write to {folder}: {reason}. What was committed before is kept and can be searched"
         ) from error
+
+
+def size_on_disk(folder: Path) -> int:
+    """Add up the bytes of all files in a folder; those that go away meanwhile count nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.lstat().st_size if path.is_file() else 0
+    return total

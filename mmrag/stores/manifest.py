@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,12 +82,7 @@ class Manifest:
         """Replace the manifest of the index in `folder`."""
         write_json(folder / _NAME, dataclasses.asdict(self))
 
-    def with_folder(self, indexed: IndexedFolder) -> Manifest:
-        """Remember a folder; an earlier mention of the same folder is replaced."""
-        others = tuple(one for one in self.folders if one.uri != indexed.uri)
-        return dataclasses.replace(self, folders=(*others, indexed))
-
 
 def has_manifest(folder: Path) -> bool:
     """Tell whether there is an index in `folder`."""
-    return (folder / _NAME).is_file()
+    return os.path.isfile(folder / _NAME)

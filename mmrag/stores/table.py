@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,15 @@ R = TypeVar("R")
 _NAME = "items"
 
 
-def _store_errors(method: Callable[P, R]) -> Callable[P, R]:
+def _store_errors(method: Callable[Concatenate[Table, P], R]) -> Callable[Concatenate[Table, P], R]:
     @functools.wraps(method)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(self: Table, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return method(*args, **kwargs)
+            return method(self, *args, **kwargs)
         except (OSError, RuntimeError, ValueError) as error:  # what lancedb raises
-            folder = args[0].folder if isinstance(args[0], Table) else args[0]
-            raise StoreError(f"the table in {folder} failed: {error}. The last committed version is kept") from error
+            raise StoreError(
+                f"the table in {self.folder} failed: {error}. The last committed version is kept"
+            ) from error
 
     return wrapper
 
@@ -67,12 +68,15 @@ class Table:
             raise IndexFormatError(f"the table in {folder} has other columns than this version writes")
 
     @property
+    @_store_errors
     def version(self) -> int:
         """Number of the current version; it grows with every commit."""
         return int(self._table.version)
 
-    def __len__(self) -> int:
-        return int(self._table.count_rows())
+    @_store_errors
+    def fragments(self) -> int:
+        """Count the files that the rows are spread over; each commit adds one."""
+        return int(self._table.stats()["fragment_stats"]["num_fragments"])
 
     @_store_errors
     def stamps(self) -> npt.NDArray[np.int64]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmrag.errors import IndexFormatError
+from mmrag.errors import IndexFormatError, RecipeError
+from mmrag.recipe import build
 from mmrag.roles import Vectors
 from mmrag.stores.files import disk_errors, read_json, sync_to_disk, write_json
 from mmrag.stores.rows import COLUMNS
@@ -31,6 +32,37 @@ Refs = npt.NDArray[np.int64]
 
 SEGMENT_SHIFT = 40  # a ref is (segment << 40) | row
 
+_FEW = 64
+
+
+@dataclass(frozen=True)
+class SegmentState:
+    """What ``view.json`` says of a segment.
+
+    Attributes
+    ----------
+    name : str
+        Stem of its files.
+    searchable : int
+        How many of its rows have a vector.
+    deletions : str
+        Name of the file that lists deleted rows, or empty.
+    """
+
+    name: str
+    searchable: int
+    deletions: str = ""
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """What ``view.json`` says."""
+
+    format: int
+    table_version: int
+    dimension: int
+    segments: tuple[SegmentState, ...] = ()
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -38,33 +70,33 @@ class Segment:
 
     Attributes
     ----------
-    name : str
-        Stem of its files.
+    state : SegmentState
+        Its files.
     vectors : float32 ``(searchable, dimension)``
         Of the first rows; the rows behind them failed and have none.
     columns : pyarrow table
         All rows.
     deleted : int64 ``(m,)``
         Positions of rows that are no longer in the table, ascending.
-    deletions : str
-        Name of the file that lists them, or empty.
     """
 
-    name: str
+    state: SegmentState
     vectors: Vectors
     columns: pa.Table
     deleted: Refs
-    deletions: str = ""
 
     @classmethod
-    def open(cls, folder: Path, *, name: str, deletions: str, dimension: int) -> Segment:
+    def open(cls, folder: Path, state: SegmentState, dimension: int) -> Segment:
         """Map a segment's files into memory."""
-        with pa.memory_map(str(folder / f"{name}.arrow")) as source:
+        with pa.memory_map(str(folder / f"{state.name}.arrow")) as source:
             columns = pa.ipc.open_file(source).read_all()
-        path = folder / f"{name}.npy"
-        vectors = np.load(path, mmap_mode="r") if path.exists() else np.empty((0, dimension), dtype=np.float32)
-        deleted = np.load(folder / deletions) if deletions else np.empty(0, dtype=np.int64)
-        return cls(name, vectors, columns, deleted, deletions)
+        vectors = np.empty((0, dimension), dtype=np.float32)
+        if state.searchable:
+            vectors = np.load(folder / f"{state.name}.npy", mmap_mode="r")
+        deleted = np.load(folder / state.deletions) if state.deletions else np.empty(0, dtype=np.int64)
+        if vectors.shape != (state.searchable, dimension) or columns.num_rows < state.searchable:
+            raise ValueError(f"{state.name} has other vectors or rows than view.json says")
+        return cls(state, vectors, columns, deleted)
 
     @cached_property
     def stamps(self) -> npt.NDArray[np.int64]:
@@ -135,25 +167,26 @@ class View(ABC):
         IndexFormatError
             If it is damaged or of another format.
         """
-        for attempt in range(3):
+        attempts = 3
+        while True:
             try:
-                state = read_json(folder / "view.json")
+                state = build(ViewState, read_json(folder / "view.json"), where=str(folder / "view.json"))
             except FileNotFoundError:
                 return cls(folder, dimension, table_version=0, segments=[])
-            if state.get("format") != FORMAT or state.get("dimension") != dimension:
-                raise IndexFormatError(f"the view in {folder} has another format; delete the folder and index again")
+            except RecipeError as error:
+                raise IndexFormatError(f"the view is damaged: {error}; delete {folder}, it is made again") from error
+            if state.format != FORMAT or state.dimension != dimension:
+                raise IndexFormatError(f"the view in {folder} has another format; delete it, it is made again")
             try:
-                segments = [Segment.open(folder, **s, dimension=dimension) for s in state["segments"]]
-            except FileNotFoundError as error:  # a writer published a newer view meanwhile
-                if attempt == 2:
-                    raise IndexFormatError(f"{error.filename} is missing; delete {folder} and index again") from error
-                continue
-            except (OSError, ValueError, pa.ArrowInvalid) as error:
+                segments = [Segment.open(folder, one, dimension) for one in state.segments]
+            except (OSError, ValueError, EOFError, pa.ArrowInvalid) as error:
+                attempts -= 1
+                if isinstance(error, FileNotFoundError) and attempts:
+                    continue  # a writer has published a newer view meanwhile
                 raise IndexFormatError(
-                    f"the view in {folder} is damaged ({error}); delete it and index again"
+                    f"the view in {folder} is damaged ({error}); delete it, it is made again"
                 ) from error
-            return cls(folder, dimension, table_version=state["table_version"], segments=segments)
-        raise AssertionError("unreachable")
+            return cls(folder, dimension, table_version=state.table_version, segments=segments)
 
     @property
     def published(self) -> bool:
@@ -166,19 +199,39 @@ class View(ABC):
 
     def records(self, refs: Sequence[int]) -> list[dict[str, Any]]:
         """Read the columns of some rows, as dictionaries."""
-        found = []
-        for ref in refs:
-            segment, row = self._locate(ref)
-            found.append(segment.columns.slice(row, 1).to_pylist()[0])
-        return found
+        located = [self._locate(ref) for ref in refs]
+        if len(located) <= _FEW:  # taking rows imports pyarrow.compute, which costs a cold search 20 ms
+            return [segment.columns.slice(row, 1).to_pylist()[0] for segment, row in located]
+        found: dict[int, dict[str, Any]] = {}
+        for segment in self.segments:
+            positions = [n for n, (owner, _) in enumerate(located) if owner is segment]
+            taken = segment.columns.take([located[n][1] for n in positions]).to_pylist()
+            found |= dict(zip(positions, taken, strict=True))
+        return [found[n] for n in range(len(located))]
+
+    def find(self, column: str, values: Sequence[str]) -> list[int]:
+        """Find the refs of the rows whose `column` is one of `values`."""
+        import pyarrow.compute as pc
+
+        refs: list[int] = []
+        for number, segment in enumerate(self.segments):
+            matching = pc.is_in(segment.columns[column], value_set=pa.array(values, pa.string())).to_numpy()
+            rows = np.flatnonzero(matching & segment.alive)
+            refs += (rows | (number << SEGMENT_SHIFT)).tolist()
+        return refs
 
     def vector(self, ref: int) -> Vectors:
         """Read one row's vector, ``(dimension,)``."""
         segment, row = self._locate(ref)
         return np.array(segment.vectors[row])
 
-    def scan(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Go through all rows: for each, its ref and then the values of the columns `names`."""
+    def scan(self, names: Sequence[str], refs: Iterable[int] | None = None) -> Iterator[tuple[Any, ...]]:
+        """Go through all rows, or those with `refs`: for each, its ref and then the values of the columns `names`."""
+        if refs is not None:
+            for ref in dict.fromkeys(refs):
+                record = self.records([ref])[0]
+                yield (ref, *(record[name] for name in names))
+            return
         for number, segment in enumerate(self.segments):
             columns = [segment.columns[name].to_pylist() for name in names]
             first = number << SEGMENT_SHIFT
@@ -215,10 +268,10 @@ class View(ABC):
         deleted = np.flatnonzero(~np.isin(segment.stamps, live))
         if len(deleted) == len(segment.deleted):
             return segment
-        deletions = f"{segment.name}-{uuid.uuid4().hex[:8]}.deleted.npy"
+        deletions = f"{segment.state.name}-{uuid.uuid4().hex[:8]}.deleted.npy"
         np.save(self.folder / deletions, deleted)
         sync_to_disk(self.folder / deletions)
-        return replace(segment, deleted=deleted, deletions=deletions)
+        return replace(segment, deleted=deleted, state=replace(segment.state, deletions=deletions))
 
     def _with_fresh(self, segments: list[Segment], fresh: _Part) -> list[Segment]:
         kept = [s for s in segments if s.alive.sum() * 2 > len(s.alive)]
@@ -243,37 +296,30 @@ class View(ABC):
         sync_to_disk(self.folder / f"{name}.arrow")
         searchable = sum(int(part.searchable.sum()) for part in parts)
         if searchable:
-            path = self.folder / f"{name}.npy"
-            shape = (searchable, self.dimension)
-            file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-            start = 0
-            for part in parts:
-                stop = start + int(part.searchable.sum())
-                file[start:stop] = part.vectors
-                start = stop
-            file.flush()
-            del file
-            sync_to_disk(path)
-        return Segment.open(self.folder, name=name, deletions="", dimension=self.dimension)
+            _write_vectors(self.folder / f"{name}.npy", [part.vectors for part in parts], self.dimension)
+        return Segment.open(self.folder, SegmentState(name, searchable), self.dimension)
 
     def _publish(self, segments: Sequence[Segment], table_version: int) -> Self:
         segments = [segment for segment in segments if segment.alive.any()]
-        listed = [{"name": s.name, "deletions": s.deletions} for s in segments]
-        write_json(
-            self.folder / "view.json",
-            {
-                "format": FORMAT,
-                "table_version": table_version,
-                "dimension": self.dimension,
-                "segments": listed,
-            },
-        )
-        wanted = {"view.json", *(s.deletions for s in segments)}
-        wanted |= {f"{s.name}{suffix}" for s in segments for suffix in (".npy", ".arrow")}
+        state = ViewState(FORMAT, table_version, self.dimension, tuple(segment.state for segment in segments))
+        write_json(self.folder / "view.json", asdict(state))
+        wanted = {"view.json", *(one.deletions for one in state.segments)}
+        wanted |= {f"{one.name}{suffix}" for one in state.segments for suffix in (".npy", ".arrow")}
         for path in self.folder.iterdir():
             if path.name not in wanted:
                 path.unlink()
         return type(self)(self.folder, self.dimension, table_version=table_version, segments=segments)
+
+
+def _write_vectors(path: Path, parts: Sequence[Vectors], dimension: int) -> None:
+    """Write an ``.npy`` file piece by piece; through a memory map, a full disk would end the process."""
+    shape = (sum(len(part) for part in parts), dimension)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype="<f4").data)
+    sync_to_disk(path)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import pytest
 from mmrag.search.language import foreign_language
 
 ENGLISH = [
+    "con artist", "dan brown", "met gala", "uno card game", "mit campus", "big sur",
     "a dog on a beach", "red car", "motorcycle", "two men are playing guitar", "Los Angeles at night", "la la land",
     "Eiffel tower in Paris", "UN headquarters", "Café de Flore", "El Capitan", "2019", "☀️", "dog",
     "a man in a kayak on the lake", "St. Petersburg", "jalapeño",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from mmrag.errors import ItemError
+from mmrag.errors import ItemError, TooLargeError
 from mmrag.sources.image import as_rgb, read_image
 
 RED = (220, 30, 40)
@@ -69,6 +69,21 @@ def test_palettes_with_a_transparent_colour():
     palette.putpalette([0, 0, 0, *RED])
     assert read_image(encoded(palette, "PNG")).getpixel((0, 0)) == RED
     assert read_image(encoded(palette, "PNG", transparency=1)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_transparent_colour_without_a_palette():
+    assert read_image(encoded(Image.new("RGB", (8, 8), RED), "PNG", transparency=RED)).getpixel((0, 0)) == (255,) * 3
+
+
+def test_avif_with_a_brand_of_heif():
+    data = encoded(half_red(), "AVIF")
+    assert data[8:12] == b"avif"
+    assert read_image(data[:8] + b"mif1" + data[12:]).size == (64, 48)
+
+
+def test_dark_sixteen_bit_grey_stays_dark():
+    dark = np.full((8, 8), 200, dtype=np.uint16)
+    assert read_image(encoded(Image.fromarray(dark), "PNG")).getpixel((0, 0)) == (1, 1, 1)
 
 
 def test_sixteen_bit_grey_keeps_its_range():
@@ -139,7 +154,7 @@ def png_bomb(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("size", [(50_000, 50_000), (20_000, 9_000)])
 def test_bombs_are_refused_before_decoding(size):
-    with pytest.raises(ItemError, match="limit"):
+    with pytest.raises(TooLargeError, match="than the limit of"):
         read_image(png_bomb(*size))
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mmrag.errors import InputError
-from mmrag.sources.uri import absolute, is_under, item_id, to_uri
+from mmrag.sources.uri import absolute, is_below, item_id, to_uri
 from mmrag.sources.walk import walk
 
 
@@ -82,22 +82,39 @@ def test_a_folder_that_cannot_be_listed_is_reported(tree):
     (tree / "2019").chmod(0)
     found = walk(tree, home=tree)
     (tree / "2019").chmod(0o755)
-    assert [folder.uri for folder in found.unreadable] == ["2019"]
+    assert [folder.uri for folder in found.unlisted] == ["2019"]
 
 
-def test_nothing_there_is_an_error(tree):
-    with pytest.raises(InputError, match="nothing was changed"):
-        walk(tree / "none", home=tree)
+def test_links_never_take_the_place_of_folders(tree):
+    (tree / "0").symlink_to(tree / "a", target_is_directory=True)
+    (tree / "zero").symlink_to(tree / "2019", target_is_directory=True)
+    assert uris(walk(tree, home=tree)) == ["2019/10.jpg", "2019/raw/11.tif", "a/1.jpg", "a/2.PNG", "a/b/3.webp"]
+
+
+def test_links_that_lead_in_circles_are_named(tree):
+    (tree / "a" / "self.jpg").symlink_to(tree / "a" / "self.jpg")
+    (bad,) = [file for file in walk(tree / "a", home=tree).files if file.problem]
+    assert (bad.uri, bad.problem) == ("a/self.jpg", "cannot be read: Too many levels of symbolic links")
 
 
 def test_uris(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    home = absolute(tmp_path)
-    assert to_uri(absolute("x/../y.jpg"), home) == "y.jpg"
+    home = tmp_path.resolve()
+    assert to_uri(absolute("x/../y.jpg", home), home) == "y.jpg"
     assert to_uri(home, home) == "."
-    assert is_under("a/b/c.jpg", "a/b")
-    assert not is_under("a/bc.jpg", "a/b")
-    assert is_under("a.jpg", ".")
-    assert not is_under("/a.jpg", ".")
+    assert is_below("/a/b/c.jpg", "/a/b")
+    assert is_below("/a", "/")
+    assert not is_below("/a/bc.jpg", "/a/b")
     assert item_id("a/1.jpg") == item_id("a/1.jpg") != item_id("a/2.jpg")
     assert len(item_id("ü\n'")) == 24
+    with pytest.raises(InputError, match="empty"):
+        absolute("", home)
+
+
+def test_one_file_has_one_name(tmp_path):
+    home = tmp_path.resolve() / "home"
+    (home / "real").mkdir(parents=True)
+    (home / "link").symlink_to(home / "real")
+    (tmp_path / "door").symlink_to(home)
+    assert to_uri(absolute(home / "link" / "x.jpg", home), home) == "link/x.jpg"  # as a walk of home names it
+    assert to_uri(absolute(tmp_path / "door" / "real" / "x.jpg", home), home) == "real/x.jpg"
