@@ -26,7 +26,7 @@ import numpy as np
 
 import mmrag
 from benchmarks.report import publish
-from mmrag.cli.demo import COLLECTIONS, EXPECTED
+from mmrag import demo
 from mmrag.evaluate import retrieval_metrics
 from mmrag.models.registry import load_encoder
 from mmrag.sources.image import read_image
@@ -118,16 +118,12 @@ def stamps(folder: Path, model: str) -> dict[str, Any]:
 def photographs(model: str) -> dict[str, Any]:
     """Rank of the right photograph and its lead over the best wrong one, for the names that the demo asks for."""
     encoder = load_encoder(model)
-    names, pictures = [], []
-    for package, inside in COLLECTIONS:
-        spec = util.find_spec(package)
-        for path in sorted(Path(spec.submodule_search_locations[0], inside).iterdir()):
-            if path.suffix in (".jpg", ".png"):
-                names.append(path.name)
-                pictures.append(read_image(path.read_bytes()))
-    scores = encoder.encode_text(list(EXPECTED)) @ encoder.encode_image(pictures).T
+    paths = demo.photographs()
+    names = [path.name for path in paths]
+    pictures = [read_image(path.read_bytes()) for path in paths]
+    scores = encoder.encode_text(list(demo.EXPECTED)) @ encoder.encode_image(pictures).T
     report = {}
-    for row, (words, right) in zip(scores, EXPECTED.items(), strict=True):
+    for row, (words, right) in zip(scores, demo.EXPECTED.items(), strict=True):
         good = np.array([name in right for name in names])
         lead = float(row[good].max() - row[~good].max())
         report[words] = {"rank": int(1 + (row[~good] >= row[good].max()).sum()), "lead": round(lead, 3)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +15,29 @@ from mmrag.errors import InputError, ModelError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mmrag.models.cards import Card, Identity
+    from mmrag.models.cards import Card
 
 Vectors = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who wrote a vector: two vectors compare only if all of these are equal."""
+
+    name: str
+    revision: str
+    weights: str
+    preprocessing: str
+    dimension: int
+
+    def difference(self, other: Identity) -> str | None:
+        """Name the first field in which `other` differs, with both values; None if none does."""
+        for one in fields(self):
+            mine, theirs = getattr(self, one.name), getattr(other, one.name)
+            if mine != theirs:
+                return f"{one.name} {mine!r} against {theirs!r}"
+        return None
 
 
 class Encoder(ABC):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 UV = Path(sys.executable).with_name("uv")
@@ -25,6 +27,11 @@ def run(*command, **options):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def photographs_of_our_own(photographs, tmp_path):
+    return Path(shutil.copytree(photographs, tmp_path / "photographs"))
 
 
 def interpreter(version: str) -> str:
@@ -51,12 +58,17 @@ def test_the_wheel_is_small(wheel):
 @pytest.mark.parametrize(
     ("python", "resolution"), [("3.11", "lowest-direct"), ("3.11", "highest"), ("3.13", "highest")]
 )
-def test_the_wheel_works_elsewhere(wheel, python, resolution, tmp_path, photographs):
+def test_the_wheel_works_elsewhere(wheel, python, resolution, tmp_path, photographs_of_our_own):
+    photographs = photographs_of_our_own
     environment = tmp_path / "environment"
     run(UV, "venv", "--python", interpreter(python), environment)
     run(UV, "pip", "install", "--python", environment / "bin" / "python", "--resolution", resolution, wheel)
     mmrag = environment / "bin" / "mmrag"
-    assert "6 added" in run(mmrag, "index", photographs, cwd=tmp_path)
+    for shade in range(30):
+        Image.new("RGB", (40, 30), (shade * 8, 99, 255 - shade)).save(photographs / f"shade{shade}.png")
+    assert "36 added" in run(mmrag, "index", photographs, cwd=tmp_path)
+    assert "36 unchanged" in run(mmrag, "index", cwd=tmp_path)
+    assert len(run(mmrag, "search", "a colour", "-k", "100", cwd=tmp_path).splitlines()) == 36
     assert "coffee.png" in run(mmrag, "search", "a cup of coffee", "-k", "1", cwd=tmp_path)
     installed = run(UV, "pip", "list", "--python", environment / "bin" / "python")
     assert "torch" not in installed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmrag.models.cards import Card, Identity
-from mmrag.roles import Encoder
+from mmrag.models.cards import Card
+from mmrag.roles import Encoder, Identity
 
 COLOURS = {
     "red": (255, 0, 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,7 +120,7 @@ def info(
 
 
 def _open_or_create(paths: list[Path], index_dir: Path | None, model: str | None, recipe: str) -> Index:
-    from mmrag.errors import IndexNotFoundError, InputError
+    from mmrag.errors import InputError
     from mmrag.index import FOLDER_NAME, create
     from mmrag.stores.manifest import has_manifest
 
@@ -130,12 +131,17 @@ def _open_or_create(paths: list[Path], index_dir: Path | None, model: str | None
     home = home.parent if home.name == FOLDER_NAME else home
     if not paths or has_manifest(home / FOLDER_NAME):
         return open_corpus(index_dir if not paths else home, model)
-    try:
-        above = open_corpus(None)
-        typer.echo(f"mmrag: note: making a new index here; there is one above, in {above.home}", err=True)
-    except IndexNotFoundError:
-        pass
+    if index_dir is None:
+        _note_index_above()
     return create(home, model=model, recipe=recipe)
+
+
+def _note_index_above() -> None:
+    from mmrag.errors import IndexNotFoundError
+    from mmrag.index import find_home
+
+    with suppress(IndexNotFoundError):
+        typer.echo(f"mmrag: note: making a new index here; there is one above, in {find_home()}", err=True)
 
 
 def _tell_failures(failures: tuple[Failure, ...], more: str) -> None:

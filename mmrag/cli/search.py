@@ -55,12 +55,13 @@ def search(
     hits = corpus.search(query, k=k, min_score=min_score, pipeline=recipe)
     for hit in hits:
         path = corpus.home / hit.item.uri
+        on_disk = path if path.exists() else None
         if as_json:
-            print_json({**_flat(hit), "path": str(path)})
+            print_json({**_flat(hit), "path": str(path) if on_disk else None})
         elif paths:
-            typer.echo(shown_path(path))
+            typer.echo(shown_path(path) if on_disk else hit.item.uri)
         else:
-            typer.echo(_line(hit, path, hits[0].kind))
+            typer.echo(_line(hit, on_disk))
     if not hits:
         typer.echo(f"mmrag: {_why_nothing(corpus)}", err=True)
 
@@ -78,13 +79,12 @@ def _flat(hit: Hit) -> dict[str, object]:
     }
 
 
-def _line(hit: Hit, path: Path, kind: str) -> str:
-    on_disk = path.exists()
-    name = printable(shown_path(path) if on_disk else hit.item.text or hit.item.uri)
-    if on_disk and sys.stdout.isatty():
+def _line(hit: Hit, path: Path | None) -> str:
+    name = printable(shown_path(path) if path else hit.item.text or hit.item.uri)
+    if path and sys.stdout.isatty():
         name = f"\x1b]8;;{path.as_uri()}\x1b\\{name}\x1b]8;;\x1b\\"
     same = f"  (and {len(hit.duplicates)} with the same content)" if hit.duplicates else ""
-    return f"{hit.rank:>3}  {kind} {hit.score:.3f}  {name}{same}"
+    return f"{hit.rank:>3}  {hit.kind} {hit.score:.3f}  {name}{same}"
 
 
 def _why_nothing(corpus: Index) -> str:

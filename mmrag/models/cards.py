@@ -1,9 +1,9 @@
-"""What a model is (Card), and what makes two models' vectors comparable (Identity)."""
+"""What a model is: its card, and the hash of its files."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -66,25 +66,6 @@ class Card:
         """Refuse numbers that no model has."""
         if self.dimension < 1 or self.max_tokens < 2:
             raise RecipeError("dimension must be at least 1 and max_tokens at least 2")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who wrote a vector: two vectors compare only if all of these are equal."""
-
-    name: str
-    revision: str
-    weights: str
-    preprocessing: str
-    dimension: int
-
-    def difference(self, other: Identity) -> str | None:
-        """Name the first field in which `other` differs, with both values; None if none does."""
-        for one in fields(self):
-            mine, theirs = getattr(self, one.name), getattr(other, one.name)
-            if mine != theirs:
-                return f"{one.name} {mine!r} against {theirs!r}"
-        return None
 
 
 def read_card(folder: Path) -> Card:

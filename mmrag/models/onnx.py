@@ -17,9 +17,9 @@ import numpy as np
 
 from mmrag.errors import ModelError
 from mmrag.machine import usable_cores
-from mmrag.models.cards import Card, Identity, hash_files, read_card
+from mmrag.models.cards import Card, hash_files, read_card
 from mmrag.models.preprocess import Preprocessing
-from mmrag.roles import Encoder, Pixels, Vectors
+from mmrag.roles import Encoder, Identity, Pixels, Vectors
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -60,8 +60,8 @@ class Walk:
 def walk(root: Path, *, home: Path, exclude: Sequence[str] = ()) -> Walk:
     """Find the pictures in a folder by their suffixes, or take one file whatever its suffix.
 
-    Where there is nothing, nothing is found. Hidden files and folders, ``node_modules`` and ``@eaDir`` are skipped. Links to folders are
-    followed, after everything else and each folder once, so that loops end and a link never takes
+    Where there is nothing, nothing is found. Hidden files and folders, ``node_modules`` and
+    ``@eaDir`` are skipped. Links to folders are followed, after everything else and each folder once, so that loops end and a link never takes
     the place of the folder itself.
 
     Parameters

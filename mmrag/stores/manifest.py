@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmrag import recipe
 from mmrag.errors import IndexFormatError, RecipeError
-from mmrag.models.cards import Identity
+from mmrag.roles import Identity
 from mmrag.stores.files import read_json, write_json
 
 FORMAT = 1

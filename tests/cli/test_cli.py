@@ -11,7 +11,7 @@ from PIL import Image
 import mmrag
 from mmrag.version import __version__
 
-COMMANDS = ["index", "search", "remove", "info", "eval", "demo"]
+COMMANDS = ["index", "search", "remove", "info", "eval", "train", "demo"]
 
 
 def run(*arguments, code=0, **options):
@@ -180,6 +180,53 @@ def test_eval(tmp_path, photographs):
     assert "R@1 100.0 %" in run("eval", str(path)).stdout
 
 
-def test_demo_fails_when_the_right_picture_is_not_first(tmp_path):
+def test_demo(tmp_path):
     done = run("demo", "--out", str(tmp_path / "demo"))
+    assert done.stdout.count("$ mmrag search") == 6
     assert "All found" in done.stdout
+
+
+def test_demo_fails_when_the_right_picture_is_not_first(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    import mmrag.demo
+    from mmrag.cli.main import app
+    from mmrag.errors import MmragError
+
+    monkeypatch.setitem(mmrag.demo.EXPECTED, "a cat", ("coffee.png",))
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
+    assert isinstance(result.exception, MmragError)
+    assert str(result.exception) == 'the right picture was not first for: "a cat"'
+
+
+def test_the_index_option_does_not_climb(corpus, tmp_path):
+    inside = corpus / "inside"
+    inside.mkdir()
+    assert run("search", "a cat", cwd=inside).stdout
+    for command in (["search", "a cat"], ["remove", "x"], ["info"]):
+        assert "no index in" in run(*command, "--index", str(inside), code=1, cwd=corpus).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["index", "x" * 300],
+        ["index", ".", "--index", "x" * 300],
+        ["search", "dog", "--index", "x" * 300],
+        ["search", "\udcff"],
+        ["search", "--image", "/dev/zero"],
+        ["index", "--exclude", "a"],
+    ],
+)
+def test_odd_arguments_are_told_in_one_line(tmp_path, colours, arguments):
+    mmrag.create(".", model="builtin")
+    assert len(run(*arguments, code=1).stderr.splitlines()) == 1
+
+
+def test_a_full_disk_behind_stdout(corpus):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mmrag.cli.main", "info"], cwd=corpus, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
