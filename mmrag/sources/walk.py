@@ -61,8 +61,8 @@ def walk(root: Path, *, home: Path, exclude: Sequence[str] = ()) -> Walk:
     """Find the pictures in a folder by their suffixes, or take one file whatever its suffix.
 
     Where there is nothing, nothing is found. Hidden files and folders, ``node_modules`` and
-    ``@eaDir`` are skipped. Links to folders are followed, after everything else and each folder once, so that loops end and a link never takes
-    the place of the folder itself.
+    ``@eaDir`` are skipped. Links to folders are followed, after everything else and each folder once,
+    so that loops end and a link never takes the place of the folder itself.
 
     Parameters
     ----------
