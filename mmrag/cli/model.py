@@ -115,6 +115,8 @@ def train(
     if as_json:
         print_json({"model": str(out), "epoch": report.epoch, "seconds": round(report.seconds, 1), **report.figures})
         return
+    if report.interrupted:
+        typer.echo("stopped early; the best epoch so far is kept", err=True)
     typer.echo(f"{card.name}, revision {card.revision}: epoch {report.epoch}, {report.seconds:,.0f} s → {out}")
     for direction in ("text_to_image", "image_to_text"):
         if direction in report.figures:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrag.errors import ModelError
 from mmrag.models.cards import CARD_NAME, Card, Source, read_card
 from mmrag.models.export import export_folder
 from mmrag.sources.pairs import read_pairs
@@ -87,7 +86,7 @@ def _card(
         family="onnx",
         dimension=report.network.text.config.dimension,
         max_tokens=began.max_tokens,
-        languages=_languages(start),
+        languages=began.languages,
         summary=f"Trained on {files}.",
         sources=(Source(start, "see its own card", use="the start of both towers"),),
         data=files,
@@ -102,13 +101,3 @@ def _flat(figures: dict[str, Any]) -> dict[str, Any]:
         if isinstance(values, dict)
         for name, value in values.items()
     }
-
-
-def _languages(start: str) -> tuple[str, ...]:
-    if start == "packages":
-        return ("en",)
-    folder = Path(__file__).parent.parent / "models" / "builtin" if start == "builtin" else Path(start)
-    try:
-        return read_card(folder.expanduser()).languages
-    except ModelError:
-        return ()

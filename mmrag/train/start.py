@@ -40,6 +40,8 @@ class Start:
         What the image tower expects of a picture.
     max_tokens : int
         Where longer texts are cut.
+    languages : tuple of str
+        ISO 639-1 codes of those that the text tower reads.
     classifier : float32 ``(classes, features)`` or None
         Weights of the image tower's old ImageNet classifier, if it came with one.
     """
@@ -48,6 +50,7 @@ class Start:
     tokenizer_json: str
     preprocessing: Preprocessing
     max_tokens: int = 128
+    languages: tuple[str, ...] = ()
     classifier: Tensor | None = None
 
     @cached_property
@@ -98,7 +101,7 @@ def from_packages() -> Start:
     network = towers.DualEncoder(towers.EfficientNetLite(config), towers.BertTextTower())
     network.image.load_state_dict(towers.efficientnet_lite_weights(image_weights, config))
     network.text.load_state_dict(towers.bert_weights(text_weights, network.text.config))
-    return Start(network, tokenizer, PREPROCESSING, classifier=image_weights["_fc.weight"])
+    return Start(network, tokenizer, PREPROCESSING, languages=("en",), classifier=image_weights["_fc.weight"])
 
 
 def from_folder(folder: Path) -> Start:
@@ -119,7 +122,8 @@ def from_folder(folder: Path) -> Start:
     except (RuntimeError, OSError) as error:
         raise ModelError(f"{folder} cannot be trained further: {error}") from error
     preprocessing = Preprocessing.read(folder / "preprocessor_config.json")
-    return Start(network, tokenizer, preprocessing, max_tokens=read_card(folder).max_tokens)
+    card = read_card(folder)
+    return Start(network, tokenizer, preprocessing, max_tokens=card.max_tokens, languages=card.languages)
 
 
 def _package(name: str) -> Path:
