@@ -15,6 +15,7 @@ A part whose data is not there is left out, and said to be.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import zipfile
@@ -28,6 +29,7 @@ import mmrag
 from benchmarks.report import publish
 from mmrag import demo
 from mmrag.evaluate import retrieval_metrics
+from mmrag.models.export import write_card
 from mmrag.models.registry import load_encoder
 from mmrag.sources.image import read_image
 from mmrag.sources.pairs import read_pairs
@@ -135,6 +137,7 @@ def main() -> None:
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--flickr8k", type=Path, default=Path("../shared/data/flickr8k"))
     parser.add_argument("--stamps", type=Path, default=Path("stamps"))
+    parser.add_argument("--write-card", action="store_true", help="write the figures on the model's card")
     options = parser.parse_args()
     report: dict[str, Any] = {"model": options.model, "demo photographs": photographs(options.model)}
     if options.flickr8k.is_dir():
@@ -146,6 +149,27 @@ def main() -> None:
         report.setdefault(part, "not measured: the data is not there")
     publish("builtin", report)
     print(json.dumps(report, indent=1))
+    if options.write_card:
+        encoder = load_encoder(options.model)
+        write_card(dataclasses.replace(encoder.card, figures=card_figures(report)), encoder.folder)
+
+
+def card_figures(report: dict[str, Any]) -> dict[str, str]:
+    """What a card says of a report: in percent, R@1 / R@5 / R@10."""
+
+    def triple(figures: dict[str, float]) -> str:
+        return " / ".join(f"{figures[f'R@{k}']:.1f}" for k in (1, 5, 10))
+
+    val, same, drawn = (report[part] for part in ("Flickr8k val", "paraphrases in Flickr8k val", "Debian stamps"))
+    leads = ", ".join(f"{words} {found['rank']}" for words, found in report["demo photographs"].items())
+    return {
+        "Flickr8k val, text to image, R@1 / R@5 / R@10": triple(val["text_to_image"]),
+        "Flickr8k val, image to text, R@1 / R@5 / R@10": triple(val["image_to_text"]),
+        "paraphrases in Flickr8k val, R@1 / R@10": f"{same['shipped']['R@1']:.1f} / {same['shipped']['R@10']:.1f}",
+        "the same with the original text tower": "{R@1:.1f} / {R@10:.1f}".format(**same["original float32"]),
+        f"{drawn['n_images']} Debian stamps, description to picture, R@1 / R@5 / R@10": triple(drawn["text_to_image"]),
+        "rank of the right one among 28 demonstration photographs": leads,
+    }
 
 
 if __name__ == "__main__":
