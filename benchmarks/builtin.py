@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def card_figures(report: dict[str, Any]) -> dict[str, str]:
-    """What a card says of a report: in percent, R@1 / R@5 / R@10."""
+    """Sum a report up for a card: in percent, R@1 / R@5 / R@10."""
 
     def triple(figures: dict[str, float]) -> str:
         return " / ".join(f"{figures[f'R@{k}']:.1f}" for k in (1, 5, 10))
