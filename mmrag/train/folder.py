@@ -10,7 +10,7 @@ from typing import Any
 from mmrag.models.cards import CARD_NAME, Card, Source, read_card
 from mmrag.models.export import export_folder
 from mmrag.sources.pairs import read_pairs
-from mmrag.train.loop import TrainReport, train
+from mmrag.train.loop import WEIGHTS_NAME, TrainReport, train
 from mmrag.train.recipe import TrainRecipe
 from mmrag.train.start import Start, load_start
 
@@ -69,6 +69,7 @@ def train_folder(
         tokenizer=began.tokenizer_json,
         preprocessing=began.preprocessing,
     )
+    (out / WEIGHTS_NAME).unlink(missing_ok=True)  # the folder has them now
     return card, report
 
 
