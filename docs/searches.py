@@ -22,7 +22,7 @@ NAMES = (
     "astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
     "hubble_deep_field.jpg", "moon.png", "motorcycle_left.png", "page.png", "rocket.jpg",
 )  # fmt: skip
-QUERIES = ("a cat", "a cup of coffee", "a motorcycle in a garage", "a rocket launch", "a woman smiling")
+QUERIES = ("a cat", "a cup of coffee", "a red motorcycle", "a rocket launch", "a man with a camera")
 SIDE, GAP, TEXT = 150, 8, 30
 
 
