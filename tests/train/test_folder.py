@@ -24,7 +24,8 @@ def test_train_eval_index_and_search(colours):
     assert [entry["epoch"] for entry in log] == list(range(1, 13))
     assert log[-1]["loss"] < log[0]["loss"] / 2
     measured = json.loads(run("eval", "pairs.jsonl", "--model", "./my-model", "--json").stdout)
-    assert measured["text_to_image"]["R@1"] == report["text_to_image"]["R@1"] >= 5 / 6 * 100
+    for found in (report, measured):  # in torch, and as exported
+        assert found["text_to_image"]["R@1"] >= 83
     card = read_card(colours.parent / "my-model")
     assert (card.name, card.languages, card.data) == ("my-model", ("en",), "pairs.jsonl")
     run("index", "images", "--model", "./my-model")

@@ -36,17 +36,10 @@ def test_knowing_nothing_costs_the_logarithm_of_the_batch():
 
 def test_a_group_is_not_held_against_itself():
     images, texts = unit(4, 8, 0), unit(4, 8, 1)
-    images[3], texts[3] = images[0], texts[0]  # the same pair twice
+    texts[3] = texts[0]  # two pictures of one thing
     groups = torch.tensor([0, 1, 2, 0])
-    without = float(info_nce(images[:3], texts[:3], 30.0))
-    # rows 0 and 3 now each cost what row 0 cost alone
-    rows = [float(info_nce(images[:3], texts[:3], 30.0, groups=None))]
-    with_groups = float(info_nce(images, texts, 30.0, groups=groups))
-    blamed = float(info_nce(images, texts, 30.0))
-    assert with_groups < blamed
-    assert rows == [without]
-    perfect = float(info_nce(texts, texts, 100.0, groups=groups))
-    assert perfect == pytest.approx(0.0, abs=1e-3)
+    assert float(info_nce(images, texts, 30.0, groups=groups)) < float(info_nce(images, texts, 30.0))
+    assert float(info_nce(texts, texts, 100.0, groups=groups)) == pytest.approx(0.0, abs=1e-3)
     assert float(info_nce(texts, texts, 100.0)) == pytest.approx(math.log(2) / 2, abs=1e-3)
 
 
