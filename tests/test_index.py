@@ -208,6 +208,16 @@ def test_a_lost_folder_is_reported_and_its_pictures_are_kept(index, colours):
     assert counts(index.update()) == (0, 0, 0, 0, 6, 0)
 
 
+def test_a_renamed_folder_keeps_its_vectors(index, colours):
+    shutil.move(colours, colours.parent / "pictures")
+    before = index.encoder.embedded
+    assert counts(index.add("pictures")) == (0, 0, 6, 0, 0, 0)
+    assert index.encoder.embedded == before
+    assert len(index) == 6
+    assert [folder.uri for folder in index.manifest.folders] == ["pictures"]
+    assert counts(index.update()) == (0, 0, 0, 0, 6, 0)
+
+
 def test_a_removed_folder_is_forgotten(index, colours):
     assert index.remove("images") == 6
     shutil.rmtree(colours)
@@ -253,6 +263,7 @@ def test_items_of_the_callers_own(index):
     assert counts(index.add([item, red])) == (2, 0, 0, 0, 0, 0)
     found = index.get("r-1")
     assert (found.uri, found.text, found.metadata) == ("paint/red", "paint", {"price": 3, "tags": ["ü"]})
+    assert counts(index.add([replace(item, text="dye", metadata={}), red])) == (0, 1, 0, 0, 1, 0)
     assert counts(index.add([replace(item, text="dye", metadata={}), red])) == (0, 0, 0, 0, 2, 0)
     assert (index.get("r-1").text, index.get("r-1").metadata) == ("dye", {})
     assert len(index) == 8

@@ -58,7 +58,8 @@ def index(
 
     New and changed pictures are embedded, moved ones keep their vectors, vanished ones leave.
 
-    The index is made in the current folder (.mmrag), or in the one that --index names.
+    The index (.mmrag) is made or updated in the current folder, or in the one that --index names; without PATHS, the
+    nearest one upwards is updated. Run it again after an interruption: it goes on where it was.
     """
     from mmrag.errors import InputError
 
@@ -75,6 +76,8 @@ def index(
         return
     typer.echo(str(changes))
     _tell_failures(changes.failed, "mmrag info --failed lists them all")
+    if changes.still_failing:
+        typer.echo(f"{changes.still_failing:,} failed before and have not changed: mmrag info --failed", err=True)
 
 
 def remove(
@@ -92,6 +95,7 @@ def remove(
         print_json({"removed": removed})
     else:
         typer.echo(f"{removed:,} removed")
+        typer.echo("Indexing a folder that they lie in brings them back; --exclude leaves them out.", err=True)
 
 
 def info(
@@ -155,9 +159,14 @@ def _failure_line(failure: Failure) -> str:
     return f"failed  {printable(failure.uri)}: {failure.reason}"
 
 
+def _folder(folder: dict[str, Any]) -> str:
+    without = f" (without {', '.join(folder['exclude'])})" if folder["exclude"] else ""
+    return printable(folder["uri"] + without)
+
+
 def _info_lines(facts: dict[str, Any]) -> list[str]:
     identity = facts["identity"]
-    folders = ", ".join(printable(folder["uri"]) for folder in facts["folders"]) or "none"
+    folders = ", ".join(_folder(folder) for folder in facts["folders"]) or "none"
     failed = f", {facts['failed']:,} failed (mmrag info --failed)" if facts["failed"] else ""
     return [
         f"index    {printable(facts['home'])}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,10 @@ class Loader:
             "metadata": json.dumps(dict(item.metadata), ensure_ascii=False) if item.metadata else None,
         }
         if item.modality == "image" and item.image is None:
-            return self._load_from_disk(describe(str(self.home / item.uri), self.home), row)
+            file = describe(str(self.home / item.uri), self.home)
+            if file.problem and item.text:
+                file = replace(file, problem=f"{file.problem}; an Item that is words needs modality='text'")
+            return self._load_from_disk(file, row)
         try:
             if item.modality == "text":
                 return self._load_text(item, row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,12 +51,15 @@ class Plan:
         The same, but their content could not be read when it was tried.
     vanished : list of Known
         Rows whose file is no longer there.
+    lost : list of Known
+        Rows below an indexed folder that is not there: kept, unless their files turn up elsewhere.
     """
 
     read: list[File] = field(default_factory=list)
     unchanged: int = 0
     still_failing: int = 0
     vanished: list[Known] = field(default_factory=list)
+    lost: list[Known] = field(default_factory=list)
 
 
 def known_rows(view: View, refs: Iterable[int] | None = None) -> dict[str, Known]:
@@ -86,6 +90,7 @@ def make_plan(roots: Sequence[Root], others: Sequence[Root], known: dict[str, Kn
     """
     plan = Plan()
     every = [*others, *roots]
+    lost = [root for root in others if not os.path.lexists(root.path)]
     present: set[str] = set()
     unlisted: list[str] = []
     for root in roots:
@@ -97,11 +102,10 @@ def make_plan(roots: Sequence[Root], others: Sequence[Root], known: dict[str, Kn
                 _sort_in(plan, file, known.get(file.uri))
     for uri, before in known.items():
         path = str(home / uri)
-        if (
-            uri not in present
-            and _innermost(path, every) in roots
-            and not any(is_below(path, folder) for folder in unlisted)
-        ):
+        owner = _innermost(path, every)
+        if owner in lost:
+            plan.lost.append(before)
+        elif uri not in present and owner in roots and not any(is_below(path, folder) for folder in unlisted):
             plan.vanished.append(before)
     return plan
 

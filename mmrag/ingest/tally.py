@@ -26,7 +26,9 @@ class Tally:
     known : mapping of str to Known
         What may be followed, by uri.
     vanished : sequence of Known
-        Rows whose file is gone.
+        Rows whose file is gone, to be deleted in the end.
+    lost : sequence of Known
+        Rows whose whole folder is gone, to be kept; like those that vanished, they may turn up elsewhere.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Tally:
         view: View,
         known: Mapping[str, Known],
         vanished: Sequence[Known] = (),
+        lost: Sequence[Known] = (),
         *,
         caller_knows_best: bool = False,
     ) -> None:
@@ -43,7 +46,7 @@ class Tally:
         self._caller_knows_best = caller_knows_best
         self._vanished = {row.stamp: row for row in vanished}
         self._movable: dict[str | None, list[Known]] = defaultdict(list)
-        for row in reversed(vanished):
+        for row in reversed([*vanished, *lost]):
             if not row.failed:
                 self._movable[row.content_hash].append(row)
         self._replaced: list[int] = []
@@ -64,11 +67,12 @@ class Tally:
             self._failed.append(Failure(row.uri, row.failure))
         elif before is None and self._movable.get(row.content_hash):
             before = self._movable[row.content_hash].pop()
-            self._replaced.append(self._vanished.pop(before.stamp).stamp)
+            self._vanished.pop(before.stamp, None)
+            self._replaced.append(before.stamp)
             self._moved += 1
         elif before is None or before.failed:
             self._added += 1
-        elif before.content_hash == row.content_hash:
+        elif before.content_hash == row.content_hash and not self._says_otherwise(before, row):
             self._unchanged += 1
         else:
             self._updated += 1
@@ -88,6 +92,12 @@ class Tally:
             failed=tuple(self._failed),
             still_failing=still_failing,
         )
+
+    def _says_otherwise(self, before: Known, row: Row) -> bool:
+        if not self._caller_knows_best:
+            return False
+        record = self._view.records([before.ref])[0]
+        return (record["uri"], record["text"], record["metadata"]) != (row.uri, row.text, row.metadata)
 
     def _replace_namesake(self, row: Row) -> None:
         """One uri names one item: an item of another id that had this uri goes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ Progress = Callable[[int, int], None]
 
 _MOST_FRAGMENTS = 32
 _DELETE_AT_ONCE = 1000
+_COMMIT_SECONDS = 10.0
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Ingest:
         """Make the rows below `roots` agree with the files there; `others` are indexed too, and left alone."""
         known = known_rows(self.view)
         plan = make_plan(roots, others, known, self.home)
-        tally = Tally(self.view, known, plan.vanished)
+        tally = Tally(self.view, known, plan.vanished, plan.lost)
         if plan.read:
             self._write(tally, self._loader().load_file, plan.read)
         self.remove(tally.doomed)
@@ -89,6 +91,7 @@ class Ingest:
     def _write(self, tally: Tally, load: Callable[[T], Loaded], sources: Sequence[T]) -> None:
         pending: dict[str, Row] = {}
         done = kept = 0
+        committed = time.monotonic()
         pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="mmrag-load")
         try:
             loaded = _ahead(pool, load, sources, depth=4 * self.encoder.batch)
@@ -97,9 +100,9 @@ class Ingest:
                 done += 1
                 if self.progress:
                     self.progress(done, len(sources))
-                if len(pending) >= self.commit_every:
+                if len(pending) >= self.commit_every or time.monotonic() - committed > _COMMIT_SECONDS:
                     self._commit(pending)
-                    kept = done
+                    kept, committed = done, time.monotonic()
             self._commit(pending)
         except KeyboardInterrupt as error:
             kept = done if pending else kept

@@ -100,11 +100,11 @@ class OnnxEncoder(Encoder):
 
     @cached_property
     def _vision(self) -> InferenceSession:
-        return _session(self.folder / "onnx" / "vision_model.onnx")
+        return _session(self.folder / "onnx" / "vision_model.onnx", spinning=True)
 
     @cached_property
     def _text(self) -> InferenceSession:
-        return _session(self.folder / "onnx" / "text_model.onnx")
+        return _session(self.folder / "onnx" / "text_model.onnx", spinning=False)
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -133,7 +133,7 @@ def read_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
     return tokenizer
 
 
-def _session(path: Path) -> InferenceSession:
+def _session(path: Path, *, spinning: bool) -> InferenceSession:
     import onnxruntime
 
     if not path.is_file():
@@ -141,6 +141,8 @@ def _session(path: Path) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = usable_cores()
+    # Threads that wait spinning double a long forward pass, and take the cores from the scan after a short one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no narrower base

@@ -39,7 +39,7 @@ def recall(
     while True:
         candidates = view.search(query_vectors, wanted)
         found = [
-            [(float(score), record) for score, record in zip(scores, view.records(refs), strict=True)]
+            [(min(1.0, float(score)), record) for score, record in zip(scores, view.records(refs), strict=True)]
             for scores, refs in zip(candidates.scores, candidates.refs, strict=True)
         ]
         groups = [_grouped(one, fold_duplicates) for one in found]
