@@ -77,7 +77,7 @@ def original_text_vectors(texts: list[str]) -> np.ndarray:
     import torch
     from safetensors.torch import load_file
 
-    from mmrag.models.onnx import read_tokenizer
+    from mmrag.models.tokens import padded, read_tokenizer
     from mmrag.models.towers import BertConfig, BertTextTower, bert_weights
 
     with tempfile.TemporaryDirectory() as folder:
@@ -93,12 +93,7 @@ def original_text_vectors(texts: list[str]) -> np.ndarray:
     with torch.inference_mode():
         for start in range(0, len(order), 64):
             chosen = order[start : start + 64]
-            longest = max(len(encodings[i].ids) for i in chosen)
-            ids = torch.zeros(len(chosen), longest, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for row, i in enumerate(chosen):
-                ids[row, : len(encodings[i].ids)] = torch.tensor(encodings[i].ids)
-                mask[row, : len(encodings[i].ids)] = 1
+            ids, mask = map(torch.from_numpy, padded([encodings[i] for i in chosen]))
             vectors[chosen] = tower(ids, mask).numpy()
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 

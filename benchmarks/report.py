@@ -19,7 +19,7 @@ PACKAGES = ("numpy", "onnxruntime", "lancedb", "pyarrow", "pillow", "tokenizers"
 def publish(name: str, report: dict[str, Any]) -> None:
     """Write ``results/NAME.json``."""
     provenance = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join([f"python -m benchmarks.{name}", *(Path(one).name for one in sys.argv[1:])]),
         "commit": _git("rev-parse", "--short", "HEAD") + (" and changes" if _git("status", "--porcelain") else ""),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",

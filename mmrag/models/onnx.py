@@ -19,6 +19,7 @@ from mmrag.errors import ModelError
 from mmrag.machine import usable_cores
 from mmrag.models.cards import Card, hash_files, read_card
 from mmrag.models.preprocess import Preprocessing
+from mmrag.models.tokens import padded, read_tokenizer
 from mmrag.roles import Encoder, Identity, Pixels, Vectors
 
 if TYPE_CHECKING:
@@ -89,12 +90,7 @@ class OnnxEncoder(Encoder):
                     len(text),
                     text,
                 )
-        longest = max(len(encoding.ids) for encoding in encodings)
-        ids = np.zeros((len(texts), longest), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding.ids)] = encoding.ids
-            mask[row, : len(encoding.ids)] = 1
+        ids, mask = padded(encodings)
         output = self._text.run(["text_embeds"], {"input_ids": ids, "attention_mask": mask})[0]
         return np.asarray(output, dtype=np.float32)
 
@@ -109,28 +105,6 @@ class OnnxEncoder(Encoder):
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         return read_tokenizer(self.folder, self.card.max_tokens)
-
-
-def read_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
-    """Load ``tokenizer.json`` so that it cuts at `max_tokens` and does not pad.
-
-    Raises
-    ------
-    ModelError
-        If the file is missing or damaged.
-    """
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ModelError(f"{folder} has no tokenizer.json")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise ModelError(f"{path} is damaged: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
-    return tokenizer
 
 
 def _session(path: Path, *, spinning: bool) -> InferenceSession:

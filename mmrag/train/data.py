@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance
 
 from mmrag.errors import InputError, ItemError
 from mmrag.models.preprocess import Preprocessing
+from mmrag.models.tokens import Tokens, padded
 from mmrag.roles import Pixels
 from mmrag.sources.image import read_image
 from mmrag.sources.pairs import Pair
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 logger = logging.getLogger("mmrag")
-
-Tokens = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -171,11 +170,4 @@ class Dataset:
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
     """Texts → token ids and attention mask, each int64 ``(n, t)``, t being the longest text's length."""
-    encodings = tokenizer.encode_batch(list(texts))
-    longest = max(len(encoding.ids) for encoding in encodings)
-    ids = np.zeros((len(texts), longest), dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, encoding in enumerate(encodings):
-        ids[row, : len(encoding.ids)] = encoding.ids
-        mask[row, : len(encoding.ids)] = 1
-    return ids, mask
+    return padded(tokenizer.encode_batch(list(texts)))
