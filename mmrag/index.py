@@ -372,19 +372,21 @@ class Index:
         return self.encoder
 
     def _add_roots(self, ingest: Ingest, roots: Sequence[Root]) -> Changes:
-        """Look at some of the remembered roots. A file that is gone is forgotten, a folder is reported."""
+        """Look at some of the remembered roots. A file that is gone is forgotten, a folder is reported.
+
+        A folder that is gone is kept, with its pictures, until they have all turned up elsewhere.
+        """
         names = {uri for _, uri in ingest.view.scan(("uri",))}
         gone = [root for root in self._roots() if not os.path.lexists(root.path)]
         lost = [root for root in gone if to_uri(root.path, self.home) not in names]
         present = [root for root in roots if root not in lost]
         changes = ingest.add_files(present, [root for root in self._roots() if root not in present])
-        uris = [uri for _, uri in ingest.view.scan(("uri",))]
-        empty = [root for root in lost if not any(is_below(str(self.home / uri), root.path) for uri in uris)]
-        lost = [root for root in lost if root not in empty]
-        self._write_roots([root for root in self._roots() if root not in gone or root in lost])
-        return changes + Changes(
-            failed=tuple(Failure(to_uri(root.path, self.home), f"{_LOST} {root.path}") for root in lost)
-        )
+        left = [str(self.home / uri) for _, uri in ingest.view.scan(("uri",))]
+        still_lost = [root for root in lost if any(is_below(path, root.path) for path in left)]
+        forgotten = [root for root in gone if root in present or (root in lost and root not in still_lost)]
+        self._write_roots([root for root in self._roots() if root not in forgotten])
+        failed = [Failure(to_uri(root.path, self.home), f"{_LOST} {root.path}") for root in still_lost]
+        return changes + Changes(failed=tuple(failed))
 
     def _roots(self) -> list[Root]:
         return [Root(str(self.home / one.uri), one.exclude) for one in self.manifest.folders]

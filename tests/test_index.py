@@ -218,6 +218,16 @@ def test_a_renamed_folder_keeps_its_vectors(index, colours):
     assert counts(index.update()) == (0, 0, 0, 0, 6, 0)
 
 
+def test_a_vanished_file_leaves_although_another_folder_was_looked_at_first(colours):
+    (colours.parent / "other").mkdir()
+    index = mmrag.create(".", model="toy:1")
+    index.add("images/red.png")
+    (colours / "red.png").unlink()
+    index.add("other")
+    assert counts(index.update()) == (0, 0, 0, 1, 0, 0)
+    assert len(index) == 0
+
+
 def test_a_removed_folder_is_forgotten(index, colours):
     assert index.remove("images") == 6
     shutil.rmtree(colours)

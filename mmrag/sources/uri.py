@@ -35,11 +35,6 @@ def to_uri(path: str | Path, home: Path) -> str:
     return path.relative_to(home).as_posix() if path.is_relative_to(home) else path.as_posix()
 
 
-def from_uri(uri: str, home: Path) -> Path:
-    """Find the path that a uri names."""
-    return home / uri
-
-
 def is_below(path: str, folder: str) -> bool:
     """Tell whether an absolute path is `folder` itself or lies below it."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
