@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from mmrag.models.cards import Card
 
+PRECISIONS = ("fp32", "bf16", "int8")
+
 Vectors = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.float32]
 
@@ -63,6 +65,16 @@ class Encoder(ABC):
     batch: int = 16
     decode_at_least: int | None = None
 
+    @property
+    def engine(self) -> str:
+        """What computes the vectors of pictures. Not part of the identity: ways that agree are interchangeable."""
+        return self.card.family
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: "fp32", "bf16" or "int8"."""
+        return "fp32"
+
     def verify(self) -> None:  # noqa: B027
         """Check that the model's files are the ones its card describes; asked before indexing.
 
@@ -71,6 +83,18 @@ class Encoder(ABC):
         ModelError
             If they are not.
         """
+
+    def at_precision(self, precision: str) -> Encoder:
+        """Give this encoder computing in "fp32", "bf16" or "int8".
+
+        Raises
+        ------
+        ModelError
+            If it cannot be done with this model, or on this machine.
+        """
+        if precision != self.precision:
+            raise ModelError(f"{self.card.name} runs in {self.precision} only, not in {precision!r}")
+        return self
 
     @abstractmethod
     def preprocess(self, image: Image) -> Pixels:

@@ -15,6 +15,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 registry.register("toy", open_toy)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Path:
+    """A cache folder of the tests' own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def flickr8k() -> Path:
     """Flickr8k, where it lies beside the checkout."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mmrag import recipe
 from mmrag.errors import ModelError, RecipeError
+from mmrag.models.memo import remembered
 
 CARD_NAME = "card.toml"
 
@@ -38,6 +41,9 @@ class Card:
         Length of its vectors.
     max_tokens : int
         Longest text that it reads, in tokens, special tokens counted.
+    text_padding : {"longest", "full"}
+        Whether a batch of texts is padded to its longest text, or always to `max_tokens`: what attends to
+        padding needs the latter.
     languages : tuple of str
         ISO 639-1 codes of the languages that it reads; empty when nobody said.
     weights : str
@@ -52,6 +58,7 @@ class Card:
     dimension: int
     roles: tuple[Literal["encoder"], ...] = ("encoder",)
     max_tokens: int = 128
+    text_padding: Literal["longest", "full"] = "longest"
     languages: tuple[str, ...] = ()
     summary: str = ""
     weights: str = ""
@@ -82,23 +89,28 @@ def read_card(folder: Path) -> Card:
     return recipe.load(path, Card)
 
 
-def hash_files(folder: Path) -> str:
-    """Hash everything in a model folder that its vectors depend on: all files but the card.
+def hash_files(folder: Path, files: Sequence[Path]) -> str:
+    """Hash files of a model folder; those that have not changed since the last time are not read again.
 
     Returns
     -------
     str
-        "sha256:" and the digest over the sorted relative names and contents.
+        "sha256:" and the digest over the relative names and contents, in the order given.
     """
+    described = [(path.relative_to(folder).as_posix(), *_state(path)) for path in files]
+    key = [os.path.realpath(folder), described]
+    return str(remembered("hashes", key, lambda: _hash(folder, files)))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns
+
+
+def _hash(folder: Path, files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    for path in model_files(folder):
+    for path in files:
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{digest.hexdigest()}"
-
-
-def model_files(folder: Path) -> list[Path]:
-    """List the files that a model's vectors depend on."""
-    patterns = ("onnx/*.onnx", "onnx/*.safetensors", "tokenizer.json", "preprocessor_config.json")
-    return sorted(path for pattern in patterns for path in folder.glob(pattern))

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmrag.errors import MissingExtraError
 from mmrag.models.cards import CARD_NAME, Card, hash_files
+from mmrag.models.folder import model_files
+from mmrag.models.graph import constant, replace, save, trace
 from mmrag.models.preprocess import Preprocessing
-from mmrag.models.weights import BLOCK, ZERO, quantize
+from mmrag.models.quantize import quantize_blocks, quantize_embedding
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from mmrag.models.towers import DualEncoder
 
-OPSET = 21
 _SMALL = 1024
 _PREFIX = "network."  # of the networks' names in the exported graph
 
@@ -64,16 +63,21 @@ def export_folder(network: DualEncoder, out: Path, *, card: Card, tokenizer: str
     vision = _export_vision(network, preprocessing)
     names.restore(vision)
     _store_in_half(vision)
-    _save(vision, onnx / "vision_model.onnx")
+    save(vision, onnx / "vision_model.onnx")
     text = _export_text(network)
     names.restore(text)
-    _quantize_matrices(text)
-    _quantize_embedding(text, "text.words.weight")
+    quantize_blocks(text)
+    quantize_embedding(text, "text.words.weight")
     _store_in_half(text)
-    _save(text, onnx / "text_model.onnx")
+    save(text, onnx / "text_model.onnx")
+    return complete_folder(out, card=card, tokenizer=tokenizer, preprocessing=preprocessing)
+
+
+def complete_folder(out: Path, *, card: Card, tokenizer: str, preprocessing: Preprocessing) -> Card:
+    """Write what a model folder holds besides its towers, which must be there; gives the card as it was written."""
     (out / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
     preprocessing.write(out / "preprocessor_config.json")
-    weights = hash_files(out)
+    weights = hash_files(out, model_files(out))
     revision = card.revision or weights.removeprefix("sha256:")[:8]
     card = dataclasses.replace(card, weights=weights, revision=revision)
     write_card(card, out)
@@ -127,7 +131,7 @@ class _Names:
             if name:
                 value.name = name
             else:
-                _replace(model, value, ir.node("Constant", [], attributes={"value": value.const_value}))
+                replace(model, value, ir.node("Constant", [], attributes={"value": value.const_value}))
 
 
 def _content(array: Any) -> bytes:
@@ -147,7 +151,7 @@ def _export_vision(network: DualEncoder, preprocessing: Preprocessing) -> onnx_i
 
     pixels = torch.zeros(2, 3, preprocessing.height, preprocessing.width)
     batch = torch.export.Dim("batch")
-    return _export(Vision(), (pixels,), ["pixel_values"], "image_embeds", ({0: batch},))
+    return trace(Vision(), (pixels,), names=["pixel_values"], output="image_embeds", shapes=({0: batch},))
 
 
 def _export_text(network: DualEncoder) -> onnx_ir.Model:
@@ -164,43 +168,7 @@ def _export_text(network: DualEncoder) -> onnx_ir.Model:
     ids, mask = torch.zeros(2, 9, dtype=torch.long), torch.ones(2, 9, dtype=torch.long)
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
     names = ["input_ids", "attention_mask"]
-    return _export(Text(), (ids, mask), names, "text_embeds", (shape, shape))
-
-
-def _export(
-    module: Any, inputs: tuple[Tensor, ...], names: list[str], output: str, shapes: tuple[Any, ...]
-) -> onnx_ir.Model:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own insides
-            program = torch.onnx.export(
-                module.eval(),
-                inputs,
-                input_names=names,
-                output_names=[output],
-                dynamic_shapes=shapes,
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    except ImportError as error:
-        raise MissingExtraError("onnxscript", "train") from error
-    model = program.model  # type: ignore[union-attr]
-    _forget_origin(model)
-    return model
-
-
-def _forget_origin(model: onnx_ir.Model) -> None:
-    """Drop the stack traces that the exporter records, with paths of the machine that ran it."""
-    values = [*model.graph.inputs, *model.graph.initializers.values()]
-    for node in model.graph:
-        values += node.outputs
-        node.metadata_props.clear()
-        node.doc_string = None
-    for described in (model, model.graph, *values):
-        described.metadata_props.clear()
+    return trace(Text(), (ids, mask), names=names, output="text_embeds", shapes=(shape, shape))
 
 
 def _store_in_half(model: onnx_ir.Model) -> None:
@@ -212,90 +180,7 @@ def _store_in_half(model: onnx_ir.Model) -> None:
         if array.dtype != np.float32 or array.size < _SMALL or value.name.endswith(".scale"):
             continue
         name = value.name
-        half = _constant(name, array.astype(np.float16))
+        half = constant(name, array.astype(np.float16))
         cast = ir.node("Cast", [half], attributes={"to": ir.DataType.FLOAT})
-        _replace(model, value, cast)
+        replace(model, value, cast)
         model.graph.register_initializer(half)
-
-
-def _quantize_matrices(model: onnx_ir.Model) -> None:
-    """Multiply by 8-bit blocks (ONNX Runtime's MatMulNBits) wherever a constant matrix is multiplied."""
-    import onnx_ir as ir
-
-    model.graph.opset_imports["com.microsoft"] = 1
-    for node in list(model.graph):
-        matrix = node.inputs[1] if node.op_type == "MatMul" else None
-        if matrix is None or matrix.const_value is None or not matrix.is_initializer():
-            continue
-        name = matrix.name.removesuffix(".T")
-        weight = matrix.const_value.numpy().T  # (outputs, inputs)
-        values, scales = quantize(np.ascontiguousarray(weight))
-        stored = [_constant(f"{name}.q8", values), _constant(f"{name}.scale", scales)]
-        replacement = ir.node(
-            "MatMulNBits",
-            [node.inputs[0], *stored],
-            domain="com.microsoft",
-            attributes={
-                "K": weight.shape[1],
-                "N": weight.shape[0],
-                "bits": 8,
-                "block_size": BLOCK,
-                "accuracy_level": 4,
-            },
-        )
-        for constant in stored:
-            model.graph.register_initializer(constant)
-        model.graph.insert_before(node, replacement)
-        node.outputs[0].replace_all_uses_with(replacement.outputs[0], replace_graph_outputs=True)
-        model.graph.remove(node, safe=True)
-        del model.graph.initializers[matrix.name]
-
-
-def _quantize_embedding(model: onnx_ir.Model, name: str) -> None:
-    """Look tokens up in 8-bit rows, and scale only the rows that were looked up."""
-    import onnx_ir as ir
-
-    table = model.graph.initializers[name]
-    (gather,) = [node for node in model.graph if node.inputs and node.inputs[0] is table]
-    ids = gather.inputs[1]
-    weight = table.const_value.numpy()
-    values, scales = quantize(weight, weight.shape[1])
-    rows = _constant(f"{name}.q8", values)
-    scale = _constant(f"{name}.scale", scales)
-    model.graph.register_initializer(rows)
-    model.graph.register_initializer(scale)
-    zero = ir.node("Constant", [], attributes={"value": ir.tensor(np.float32(ZERO))})
-    shape = ir.node("Constant", [], attributes={"value": ir.tensor(np.array([0, 0, weight.shape[1]]))})
-    found = ir.node("Gather", [rows, ids])
-    flat = ir.node("Reshape", [found.outputs[0], shape.outputs[0]])
-    floats = ir.node("Cast", [flat.outputs[0]], attributes={"to": ir.DataType.FLOAT})
-    centred = ir.node("Sub", [floats.outputs[0], zero.outputs[0]])
-    scales_found = ir.node("Gather", [scale, ids])
-    scaled = ir.node("Mul", [centred.outputs[0], scales_found.outputs[0]])
-    for node in (zero, shape, found, flat, floats, centred, scales_found, scaled):
-        model.graph.insert_before(gather, node)
-    gather.outputs[0].replace_all_uses_with(scaled.outputs[0])
-    model.graph.remove(gather, safe=True)
-    del model.graph.initializers[name]
-
-
-def _constant(name: str, array: Any) -> onnx_ir.Value:
-    import onnx_ir as ir
-
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-
-
-def _replace(model: onnx_ir.Model, constant: Any, node: Any) -> None:
-    model.graph.insert_before(next(iter(model.graph)), node)
-    constant.replace_all_uses_with(node.outputs[0])
-    del model.graph.initializers[constant.name]
-
-
-def _save(model: onnx_ir.Model, path: Path) -> None:
-    import onnx_ir as ir
-
-    for name, value in model.graph.initializers.items():
-        value.const_value.name = name
-    ir.save_safetensors(model, path, size_threshold_bytes=0)
-    path.with_suffix(".safetensors").chmod(0o644)

@@ -1,9 +1,4 @@
-"""Model folders that ONNX Runtime runs: the built-in model, and what `mmrag train` writes.
-
-A folder holds ``card.toml``, ``tokenizer.json``, ``preprocessor_config.json`` and, under ``onnx/``,
-``vision_model.onnx`` (pixel_values → image_embeds) and ``text_model.onnx`` (input_ids,
-attention_mask → text_embeds), each with its weights beside it in ``.safetensors``.
-"""
+"""Models as ONNX files: the built-in one, what `mmrag train` and `mmrag models export` write, and a hub's."""
 
 from __future__ import annotations
 
@@ -16,16 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmrag.errors import ModelError
-from mmrag.machine import usable_cores
-from mmrag.models.cards import Card, hash_files, read_card
+from mmrag.models.engines import Session
+from mmrag.models.folder import ModelFolder
 from mmrag.models.preprocess import Preprocessing
-from mmrag.models.tokens import padded, read_tokenizer
+from mmrag.models.samples import SAMPLE_TEXTS, sample_pictures
+from mmrag.models.tokens import laid_out, pad_id, read_tokenizer
+from mmrag.models.tower import Samples, Tower
 from mmrag.roles import Encoder, Identity, Pixels, Vectors
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
     from PIL.Image import Image
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 logger = logging.getLogger("mmrag")
 
@@ -36,17 +32,21 @@ class OnnxEncoder(Encoder):
     Parameters
     ----------
     folder : path
-        A model folder.
+        A model folder, as `mmrag.models.folder` describes it.
+    precision : {"fp32", "bf16", "int8"} or None
+        What pictures are encoded in. By default, each tower runs in the fastest way whose vectors are
+        those of single precision.
 
     Raises
     ------
     ModelError
-        If a file is missing or damaged.
+        If a file is missing or damaged, or the precision cannot be had.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, precision: str | None = None) -> None:
         self.folder = folder
-        self.card: Card = read_card(folder)
+        self._files = ModelFolder.read(folder)
+        self.card = self._files.card
         self._preprocess = Preprocessing.read(folder / "preprocessor_config.json")
         self.identity = Identity(
             name=self.card.name,
@@ -55,30 +55,49 @@ class OnnxEncoder(Encoder):
             preprocessing=str(self._preprocess),
             dimension=self.card.dimension,
         )
-        self.decode_at_least = max(self._preprocess.height, self._preprocess.width)
+        self.decode_at_least = self._preprocess.needed_side
+        towers, weights = self._files.towers, self.card.weights
+        self._vision = Tower(towers["vision"], weights, openvino=True, precision=precision)
+        self._text = Tower(towers["text"], weights, openvino=False)
+
+    @property
+    def engine(self) -> str:
+        """What encodes pictures: "onnxruntime" or "openvino"."""
+        return self._vision.way.engine
+
+    @property
+    def precision(self) -> str:
+        """What pictures are encoded in: "fp32", "bf16" or "int8"."""
+        return self._vision.way.precision
+
+    def at_precision(self, precision: str) -> Encoder:
+        """Give this encoder, encoding pictures in "fp32", "bf16" or "int8"."""
+        return OnnxEncoder(self.folder, precision=precision)
 
     def verify(self) -> None:
-        """Check that the files are the ones that the card describes.
+        """Check that the files are the ones that the card describes, and find the fastest faithful way to run them.
 
         Raises
         ------
         ModelError
-            If they are not.
+            If they are not, or if the precision asked for gives other vectors.
         """
-        found = hash_files(self.folder)
+        found = self._files.fingerprint()
         if found != self.card.weights:
             raise ModelError(
                 f"the files of {self.folder} have changed since its card was written ({found}, not "
                 f"{self.card.weights or 'a recorded hash'}); train, export or install the model again"
             )
+        self._vision.settle(lambda session: _pixel_input(session, self._sample_pixels()))
+        self._text.settle(lambda session: self._token_input(session, self._tokenizer.encode_batch(SAMPLE_TEXTS)))
 
     def preprocess(self, image: Image) -> Pixels:
         """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
         return self._preprocess(image)
 
     def _embed_pixels(self, pixels: Pixels) -> Vectors:
-        output = self._vision.run(["image_embeds"], {"pixel_values": pixels})[0]
-        return np.asarray(output, dtype=np.float32)
+        session = self._vision.session
+        return session.run(_pixel_input(session, pixels))
 
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
         encodings = self._tokenizer.encode_batch(list(texts))
@@ -90,37 +109,31 @@ class OnnxEncoder(Encoder):
                     len(text),
                     text,
                 )
-        ids, mask = padded(encodings)
-        output = self._text.run(["text_embeds"], {"input_ids": ids, "attention_mask": mask})[0]
-        return np.asarray(output, dtype=np.float32)
+        session = self._text.session
+        return session.run(self._token_input(session, encodings))
 
-    @cached_property
-    def _vision(self) -> InferenceSession:
-        return _session(self.folder / "onnx" / "vision_model.onnx", spinning=True)
+    def _token_input(self, session: Session, encodings: Sequence[Encoding]) -> Samples:
+        fixed = session.lengths.get("input_ids")
+        full = self.card.max_tokens if self.card.text_padding == "full" else None
+        arrays = laid_out(encodings, length=fixed or full, pad_id=pad_id(self._tokenizer))
+        unknown = session.inputs.keys() - arrays.keys()
+        if unknown:
+            raise ModelError(f"the text tower of {self.card.name} also wants {', '.join(sorted(unknown))}")
+        return {name: arrays[name].astype(dtype) for name, dtype in session.inputs.items()}
 
-    @cached_property
-    def _text(self) -> InferenceSession:
-        return _session(self.folder / "onnx" / "text_model.onnx", spinning=False)
+    def _sample_pixels(self) -> Pixels:
+        return np.stack([self.preprocess(picture) for picture in sample_pictures()])
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         return read_tokenizer(self.folder, self.card.max_tokens)
 
 
-def _session(path: Path, *, spinning: bool) -> InferenceSession:
-    import onnxruntime
-
-    if not path.is_file():
-        raise ModelError(f"the model's file {path} is missing; train, export or install the model again")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = usable_cores()
-    # Threads that wait spinning double a long forward pass, and take the cores from the scan after a short one.
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no narrower base
-        raise ModelError(f"{path} cannot be loaded: {error}") from error
+def _pixel_input(session: Session, pixels: Pixels) -> Samples:
+    if len(session.inputs) != 1:
+        raise ModelError(f"an image tower takes one input, the pixels, not {', '.join(session.inputs)}")
+    ((name, dtype),) = session.inputs.items()
+    return {name: pixels.astype(dtype, copy=False)}
 
 
 def open_folder(reference: str) -> OnnxEncoder:

@@ -15,19 +15,24 @@ from mmrag.roles import Pixels
 if TYPE_CHECKING:
     from PIL import Image
 
+Box = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize to `height` × `width` (squashing), scale to [0, 1], subtract `mean`, divide by `std`.
+    """Resize to `height` × `width`, scale to [0, 1], subtract `mean`, divide by `std`.
 
     Attributes
     ----------
     height, width : int
-        In pixels.
+        Of the tower's input, in pixels.
     resample : int
         PIL's filter: 2 bilinear, 3 bicubic.
     mean, std : tuple of 3 float
         Per channel, on the scale [0, 1].
+    shortest_edge : int or None
+        None squashes the whole picture. A number keeps its proportions: the shorter side becomes that
+        many pixels, and the centre is cut out.
     """
 
     height: int
@@ -35,6 +40,7 @@ class Preprocessing:
     resample: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    shortest_edge: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> Preprocessing:
@@ -48,14 +54,26 @@ class Preprocessing:
         try:
             config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             size = config["size"]
-            if config.get("do_center_crop") or "shortest_edge" in size:
-                raise ModelError(f"{path}: only squashing to a fixed height and width is supported")
+            shortest_edge = _shortest_edge(size)
+            crops = config.get("do_center_crop", False)
+            if crops != (shortest_edge is not None):
+                raise ModelError(
+                    f"{path}: a fixed height and width without cropping, or a shortest edge with a centre crop "
+                    f"can be done, not size {size!r} with do_center_crop {crops!r}"
+                )
+            height, width = _height_and_width(config["crop_size"] if crops else size)
+            if shortest_edge is not None and max(height, width) > shortest_edge:
+                raise ModelError(f"{path}: the crop of {height} × {width} is larger than the shortest edge")
+            scaled = config.get("do_rescale", True) and config.get("rescale_factor", 1 / 255) == 1 / 255
+            if not (scaled and config.get("do_resize", True) and config.get("do_normalize", True)):
+                raise ModelError(f"{path}: pictures must be resized, rescaled by 1/255 and normalised")
             return cls(
-                height=int(size["height"]),
-                width=int(size["width"]),
-                resample=int(config["resample"]),
+                height=height,
+                width=width,
+                resample=int(config.get("resample", 3)),
                 mean=tuple(float(value) for value in config["image_mean"]),
                 std=tuple(float(value) for value in config["image_std"]),
+                shortest_edge=shortest_edge,
             )
         except OSError as error:
             raise ModelError(f"cannot read {path}: {error.strerror}") from error
@@ -64,11 +82,14 @@ class Preprocessing:
 
     def write(self, path: Path) -> None:
         """Write ``preprocessor_config.json`` in the hub's layout."""
+        fixed = {"height": self.height, "width": self.width}
+        crops = self.shortest_edge is not None
         config = {
             "do_resize": True,
-            "size": {"height": self.height, "width": self.width},
+            "size": {"shortest_edge": self.shortest_edge} if crops else fixed,
             "resample": self.resample,
-            "do_center_crop": False,
+            "do_center_crop": crops,
+            **({"crop_size": fixed} if crops else {}),
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -77,16 +98,49 @@ class Preprocessing:
         }
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
+    @property
+    def needed_side(self) -> int:
+        """The shortest side, in pixels, below which detail would be lost."""
+        return self.shortest_edge or max(self.height, self.width)
+
     def __call__(self, image: Image.Image) -> Pixels:
         """Turn an upright RGB picture into float32 ``(3, height, width)``."""
-        size = (self.width, self.height)
-        if image.size != size:
-            image = image.resize(size, self.resample, reducing_gap=2.0)
-        scale = 1 / (255 * np.asarray(self.std, dtype=np.float32))
-        shift = np.asarray(self.mean, dtype=np.float32) / np.asarray(self.std, dtype=np.float32)
-        pixels = np.asarray(image, dtype=np.float32) * scale - shift
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (h, w, 3) → (3, h, w)
+        box = self._box(*image.size)
+        if box != (0, 0, self.width, self.height) or image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), self.resample, box=box, reducing_gap=2.0)
+        std = np.asarray(self.std, dtype=np.float32)
+        scale, shift = 1 / (255 * std), np.asarray(self.mean, dtype=np.float32) / std
+        pixels: Pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")  # (h, w, 3) → (3, h, w)
+        pixels *= scale[:, None, None]
+        pixels -= shift[:, None, None]
+        return pixels
+
+    def _box(self, width: int, height: int) -> Box:
+        """Find what of a picture is kept: left, top, right, bottom, in its own pixels.
+
+        With a shortest edge, the picture is resized as a whole in whole pixels, and the crop begins at
+        a whole pixel, as transformers' CLIP does; only the part inside the crop is ever computed.
+        """
+        if self.shortest_edge is None:
+            return (0, 0, width, height)
+        shorter = min(width, height)
+        resized_width = self.shortest_edge * width // shorter
+        resized_height = self.shortest_edge * height // shorter
+        left, top = (resized_width - self.width) // 2, (resized_height - self.height) // 2
+        per_x, per_y = width / resized_width, height / resized_height
+        return (left * per_x, top * per_y, (left + self.width) * per_x, (top + self.height) * per_y)
 
     def __str__(self) -> str:
         """Short form, recorded in a model's identity."""
-        return f"squash {self.height}x{self.width} filter {self.resample} mean {self.mean} std {self.std}"
+        way = "squash" if self.shortest_edge is None else f"shortest {self.shortest_edge} centre"
+        return f"{way} {self.height}x{self.width} filter {self.resample} mean {self.mean} std {self.std}"
+
+
+def _shortest_edge(size: Any) -> int | None:
+    if isinstance(size, int):
+        return size
+    return int(size["shortest_edge"]) if "shortest_edge" in size else None
+
+
+def _height_and_width(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))

@@ -16,6 +16,8 @@ Opener = Callable[[str], Encoder]
 
 ENTRY_POINTS = "mmrag.models"
 
+_FOLDER = "onnx:"
+
 _FAMILIES: dict[str, str | Opener] = {
     "builtin": "mmrag.models.onnx:open_builtin",
     "onnx": "mmrag.models.onnx:open_folder",
@@ -37,28 +39,32 @@ def register(family: str, opener: Opener) -> None:
     _FAMILIES[family] = opener
 
 
-def load_encoder(name: str) -> Encoder:
+def load_encoder(name: str, *, precision: str | None = None) -> Encoder:
     """Load the encoder that `name` stands for.
 
     Parameters
     ----------
     name : str
         "builtin", the path of a model folder, or "family:reference".
+    precision : {"fp32", "bf16", "int8"} or None
+        What it computes in; by default the fastest whose vectors are those of single precision.
 
     Raises
     ------
     ModelError
-        If nothing goes by that name.
+        If nothing goes by that name, or it cannot compute so.
     """
     if _is_path(name):
-        name = f"onnx:{name}"
+        name = f"{_FOLDER}{name}"
     family, _, reference = name.partition(":")
-    return _opener(family, name)(reference)
+    encoder = _opener(family, name)(reference)
+    return encoder if precision is None else encoder.at_precision(precision)
 
 
 def absolute_name(name: str) -> str:
     """Make a model's name independent of the current folder: a path becomes absolute."""
-    return str(Path(name).expanduser().resolve()) if _is_path(name) else name
+    path = name.removeprefix(_FOLDER)
+    return str(Path(path).expanduser().resolve()) if path != name or _is_path(name) else name
 
 
 def to_home(name: str, home: Path) -> str:
@@ -73,7 +79,9 @@ def from_home(name: str, home: Path) -> str:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or os.path.isfile(Path(name, CARD_NAME))
+    return (
+        name.startswith((".", "/", "~")) or os.path.isfile(Path(name, CARD_NAME)) or os.path.isdir(Path(name, "onnx"))
+    )
 
 
 def _opener(family: str, name: str) -> Opener:

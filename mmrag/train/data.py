@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 
 from mmrag.errors import InputError, ItemError
 from mmrag.models.preprocess import Preprocessing
-from mmrag.models.tokens import Tokens, padded
+from mmrag.models.tokens import Tokens, laid_out
 from mmrag.roles import Pixels
 from mmrag.sources.image import read_image
 from mmrag.sources.pairs import Pair
@@ -170,4 +170,5 @@ class Dataset:
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tokens, Tokens]:
     """Texts → token ids and attention mask, each int64 ``(n, t)``, t being the longest text's length."""
-    return padded(tokenizer.encode_batch(list(texts)))
+    arrays = laid_out(tokenizer.encode_batch(list(texts)))
+    return arrays["input_ids"], arrays["attention_mask"]

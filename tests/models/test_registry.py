@@ -41,6 +41,11 @@ def test_a_folder_is_a_model_by_its_path(tmp_path, monkeypatch):
     assert isinstance(builtin, OnnxEncoder)
     for name in ("card.toml", "preprocessor_config.json"):
         (folder / name).write_bytes((builtin.folder / name).read_bytes())
+    with pytest.raises(ModelError, match=r"vision_model\.onnx is missing"):
+        registry.load_encoder(str(folder))
+    (folder / "onnx").mkdir()
+    for name in ("vision_model.onnx", "text_model.onnx"):
+        (folder / "onnx" / name).touch()
     monkeypatch.chdir(tmp_path)
     encoder = registry.load_encoder("./model")
     assert encoder.card == builtin.card
@@ -48,5 +53,5 @@ def test_a_folder_is_a_model_by_its_path(tmp_path, monkeypatch):
     assert registry.absolute_name("toy:1") == "toy:1"
     with pytest.raises(ModelError, match="have changed since its card was written"):
         encoder.verify()
-    with pytest.raises(ModelError, match=r"text_model\.onnx is missing|no tokenizer"):
+    with pytest.raises(ModelError, match="no tokenizer"):
         encoder.encode_text(["a dog"])

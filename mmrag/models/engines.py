@@ -1,0 +1,222 @@
+"""Engines that run one ONNX file: ONNX Runtime, always there, and OpenVINO, from its extra.
+
+OpenVINO is faster at indexing, above all in bfloat16; ONNX Runtime starts faster.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmrag.errors import ModelError
+from mmrag.machine import usable_cores
+from mmrag.roles import Vectors
+
+if TYPE_CHECKING:
+    import openvino
+
+Array = npt.NDArray[Any]
+
+_OUTPUTS = ("image_embeds", "text_embeds", "pooler_output")
+_FIRST_CONVOLUTIONS = 6
+
+
+class Session(ABC):
+    """A network that is loaded and ready to run. `run` may be called from several threads.
+
+    Attributes
+    ----------
+    inputs : mapping of str to numpy dtype
+        What it takes.
+    lengths : mapping of str to int or None
+        For each input, the size of its second axis where that is fixed.
+    """
+
+    inputs: Mapping[str, np.dtype[Any]]
+    lengths: Mapping[str, int | None]
+
+    @abstractmethod
+    def run(self, arrays: Mapping[str, Array]) -> Vectors:
+        """Run once and give the vectors, float32 ``(n, dimension)``."""
+
+
+class OnnxRuntimeSession(Session):
+    """A file in ONNX Runtime, on the CPU.
+
+    Parameters
+    ----------
+    path : path
+        The ONNX file.
+    spinning : bool
+        Whether threads wait spinning between operators: it doubles a long forward pass, and takes the
+        cores from whatever follows a short one.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be loaded, or has no output that holds vectors.
+    """
+
+    def __init__(self, path: Path, *, spinning: bool) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = usable_cores()
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no narrower base
+            raise ModelError(f"{path} cannot be loaded: {error}") from error
+        self._output = _output_name([one.name for one in self._session.get_outputs()], path)
+        inputs = self._session.get_inputs()
+        self.inputs = {one.name: np.dtype(_DTYPES.get(one.type, "float32")) for one in inputs}
+        self.lengths = {one.name: _fixed(one.shape) for one in inputs}
+
+    def run(self, arrays: Mapping[str, Array]) -> Vectors:
+        """Run once and give the vectors, float32 ``(n, dimension)``."""
+        return np.asarray(self._session.run([self._output], dict(arrays))[0], dtype=np.float32)
+
+
+_DTYPES = {"tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+
+
+def _fixed(shape: list[Any]) -> int | None:
+    return shape[1] if len(shape) > 1 and isinstance(shape[1], int) else None
+
+
+def _output_name(names: list[str], path: Path) -> str:
+    for name in _OUTPUTS:
+        if name in names:
+            return name
+    if len(names) == 1:
+        return names[0]
+    raise ModelError(f"{path} gives {', '.join(names)}; one of {', '.join(_OUTPUTS)} is needed")
+
+
+class OpenVinoSession(Session):
+    """A file in OpenVINO, on the CPU, in single precision or in bfloat16.
+
+    In bfloat16, what a convolutional network does before its seventh convolution stays in single precision: there,
+    on raw pixels, bfloat16 loses most of what it loses at all (measured on the built-in model: the
+    lowest cosine to single precision over 1,000 photographs is .987 without this and .9992 with it).
+
+    Parameters
+    ----------
+    path : path
+        The ONNX file.
+    precision : {"fp32", "bf16"}
+        What it computes in.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be loaded.
+    """
+
+    def __init__(self, path: Path, *, precision: str) -> None:
+        core = _core()
+        wanted = "bf16" if precision == "bf16" else "f32"
+        try:
+            model = core.read_model(path)
+            names = [next(iter(output.get_names()), "") for output in model.outputs]
+            output = model.output(names.index(_output_name(names, path)))
+            self._output = output.get_index()
+            self.inputs = {one.get_any_name(): one.get_element_type().to_dtype() for one in model.inputs}
+            self.lengths = dict.fromkeys(self.inputs)
+            stem, rest = _split(core.read_model(path), model) if precision == "bf16" else (None, model)
+            self._stem = stem and core.compile_model(stem, "CPU", _settings("f32"))
+            self._rest = core.compile_model(rest, "CPU", _settings(wanted))
+        except RuntimeError as error:
+            raise ModelError(f"{path} cannot be loaded by OpenVINO: {error}") from error
+        self._requests = threading.local()
+
+    def run(self, arrays: Mapping[str, Array]) -> Vectors:
+        """Run once and give the vectors, float32 ``(n, dimension)``."""
+        if not hasattr(self._requests, "rest"):
+            self._requests.stem = self._stem and self._stem.create_infer_request()
+            self._requests.rest = self._rest.create_infer_request()
+        given = list(arrays.values())
+        if self._requests.stem:
+            given = [self._requests.stem.infer(given)[0], *given]
+        return np.array(self._requests.rest.infer(given)[self._output], dtype=np.float32)
+
+
+def _settings(precision: str) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": usable_cores(),
+    }
+
+
+def _split(first: openvino.Model, second: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
+    """Cut a network before its seventh convolution; `first` and `second` are two copies of it.
+
+    Returns
+    -------
+    model or None
+        From the input to the cut; None if there are no seven convolutions.
+    model
+        From the cut, its new first input, to the output.
+    """
+    import openvino
+
+    cuts = [_convolution_input(model, _FIRST_CONVOLUTIONS) for model in (first, second)]
+    if None in cuts:
+        return None, second
+    stem = openvino.Model([openvino.opset13.result(cuts[0].get_source_output())], first.get_parameters(), "stem")
+    source = cuts[1].get_source_output()
+    middle = openvino.opset13.parameter(source.get_partial_shape(), source.get_element_type())
+    for target in list(source.get_target_inputs()):
+        target.replace_source_output(middle.output(0))
+    return stem, openvino.Model(second.get_results(), [middle, *second.get_parameters()], "rest")
+
+
+def _convolution_input(model: openvino.Model, number: int) -> Any:
+    convolutions = [one for one in model.get_ordered_ops() if one.get_type_name() == "Convolution"]
+    return convolutions[number].input(0) if len(convolutions) > number else None
+
+
+@functools.cache
+def _core() -> openvino.Core:
+    import openvino
+
+    return openvino.Core()
+
+
+def has_openvino() -> bool:
+    """Tell whether the extra is installed."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def has_bfloat16() -> bool:
+    """Tell whether OpenVINO is installed and this processor computes in bfloat16."""
+    return has_openvino() and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def open_session(engine: str, path: Path, *, precision: str, long: bool) -> Session:
+    """Load an ONNX file.
+
+    Parameters
+    ----------
+    engine : {"onnxruntime", "openvino"}
+        What runs it.
+    path : path
+        The file, of the precision wanted where files differ by it.
+    precision : {"fp32", "bf16", "int8"}
+        What it computes in; "int8" is a property of the file.
+    long : bool
+        Whether it will run for long at a time, with nothing else to do meanwhile.
+    """
+    if engine == "openvino":
+        return OpenVinoSession(path, precision=precision)
+    return OnnxRuntimeSession(path, spinning=long)

@@ -1,0 +1,235 @@
+"""OpenCLIP models: exported once, then run without torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmrag.errors import MissingExtraError, ModelError
+from mmrag.models.cards import Card, Source
+from mmrag.models.export import complete_folder
+from mmrag.models.graph import save, trace
+from mmrag.models.preprocess import Preprocessing
+from mmrag.models.quantize import quantize_embedding, quantize_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RANDOM = "random"
+
+_BESIDE = 1024  # bytes; shapes and other small constants must be in the graph itself
+
+_RESAMPLE = {"bilinear": 2, "bicubic": 3}
+_SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """A CLIP of OpenCLIP's, loaded.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        In single precision, for inference.
+    architecture, weights : str
+        As they were asked for.
+    """
+
+    network: Any
+    architecture: str
+    weights: str
+
+    @classmethod
+    def load(cls, architecture: str, weights: str) -> OpenClip:
+        """Load a model.
+
+        Parameters
+        ----------
+        architecture : str
+            Such as "ViT-B-32-256".
+        weights : str
+            A tag of OpenCLIP's, which is downloaded; the path of a checkpoint; or "random", for measuring speed.
+
+        Raises
+        ------
+        MissingExtraError
+            If the extra is not installed.
+        ModelError
+            If there is no such model, or it is not a CLIP with a causal text tower.
+        """
+        open_clip = _open_clip()
+        if architecture not in open_clip.list_models():
+            raise ModelError(
+                f"OpenCLIP has no architecture {architecture!r}; it has {', '.join(open_clip.list_models())}"
+            )
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if weights != RANDOM and weights not in tags and not os.path.isfile(weights):
+            known = ", ".join(tags) or "no tags"
+            raise ModelError(
+                f"{weights!r} is neither a file, nor 'random', nor among OpenCLIP's weights of {architecture}: {known}"
+            )
+        try:
+            network = open_clip.create_model(architecture, pretrained=None if weights == RANDOM else weights)
+        except Exception as error:  # a hub that cannot be reached, a checkpoint of another model, …
+            raise ModelError(f"OpenCLIP cannot load {architecture} with {weights!r}: {error}") from error
+        if (
+            not isinstance(network, open_clip.CLIP)
+            or network.text_pool_type != "argmax"
+            or callable(network.text_projection)
+        ):
+            raise ModelError(f"{architecture} has no text tower of CLIP's kind; such models cannot be exported yet")
+        return cls(network.eval(), architecture, weights)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the image tower expects of a picture."""
+        config = self.network.visual.preprocess_cfg
+        height, width = config["size"] if isinstance(config["size"], tuple) else (config["size"], config["size"])
+        ways = {"shortest": max(height, width), "squash": None}
+        if config["resize_mode"] not in ways:
+            raise ModelError(f"pictures cannot be prepared in the way {config['resize_mode']!r} of {self.architecture}")
+        return Preprocessing(
+            height=height,
+            width=width,
+            resample=_RESAMPLE[config["interpolation"]],
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            shortest_edge=ways[config["resize_mode"]],
+        )
+
+    def card(self) -> Card:
+        """Describe it; what is unknown of its weights stays empty."""
+        weights = os.path.basename(self.weights)
+        return Card(
+            name=f"{self.architecture}-{Path(weights).stem}",
+            family="onnx",
+            revision="",
+            dimension=int(self.network.text_projection.shape[-1]),
+            max_tokens=int(self.network.context_length),
+            languages=("en",),
+            summary=f"CLIP {self.architecture} of OpenCLIP, weights {weights}, exported by mmrag.",
+            licence_weights="As whoever trained them says.",
+            sources=(Source(f"OpenCLIP, {self.architecture}, {weights}", "code MIT; weights as their card says"),),
+        )
+
+
+def export_open_clip(
+    architecture: str, *, weights: str, out: Path, precisions: Collection[str] = ("fp32", "int8")
+) -> Card:
+    """Write a model folder from an OpenCLIP model.
+
+    Parameters
+    ----------
+    architecture, weights : str
+        As `OpenClip.load` takes them.
+    out : path
+        The folder; files of the same names are replaced.
+    precisions : collection of {"fp32", "int8"}
+        What to write. "fp32" is always written: it says what the vectors are.
+
+    Returns
+    -------
+    Card
+        As it was written.
+    """
+    model = OpenClip.load(architecture, weights)
+    onnx = out / "onnx"
+    onnx.mkdir(parents=True, exist_ok=True)
+    for tower, network in (("vision", _trace_vision), ("text", _trace_text)):
+        save(network(model), onnx / f"{tower}_model.onnx", smallest=_BESIDE)
+        if "int8" in precisions:
+            graph = network(model)
+            quantize_rows(graph)
+            if tower == "text":
+                quantize_embedding(graph, "network.token_embedding.weight")
+            save(graph, onnx / f"{tower}_model_int8.onnx", smallest=_BESIDE)
+    return complete_folder(out, card=model.card(), tokenizer=tokenizer_json(), preprocessing=model.preprocessing)
+
+
+def _trace_vision(model: OpenClip) -> Any:
+    import torch
+
+    class Vision(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model.network
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            vectors: Tensor = self.network.encode_image(pixel_values)
+            return vectors
+
+    size = model.preprocessing
+    pixels = torch.zeros(2, 3, size.height, size.width)
+    return trace(
+        Vision(), (pixels,), names=["pixel_values"], output="image_embeds", shapes=({0: torch.export.Dim("batch")},)
+    )
+
+
+def _trace_text(model: OpenClip) -> Any:
+    """Trace the text tower for texts of any length: its attention is causal, so nothing depends on padding behind."""
+    import torch
+
+    class Text(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model.network
+
+        def forward(self, input_ids: Tensor) -> Tensor:  # (B, T)
+            network, length = self.network, input_ids.shape[1]
+            x = network.token_embedding(input_ids) + network.positional_embedding[:length]  # (B, T, D)
+            x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
+            ends = input_ids.argmax(dim=-1)  # the end token has the highest number
+            pooled = x[torch.arange(x.shape[0]), ends]  # (B, D)
+            projected: Tensor = pooled @ network.text_projection
+            return projected
+
+    ids = torch.zeros(2, 9, dtype=torch.long)
+    tokens = torch.export.Dim("tokens", max=model.network.context_length)
+    shapes = ({0: torch.export.Dim("batch"), 1: tokens},)
+    return trace(Text(), (ids,), names=["input_ids"], output="text_embeds", shapes=shapes)
+
+
+def tokenizer_json() -> str:
+    """Write CLIP's byte-pair tokenizer as ``tokenizer.json``, from the merges that OpenCLIP carries."""
+    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import BPE
+
+    source = _open_clip().tokenizer.SimpleTokenizer()
+    start, end = "<start_of_text>", "<end_of_text>"
+    tokenizer = Tokenizer(
+        BPE(
+            vocab=source.encoder,
+            merges=list(source.bpe_ranks),
+            end_of_word_suffix="</w>",
+            continuing_subword_prefix="",
+            unk_token=end,
+        )
+    )
+    tokenizer.add_special_tokens([start, end])
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(token, source.encoder[token]) for token in (start, end)]
+    )
+    return json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
+
+
+def _open_clip() -> Any:
+    if importlib.util.find_spec("open_clip") is None:
+        raise MissingExtraError("open_clip", "torch")
+    try:
+        import open_clip
+    except Exception as error:
+        raise ModelError(
+            f"open_clip is installed, but importing it fails ({error}). Usually torch and torchvision do not fit each "
+            "other: install both from one index, as uv does: uv pip install 'mmrag[torch]'"
+        ) from error
+    return open_clip

@@ -1,0 +1,154 @@
+"""ONNX graphs in 8 bits, so that what one input gives does not depend on the others in its batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmrag.models.graph import constant
+from mmrag.models.weights import BLOCK, ZERO, quantize
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+_MICROSOFT = "com.microsoft"
+_LARGEST = 127
+
+
+def quantize_blocks(model: onnx_ir.Model) -> None:
+    """Multiply by 8-bit blocks (ONNX Runtime's MatMulNBits) wherever a constant matrix is multiplied.
+
+    Small, and quick to load; for large batches slower than single precision.
+    """
+    import onnx_ir as ir
+
+    model.graph.opset_imports[_MICROSOFT] = 1
+    for node in list(model.graph):
+        matrix = node.inputs[1] if node.op_type == "MatMul" else None
+        if matrix is None or matrix.const_value is None or not matrix.is_initializer():
+            continue
+        name = matrix.name.removesuffix(".T")
+        weight = matrix.const_value.numpy().T  # (outputs, inputs)
+        values, scales = quantize(np.ascontiguousarray(weight))
+        stored = [constant(f"{name}.q8", values), constant(f"{name}.scale", scales)]
+        replacement = ir.node(
+            "MatMulNBits",
+            [node.inputs[0], *stored],
+            domain=_MICROSOFT,
+            attributes={
+                "K": weight.shape[1],
+                "N": weight.shape[0],
+                "bits": 8,
+                "block_size": BLOCK,
+                "accuracy_level": 4,
+            },
+        )
+        for value in stored:
+            model.graph.register_initializer(value)
+        model.graph.insert_before(node, replacement)
+        node.outputs[0].replace_all_uses_with(replacement.outputs[0], replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+        del model.graph.initializers[matrix.name]
+
+
+def quantize_rows(model: onnx_ir.Model) -> None:
+    """Multiply 8-bit rows by 8-bit columns wherever a constant matrix is multiplied, each with a scale of its own.
+
+    The scale of a row of activations, that is of a token, is found as it comes; a matrix has one for each column.
+    Dynamic quantisation as ONNX Runtime's tools write it has one scale for a whole batch instead, and then a picture's
+    vector depends on the pictures beside it.
+    """
+    import onnx_ir as ir
+
+    model.graph.opset_imports[_MICROSOFT] = 1
+    shared = {
+        "last_axis": constant("last_axis", np.array([-1])),
+        "step": constant("step", np.float32(1 / _LARGEST)),
+        "one": constant("one", np.float32(1)),
+        "zero": constant("zero", np.uint8(ZERO)),
+    }
+    for value in shared.values():
+        model.graph.register_initializer(value)
+    for node in list(model.graph):
+        matrix = _constant_matrix(node)
+        if matrix is None:
+            continue
+        weight = _columns_last(node, matrix.const_value.numpy())  # (inputs, outputs)
+        scales = np.maximum(np.abs(weight).max(axis=0), 1e-12) / _LARGEST
+        stored = constant(f"{matrix.name}.q8", np.round(weight / scales).astype(np.int8))
+        scale = constant(f"{matrix.name}.scale", scales.astype(np.float32))
+        for value in (stored, scale):
+            model.graph.register_initializer(value)
+        rows = node.inputs[0]
+        size = ir.node("ReduceMax", [_then(model, node, "Abs", rows), shared["last_axis"]], attributes={"keepdims": 1})
+        model.graph.insert_before(node, size)
+        row_scale = _then(model, node, "Mul", size.outputs[0], shared["step"])
+        scaled = _then(model, node, "Div", rows, row_scale)
+        rounded = _then(model, node, "QuantizeLinear", scaled, shared["one"], shared["zero"])
+        product = _then(
+            model,
+            node,
+            "MatMulIntegerToFloat",
+            rounded,
+            stored,
+            shared["one"],
+            scale,
+            shared["zero"],
+            domain=_MICROSOFT,
+        )
+        result = _then(model, node, "Mul", product, row_scale)
+        if node.op_type == "Gemm" and len(node.inputs) > 2:
+            result = _then(model, node, "Add", result, node.inputs[2])
+        node.outputs[0].replace_all_uses_with(result, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+        if not matrix.uses():
+            del model.graph.initializers[matrix.name]
+
+
+def _then(model: onnx_ir.Model, before: Any, operator: str, *inputs: Any, domain: str = "") -> Any:
+    import onnx_ir as ir
+
+    node = ir.node(operator, list(inputs), domain=domain)
+    model.graph.insert_before(before, node)
+    return node.outputs[0]
+
+
+def _constant_matrix(node: Any) -> Any:
+    if node.op_type not in ("MatMul", "Gemm"):
+        return None
+    matrix = node.inputs[1]
+    return matrix if matrix is not None and matrix.const_value is not None and matrix.is_initializer() else None
+
+
+def _columns_last(node: Any, weight: Any) -> Any:
+    transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int()
+    return weight.T if transposed else weight
+
+
+def quantize_embedding(model: onnx_ir.Model, name: str) -> None:
+    """Look tokens up in 8-bit rows, and scale only the rows that were looked up."""
+    import onnx_ir as ir
+
+    table = model.graph.initializers[name]
+    (gather,) = [node for node in model.graph if node.inputs and node.inputs[0] is table]
+    ids = gather.inputs[1]
+    weight = table.const_value.numpy()
+    values, scales = quantize(weight, weight.shape[1])
+    rows = constant(f"{name}.q8", values)
+    scale = constant(f"{name}.scale", scales)
+    model.graph.register_initializer(rows)
+    model.graph.register_initializer(scale)
+    zero = ir.node("Constant", [], attributes={"value": ir.tensor(np.float32(ZERO))})
+    shape = ir.node("Constant", [], attributes={"value": ir.tensor(np.array([0, 0, weight.shape[1]]))})
+    found = ir.node("Gather", [rows, ids])
+    flat = ir.node("Reshape", [found.outputs[0], shape.outputs[0]])
+    floats = ir.node("Cast", [flat.outputs[0]], attributes={"to": ir.DataType.FLOAT})
+    centred = ir.node("Sub", [floats.outputs[0], zero.outputs[0]])
+    scales_found = ir.node("Gather", [scale, ids])
+    scaled = ir.node("Mul", [centred.outputs[0], scales_found.outputs[0]])
+    for node in (zero, shape, found, flat, floats, centred, scales_found, scaled):
+        model.graph.insert_before(gather, node)
+    gather.outputs[0].replace_all_uses_with(scaled.outputs[0])
+    model.graph.remove(gather, safe=True)
+    del model.graph.initializers[name]

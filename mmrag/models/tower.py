@@ -1,0 +1,214 @@
+"""A network of a model, run in the fastest way whose vectors are those of single precision.
+
+Every way to run it is compared with ONNX Runtime in single precision on the same inputs, once per
+model and machine; what was measured is remembered.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrag.errors import MissingExtraError, ModelError
+from mmrag.machine import processor, usable_cores
+from mmrag.models.engines import Array, Session, has_bfloat16, has_openvino, open_session
+from mmrag.models.memo import recall, remembered
+from mmrag.roles import PRECISIONS, Vectors
+
+logger = logging.getLogger("mmrag")
+
+FAITHFUL_COSINE = 0.999
+
+_STEADY = 1e-5
+_RUN_ALONE = 2
+_TIMED_RUNS = 3
+
+Samples = Mapping[str, Array]
+"""Inputs by name, each with as many entries along its first axis."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """An engine and a precision to run a network in."""
+
+    engine: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a way gave on samples.
+
+    Attributes
+    ----------
+    cosine : float
+        The lowest, to the vectors of the reference.
+    batch_effect : float
+        By how much an entry of a vector differs when its input runs alone, at most.
+    rate : float
+        Inputs per second.
+    """
+
+    engine: str
+    precision: str
+    cosine: float
+    batch_effect: float
+    rate: float
+
+    @property
+    def way(self) -> Way:
+        """What was measured."""
+        return Way(self.engine, self.precision)
+
+    @property
+    def faithful(self) -> bool:
+        """Whether its vectors compare with those of the reference."""
+        return self.cosine >= FAITHFUL_COSINE
+
+    @property
+    def steady(self) -> bool:
+        """Whether a vector does not depend on what else is in the batch."""
+        return self.batch_effect <= _STEADY
+
+
+REFERENCE = Way("onnxruntime", "fp32")
+
+
+class Tower:
+    """A network of a model, and how it is run.
+
+    Parameters
+    ----------
+    files : mapping of str to path
+        Its ONNX files: "fp32", and "int8" where there is one.
+    weights : str
+        Hash of the model's files.
+    openvino : bool
+        Whether OpenVINO may run it. It starts slowly, which matters to what runs once per process.
+    precision : {"fp32", "bf16", "int8"} or None
+        To insist on; by default, what is fastest and faithful.
+
+    Attributes
+    ----------
+    way : Way
+        As it is run: the best that was measured on this machine, or else in the reference's way.
+
+    Raises
+    ------
+    MissingExtraError, ModelError
+        If there is no way to run it in this precision, with what is missing.
+    """
+
+    def __init__(
+        self, files: Mapping[str, Path], weights: str, *, openvino: bool, precision: str | None = None
+    ) -> None:
+        self._files = files
+        self._weights = weights
+        self._openvino = openvino
+        self._insists = precision is not None
+        self._ways = _ways(files, openvino)
+        if precision is not None:
+            self._ways = [one for one in self._ways if one.precision == precision] or _none(precision, files)
+        self.way = self._best(recall("engines", self._key)) or self._ways[0]
+
+    @cached_property
+    def session(self) -> Session:
+        """The network, loaded when it is first needed."""
+        return self._open(self.way)
+
+    def settle(self, samples: Callable[[Session], Samples]) -> None:
+        """Run in the fastest faithful way from now on; measure all of them if that was never done here.
+
+        Parameters
+        ----------
+        samples : callable
+            Makes inputs such as the network will see.
+
+        Raises
+        ------
+        ModelError
+            If the precision that was insisted on gives other vectors.
+        """
+        if self._ways == [REFERENCE]:
+            return
+        measured = remembered("engines", self._key, lambda: self._measure(samples))
+        best = self._best(measured)
+        if best is None:
+            seen = ", ".join(f"{one['engine']} {one['precision']}: cosine {one['cosine']:.4f}" for one in measured)
+            raise ModelError(
+                f"{self._files['fp32']} cannot be run so: its vectors would not compare with those of single "
+                f"precision ({seen}; {FAITHFUL_COSINE} is needed). Choose another --precision"
+            )
+        if best != self.way:
+            self.way = best
+            self.__dict__.pop("session", None)
+
+    def _best(self, measured: Any) -> Way | None:
+        """Of what was measured, the fastest that fits. Who insists on a precision takes it unsteady too."""
+        all_of_them = [Measured(**one) for one in measured or ()]
+        fit = [one for one in all_of_them if one.faithful and (one.steady or self._insists)]
+        return max(fit, key=lambda one: one.rate).way if fit else None
+
+    def _measure(self, samples: Callable[[Session], Samples]) -> list[dict[str, Any]]:
+        logger.info("measuring once which engine is the fastest for %s", self._files["fp32"])
+        reference = self._open(REFERENCE)
+        arrays = samples(reference)
+        expected = _unit(reference.run(arrays))
+        return [asdict(_measured(way, self._open(way), arrays, expected)) for way in self._ways]
+
+    def _open(self, way: Way) -> Session:
+        file = self._files["int8" if way.precision == "int8" else "fp32"]
+        return open_session(way.engine, file, precision=way.precision, long=self._openvino)
+
+    @cached_property
+    def _key(self) -> list[Any]:
+        states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self._files.values()]
+        versions = [metadata.version(engine) for engine in dict.fromkeys(one.engine for one in self._ways)]
+        return [self._weights, states, [asdict(one) for one in self._ways], versions, processor(), usable_cores()]
+
+
+def _ways(files: Mapping[str, Path], openvino: bool) -> list[Way]:
+    found = [REFERENCE]
+    if openvino and has_openvino():
+        found.append(Way("openvino", "fp32"))
+        if has_bfloat16():
+            found.append(Way("openvino", "bf16"))
+    if "int8" in files:
+        found.append(Way("onnxruntime", "int8"))
+    return found
+
+
+def _none(precision: str, files: Mapping[str, Path]) -> list[Way]:
+    if precision not in PRECISIONS:
+        raise ModelError(f"a precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision == "int8":
+        path = files["fp32"]
+        raise ModelError(f"there is no {path.stem}_int8.onnx in {path.parent}; use fp32 or bf16")
+    if not has_openvino():
+        raise MissingExtraError("openvino", "openvino")
+    raise ModelError(f"this processor ({processor()}) does not compute in bf16; use fp32 or int8")
+
+
+def _measured(way: Way, session: Session, arrays: Samples, expected: Vectors) -> Measured:
+    together = _unit(session.run(arrays))
+    alone = [session.run({name: array[n : n + 1] for name, array in arrays.items()}) for n in range(_RUN_ALONE)]
+    effect = np.abs(_unit(np.concatenate(alone)) - together[:_RUN_ALONE]).max()
+    times = []
+    for _ in range(_TIMED_RUNS):
+        start = time.perf_counter()
+        session.run(arrays)
+        times.append(time.perf_counter() - start)
+    cosine = (together * expected).sum(axis=1).min()
+    return Measured(way.engine, way.precision, float(cosine), float(effect), len(expected) / min(times))
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
