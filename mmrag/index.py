@@ -21,16 +21,16 @@ from mmrag.errors import (
     IndexNotFoundError,
     InputError,
 )
-from mmrag.ingest.plan import Root
 from mmrag.ingest.recipe import IndexRecipe, load_recipe
+from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
 from mmrag.models.registry import absolute_name, from_home, load_encoder, to_home
 from mmrag.roles import Encoder
 from mmrag.search.pipeline import Pipeline, run
 from mmrag.search.queries import as_query
-from mmrag.sources.uri import absolute, is_below, to_uri
+from mmrag.sources.uri import absolute
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
-from mmrag.stores.manifest import FORMAT, IndexedFolder, Manifest, has_manifest
+from mmrag.stores.manifest import FORMAT, Manifest, has_manifest
 from mmrag.stores.registry import view_class
 from mmrag.stores.rows import to_item
 from mmrag.stores.view import View
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     Asked: TypeAlias = str | Path | bytes | Image | Query
 
 FOLDER_NAME = ".mmrag"
-
-_NAMED = ("stamp", "id", "uri")
-_LOST = "the folder is gone; its pictures are kept. Bring it back, or take it out of the index: mmrag remove"
 
 
 class Index:
@@ -149,16 +146,13 @@ class Index:
         missing = next((path for path in paths if not os.path.lexists(path)), None)
         if missing is not None:
             raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
-        from mmrag.ingest.items import name_items
-
-        items = name_items([one for one in listed if not isinstance(one, (str, Path))], self.home)
+        items = self._name_items([one for one in listed if not isinstance(one, (str, Path))])
         with self._ingest(options, progress) as ingest:
             changes = Changes()
             if paths:
                 roots = [Root(str(path), globs) for path in paths]
-                self._remember(roots)
-                inside = [one for one in self._roots() if any(is_below(one.path, root.path) for root in roots)]
-                changes += self._add_roots(ingest, inside)
+                self._write_roots(joined(self._roots(), roots))
+                changes += self._look_at(ingest, inside(self._roots(), roots))
             if items:
                 changes += ingest.add_items(items)
         return changes
@@ -172,7 +166,7 @@ class Index:
         if not self.manifest.folders:
             raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
         with self._ingest(load_recipe(recipe), progress) as ingest:
-            return self._add_roots(ingest, self._roots())
+            return self._look_at(ingest, self._roots())
 
     def remove(self, targets: str | Path | Sequence[str | Path]) -> int:
         """Take items out of the index; files are not touched.
@@ -195,17 +189,8 @@ class Index:
             If a target matches nothing; then nothing is removed.
         """
         with self._ingest(IndexRecipe(), None) as ingest:
-            rows = [(stamp, own, uri, str(self.home / uri)) for _, stamp, own, uri in ingest.view.scan(_NAMED)]
-            kept = list(self._roots())
-            stamps: set[int] = set()
-            for target in _as_list(targets):
-                path = str(absolute(target, self.home))
-                found = {s for s, own, uri, at in rows if str(target) in (own, uri) or is_below(at, path)}
-                if not found and not any(is_below(root.path, path) for root in kept):
-                    raise InputError(f"nothing in the index goes by {str(target)!r}; nothing was removed")
-                kept = [root for root in kept if not is_below(root.path, path)]
-                stamps |= found
-            ingest.remove(sorted(stamps))
+            stamps, kept = find_targets(ingest.view, self.home, self._roots(), _as_list(targets))
+            ingest.remove(stamps)
             self._write_roots(kept)
         return len(stamps)
 
@@ -371,36 +356,27 @@ class Index:
         self.encoder.verify()
         return self.encoder
 
-    def _add_roots(self, ingest: Ingest, roots: Sequence[Root]) -> Changes:
-        """Look at some of the remembered roots. A file that is gone is forgotten, a folder is reported.
+    def _look_at(self, ingest: Ingest, roots: Sequence[Root]) -> Changes:
+        changes, kept = look_at(ingest, roots, self._roots())
+        self._write_roots(kept)
+        return changes
 
-        A folder that is gone is kept, with its pictures, until they have all turned up elsewhere.
-        """
-        names = {uri for _, uri in ingest.view.scan(("uri",))}
-        gone = [root for root in self._roots() if not os.path.lexists(root.path)]
-        lost = [root for root in gone if to_uri(root.path, self.home) not in names]
-        present = [root for root in roots if root not in lost]
-        changes = ingest.add_files(present, [root for root in self._roots() if root not in present])
-        left = [str(self.home / uri) for _, uri in ingest.view.scan(("uri",))]
-        still_lost = [root for root in lost if any(is_below(path, root.path) for path in left)]
-        forgotten = [root for root in gone if root in present or (root in lost and root not in still_lost)]
-        self._write_roots([root for root in self._roots() if root not in forgotten])
-        failed = [Failure(to_uri(root.path, self.home), f"{_LOST} {root.path}") for root in still_lost]
-        return changes + Changes(failed=tuple(failed))
+    def _name_items(self, brought: Sequence[bytes | Image | Item]) -> list[Item]:
+        if not brought:
+            return []
+        from mmrag.ingest.items import name_items  # imports the decoders: folders may need none
+
+        return name_items(brought, self.home)
 
     def _roots(self) -> list[Root]:
-        return [Root(str(self.home / one.uri), one.exclude) for one in self.manifest.folders]
-
-    def _remember(self, roots: Sequence[Root]) -> None:
-        others = [root for root in self._roots() if root.path not in {new.path for new in roots}]
-        self._write_roots([*others, *dict.fromkeys(roots)])
+        return roots_of(self.manifest, self.home)
 
     def _write_roots(self, roots: Sequence[Root]) -> None:
-        folders = tuple(IndexedFolder(to_uri(root.path, self.home), root.exclude) for root in roots)
-        if folders != self.manifest.folders:
-            self.manifest = replace(self.manifest, folders=folders)
+        manifest = with_roots(self.manifest, roots, self.home)
+        if manifest != self.manifest:
+            self.manifest = manifest
             with disk_errors(self.folder):
-                self.manifest.write(self.folder)
+                manifest.write(self.folder)
 
 
 def create(path: str | Path = ".", *, model: str | None = None, recipe: str | IndexRecipe = "default") -> Index:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from mmrag.errors import Interrupted
-from mmrag.ingest.load import Loaded, Loader
-from mmrag.ingest.plan import Root, known_rows, make_plan
+from mmrag.ingest.plan import known_rows, make_plan
+from mmrag.ingest.roots import Root
 from mmrag.ingest.tally import Tally
 from mmrag.machine import usable_cores
 from mmrag.roles import Encoder, Vectors
@@ -24,6 +24,9 @@ from mmrag.stores.rows import Row
 from mmrag.stores.table import Table
 from mmrag.stores.view import View
 from mmrag.types import Changes, Item
+
+if TYPE_CHECKING:
+    from mmrag.ingest.load import Loaded, Loader
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -56,9 +59,8 @@ class Ingest:
 
     def add_files(self, roots: Sequence[Root], others: Sequence[Root]) -> Changes:
         """Make the rows below `roots` agree with the files there; `others` are indexed too, and left alone."""
-        known = known_rows(self.view)
-        plan = make_plan(roots, others, known, self.home)
-        tally = Tally(self.view, known, plan.vanished, plan.lost)
+        plan = make_plan(roots, others, self.view, self.home)
+        tally = Tally(self.view, plan.known, plan.vanished, plan.lost)
         if plan.read:
             self._write(tally, self._loader().load_file, plan.read)
         self.remove(tally.doomed)
@@ -84,6 +86,8 @@ class Ingest:
         return self.load_encoder()
 
     def _loader(self) -> Loader:
+        from mmrag.ingest.load import Loader  # imports the decoders: most runs read nothing
+
         rows = self.view.scan(("content_hash", "failure"))
         content = {content_hash: ref for ref, content_hash, failure in rows if failure is None}
         return Loader(self.encoder, self.home, self.max_pixels, content)

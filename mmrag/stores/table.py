@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
+from mmrag.stores.files import disk_errors
 from mmrag.stores.rows import Row, table_schema, to_arrow
+
+if TYPE_CHECKING:
+    from lancedb.table import Table as LanceTable
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _NAME = "items"
+_MOST_VERSIONS = 2**64 - 1
+_BACKWARDS_DIGITS = 20
 
 
 def _store_errors(method: Callable[Concatenate[Table, P], R]) -> Callable[Concatenate[Table, P], R]:
@@ -34,7 +41,7 @@ def _store_errors(method: Callable[Concatenate[Table, P], R]) -> Callable[Concat
 
 
 class Table:
-    """The rows of one index.
+    """The rows of one index, opened when they are first needed.
 
     Parameters
     ----------
@@ -48,30 +55,38 @@ class Table:
     Raises
     ------
     IndexFormatError
-        If there is no table to open, or its columns are not the ones this version writes.
+        By whatever needs the rows, if there is no table to open or its columns are not the ones this version writes.
     """
 
     def __init__(self, folder: Path, dimension: int, *, create: bool = False) -> None:
-        import lancedb
-
         self.folder = folder
         self.dimension = dimension
-        database = lancedb.connect(folder)
+        if create:
+            import lancedb
+
+            with disk_errors(folder):
+                lancedb.connect(folder).create_table(_NAME, schema=table_schema(dimension))
+
+    @functools.cached_property
+    def _table(self) -> LanceTable:
+        import lancedb
+
         try:
-            if create:
-                self._table = database.create_table(_NAME, schema=table_schema(dimension))
-            else:
-                self._table = database.open_table(_NAME)
+            table = lancedb.connect(self.folder).open_table(_NAME)
         except (OSError, RuntimeError, ValueError) as error:
-            raise IndexFormatError(f"there is no readable table in {folder}: {error}") from error
-        if self._table.schema.names != table_schema(dimension).names:
-            raise IndexFormatError(f"the table in {folder} has other columns than this version writes")
+            raise IndexFormatError(f"there is no readable table in {self.folder}: {error}") from error
+        if table.schema.names != table_schema(self.dimension).names:
+            raise IndexFormatError(f"the table in {self.folder} has other columns than this version writes")
+        return table
 
     @property
     @_store_errors
     def version(self) -> int:
         """Number of the current version; it grows with every commit."""
-        return int(self._table.version)
+        newest = None
+        if "_table" not in vars(self):  # opening it imports lancedb: nothing has changed in most runs
+            newest = newest_version(self.folder / f"{_NAME}.lance")
+        return int(self._table.version) if newest is None else newest
 
     @_store_errors
     def fragments(self) -> int:
@@ -113,3 +128,28 @@ class Table:
         if where is not None:
             query = query.where(where)
         return query.to_arrow()
+
+
+def newest_version(dataset: Path) -> int | None:
+    """Read the newest version of a Lance dataset from the names of its manifests.
+
+    Lance names them so that the newest comes first in a listing, ``{2**64 - 1 - version:020}.manifest``, or
+    plainly ``{version}.manifest`` in datasets that an older one made.
+
+    Returns
+    -------
+    int or None
+        None if there is no manifest, or a name that says something else.
+    """
+    try:
+        names = [name for name in os.listdir(dataset / "_versions") if name.endswith(".manifest")]
+    except OSError:
+        return None
+    numbers = [name.removesuffix(".manifest") for name in names]
+    if not numbers or not all(number.isdecimal() and number.isascii() for number in numbers):
+        return None
+    backwards = {len(number) == _BACKWARDS_DIGITS for number in numbers}
+    if len(backwards) > 1:  # half of them renamed
+        return None
+    versions = map(int, numbers)
+    return _MOST_VERSIONS - min(versions) if backwards.pop() else max(versions)

@@ -7,6 +7,7 @@ of files need (``.arrow``), both memory-mapped. Rows that have a vector come fir
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -228,15 +229,15 @@ class View(ABC):
     def scan(self, names: Sequence[str], refs: Iterable[int] | None = None) -> Iterator[tuple[Any, ...]]:
         """Go through all rows, or those with `refs`: for each, its ref and then the values of the columns `names`."""
         if refs is not None:
-            for ref in dict.fromkeys(refs):
-                record = self.records([ref])[0]
+            chosen = list(dict.fromkeys(refs))
+            for ref, record in zip(chosen, self.records(chosen), strict=True):
                 yield (ref, *(record[name] for name in names))
             return
         for number, segment in enumerate(self.segments):
             columns = [segment.columns[name].to_pylist() for name in names]
             first = number << SEGMENT_SHIFT
-            for row in np.flatnonzero(segment.alive).tolist():
-                yield (first | row, *(column[row] for column in columns))
+            rows = zip(range(first, first + len(segment.alive)), *columns, strict=True)
+            yield from itertools.compress(rows, segment.alive.tolist())
 
     def last_stamp(self) -> int:
         """Find the highest stamp in this view, 0 if there is none."""

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import lancedb
+import numpy as np
+import pytest
+
+from mmrag.errors import IndexFormatError
+from mmrag.stores.rows import Row
+from mmrag.stores.table import Table, newest_version
+
+DIMENSION = 4
+
+
+def row(number):
+    return Row(id=f"i{number}", uri=f"{number}.jpg", modality="image", vector=np.eye(DIMENSION, dtype=np.float32)[0])
+
+
+@pytest.fixture
+def table(tmp_path):
+    return Table(tmp_path / "table", DIMENSION, create=True)
+
+
+def by_lancedb(table):
+    return lancedb.connect(table.folder).open_table("items").version
+
+
+def test_the_version_is_read_from_names_as_lancedb_tells_it(table):
+    dataset = table.folder / "items.lance"
+    assert newest_version(dataset) == by_lancedb(table) == 1
+    for step in range(12):
+        table.upsert([row(step), row(step + 1)], 2 * step)
+        if step % 4 == 2:
+            table.delete([2 * step])
+        if step % 4 == 3:
+            table.compact()
+        if step % 5 == 4:
+            table._table.restore(step)
+        assert newest_version(dataset) == by_lancedb(table) == table.version == Table(table.folder, DIMENSION).version
+
+
+def test_both_ways_of_naming_and_names_that_say_nothing(tmp_path):
+    versions = tmp_path / "_versions"
+    assert newest_version(tmp_path) is None
+    versions.mkdir()
+    (versions / "latest_version_hint.json").touch()
+    assert newest_version(tmp_path) is None
+    for number in (2, 10, 9):
+        (versions / f"{number}.manifest").touch()
+    assert newest_version(tmp_path) == 10
+    (versions / f"{2**64 - 1 - 11}.manifest").touch()
+    assert newest_version(tmp_path) is None
+    for path in versions.glob("?.manifest"):
+        path.unlink()
+    (versions / "10.manifest").unlink()
+    assert newest_version(tmp_path) == 11
+    (versions / "d123.manifest").touch()
+    assert newest_version(tmp_path) is None
+
+
+def test_names_that_say_nothing_are_left_to_lancedb(table, monkeypatch):
+    table.upsert([row(1)], 1)
+    monkeypatch.setattr("mmrag.stores.table.newest_version", lambda dataset: None)
+    assert Table(table.folder, DIMENSION).version == 2
+
+
+def test_no_table_is_told(tmp_path):
+    with pytest.raises(IndexFormatError, match="no readable table"):
+        Table(tmp_path, DIMENSION).version  # noqa: B018
