@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from mmrag.errors import RecipeError
 from mmrag.recipe import load_named
 from mmrag.sources.limits import MAX_PIXELS
+from mmrag.stores.table import STAMPS_PER_VERSION
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class IndexRecipe:
         """Refuse numbers that cannot work."""
         if min(self.source.max_pixels, self.store.commit_every) < 1:
             raise RecipeError("max_pixels and commit_every must be at least 1")
+        if self.store.commit_every > STAMPS_PER_VERSION:
+            raise RecipeError(f"commit_every is at most {STAMPS_PER_VERSION:,}, not {self.store.commit_every:,}")
         if self.source.max_pixels > MAX_PIXELS:
             raise RecipeError(f"max_pixels is at most {MAX_PIXELS:,}, not {self.source.max_pixels:,}")
 

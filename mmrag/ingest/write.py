@@ -120,7 +120,7 @@ class Ingest:
     def _commit(self, pending: dict[str, Row]) -> None:
         if not pending:
             return
-        self.table.upsert(list(pending.values()), self.view.last_stamp() + 1)
+        self.table.upsert(list(pending.values()))
         pending.clear()
         if self.table.fragments() > _MOST_FRAGMENTS:
             self.table.compact()

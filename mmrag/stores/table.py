@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+STAMPS_PER_VERSION = 1 << 24
+
 _NAME = "items"
 _MOST_VERSIONS = 2**64 - 1
 _BACKWARDS_DIGITS = 20
@@ -104,9 +106,13 @@ class Table:
         return self._read(None, f"stamp >= {stamp}").sort_by("stamp")
 
     @_store_errors
-    def upsert(self, rows: Sequence[Row], first_stamp: int) -> None:
-        """Commit rows in one version; a row whose id is in the table replaces the old one."""
-        data = to_arrow(rows, first_stamp, self.dimension)
+    def upsert(self, rows: Sequence[Row]) -> None:
+        """Commit rows in one version; a row whose id is in the table replaces the old one.
+
+        Their stamps come from the number of that version, and versions only ever grow: no two rows that
+        were ever in the table have the same stamp, whatever was restored meanwhile.
+        """
+        data = to_arrow(rows, (self.version + 1) * STAMPS_PER_VERSION, self.dimension)
         merge: Any = self._table.merge_insert("id")
         merge.when_matched_update_all().when_not_matched_insert_all()
         merge.execute(data, on_bad_vectors="null")

@@ -239,10 +239,6 @@ class View(ABC):
             rows = zip(range(first, first + len(segment.alive)), *columns, strict=True)
             yield from itertools.compress(rows, segment.alive.tolist())
 
-    def last_stamp(self) -> int:
-        """Find the highest stamp in this view, 0 if there is none."""
-        return max((int(s.stamps.max()) for s in self.segments if len(s.stamps)), default=0)
-
     def sync(self, table: Table) -> Self:
         """Bring the view to the table's current version and publish it.
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmrag.errors import IndexFormatError
-from mmrag.stores.rows import Row
+from mmrag.stores.rows import Row, to_arrow
 from mmrag.stores.table import Table, newest_version
 
 DIMENSION = 4
@@ -28,9 +28,9 @@ def test_the_version_is_read_from_names_as_lancedb_tells_it(table):
     dataset = table.folder / "items.lance"
     assert newest_version(dataset) == by_lancedb(table) == 1
     for step in range(12):
-        table.upsert([row(step), row(step + 1)], 2 * step)
+        table.upsert([row(step), row(step + 1)])
         if step % 4 == 2:
-            table.delete([2 * step])
+            table.delete(table.stamps()[:1])
         if step % 4 == 3:
             table.compact()
         if step % 5 == 4:
@@ -58,7 +58,7 @@ def test_both_ways_of_naming_and_names_that_say_nothing(tmp_path):
 
 
 def test_names_that_say_nothing_are_left_to_lancedb(table, monkeypatch):
-    table.upsert([row(1)], 1)
+    table.upsert([row(1)])
     monkeypatch.setattr("mmrag.stores.table.newest_version", lambda dataset: None)
     assert Table(table.folder, DIMENSION).version == 2
 
@@ -66,3 +66,21 @@ def test_names_that_say_nothing_are_left_to_lancedb(table, monkeypatch):
 def test_no_table_is_told(tmp_path):
     with pytest.raises(IndexFormatError, match="no readable table"):
         Table(tmp_path, DIMENSION).version  # noqa: B018
+
+
+def test_a_stamp_is_never_used_twice(table):
+    table._table.add(to_arrow([row(n) for n in range(3)], 1, DIMENSION))  # as older indexes were stamped
+    seen = {}
+    versions = [table.version]
+    for step in range(1, 30):
+        if step % 7 == 6:
+            table._table.restore(versions[step // 3])
+        elif step % 5 == 4:
+            table.delete(table.stamps()[:2])
+        else:
+            table.upsert([row(100 * step + n) for n in range(step % 4 + 1)] + [row(step % 3)])
+        versions.append(table.version)
+        rows = table.rows_from(0)
+        for stamp, own in zip(rows["stamp"].to_pylist(), rows["id"].to_pylist(), strict=True):
+            assert seen.setdefault(stamp, own) == own
+    assert len(seen) > 60
