@@ -6,20 +6,25 @@ import dataclasses
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from mmrag import recipe as recipes
 from mmrag.errors import (
     IndexExistsError,
+    IndexFormatError,
+    IndexLockedError,
     IndexModelError,
     IndexNotFoundError,
     InputError,
+    Interrupted,
+    StoreError,
 )
 from mmrag.ingest.recipe import IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
@@ -34,7 +39,7 @@ from mmrag.stores.manifest import FORMAT, Manifest, has_manifest
 from mmrag.stores.registry import view_class
 from mmrag.stores.rows import to_item
 from mmrag.stores.view import View
-from mmrag.types import Changes, Failure, Hit, Item, Query
+from mmrag.types import Changes, Checkup, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -47,6 +52,9 @@ if TYPE_CHECKING:
     Asked: TypeAlias = str | Path | bytes | Image | Query
 
 FOLDER_NAME = ".mmrag"
+
+_WAIT_SECONDS = 10.0
+_POLL_SECONDS = 0.05
 
 
 class Index:
@@ -71,7 +79,9 @@ class Index:
         if model is not None:
             self._encoder = load_encoder(model)
             self._check_identity(self._encoder)
-        self._view = self._open_view()
+        self._opened: View | None = None
+        with suppress(IndexFormatError):  # a damaged view: what needs it says so, and check mends it
+            self._opened = self._open_view()
 
     def __repr__(self) -> str:
         """Where it is and how much it holds."""
@@ -85,6 +95,12 @@ class Index:
     def folder(self) -> Path:
         """Where the index keeps its files."""
         return self.home / FOLDER_NAME
+
+    @property
+    def _view(self) -> View:
+        if self._opened is None:
+            self._opened = self._open_view()
+        return self._opened
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -194,6 +210,57 @@ class Index:
             self._write_roots(kept)
         return len(stamps)
 
+    def versions(self) -> list[Version]:
+        """List the versions that `restore` can go back to: the state after each of the last runs, oldest first."""
+        return self._open_table().versions()
+
+    def restore(self, version: int) -> None:
+        """Go back to an earlier version; that is a new version in its turn.
+
+        The next `update` brings the index up to date with its folders again.
+
+        Parameters
+        ----------
+        version : int
+            A number that `versions` lists.
+
+        Raises
+        ------
+        InputError
+            If there is no such version, with those that there are.
+        """
+        with self._ingest(IndexRecipe(), None) as ingest:
+            kept = ingest.table.kept()
+            if version not in kept:
+                known = ", ".join(map(str, kept)) or "none yet"
+                raise InputError(f"there is no version {version} to go back to; there are: {known}")
+            ingest.restore(version)
+
+    def check(self, *, progress: Progress | None = None) -> Checkup:
+        """Look at every row: whether the table is sound, and the view says the same.
+
+        The view is made again from the table where it does not, and what interrupted writers left is removed.
+        Rows of the table that are wrong cannot be mended; what to do is said.
+
+        Parameters
+        ----------
+        progress : callable or None
+            Called with how much is done and how much there is.
+
+        Raises
+        ------
+        IndexLockedError
+            If another process is writing.
+        """
+        from mmrag.stores.check import check_store
+
+        with self._writing, write_lock(self.folder):
+            self.manifest = Manifest.read_to_write(self.folder)
+            found = view_class(self.manifest.view)
+            view, checkup = check_store(self.folder, self._open_table(), found, self._view_folder, progress)
+            self._opened = view or self._opened
+        return checkup
+
     @overload
     def search(  # type: ignore[overload-overlap]
         self,
@@ -282,7 +349,7 @@ class Index:
         """See what other processes have committed since this Index was opened."""
         with self._writing:
             self.manifest = Manifest.read(self.folder)
-            self._view = self._open_view()
+            self._opened = self._open_view()
 
     def info(self) -> dict[str, Any]:
         """Describe the index: counts, model, folders, size on disk."""
@@ -301,20 +368,37 @@ class Index:
             "folders": [dataclasses.asdict(one) for one in self.manifest.folders],
             "created": self.manifest.created,
             "format": self.manifest.format,
+            "writer": dataclasses.asdict(self.manifest.writer),
+            "keep_versions": self.manifest.keep_versions,
             "bytes": size_on_disk(self.folder),
         }
 
+    @property
+    def _view_folder(self) -> Path:
+        return self.folder / "views" / self.manifest.view
+
     def _published_view(self) -> View:
-        kind = self.manifest.view
-        return view_class(kind).open(self.folder / "views" / kind, self.manifest.identity.dimension)
+        return view_class(self.manifest.view).open(self._view_folder, self.manifest.identity.dimension)
 
     def _open_view(self) -> View:
-        """Open the view; one that was deleted is made again from the table."""
-        view = self._published_view()
-        if view.published:
-            return view
-        with self._writing, write_lock(self.folder):
-            return view.sync(self._open_table())
+        """Open the view; one that is not there, or that a writer who died left behind, is made from the table.
+
+        While another process is writing, one that is behind serves, and one that is not there soon will be.
+        """
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            view = self._published_view()
+            try:
+                if view.table_version == self._open_table().version:
+                    return view
+                with self._writing, write_lock(self.folder):
+                    return self._published_view().sync(self._open_table())
+            except StoreError as error:
+                if view.published:
+                    return view
+                if not isinstance(error, IndexLockedError) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_SECONDS)
 
     def _open_table(self) -> Table:
         from mmrag.stores.table import Table
@@ -335,21 +419,27 @@ class Index:
         from mmrag.ingest.write import Ingest
 
         with self._writing, write_lock(self.folder):
-            self.manifest = Manifest.read(self.folder)
+            self.manifest = Manifest.read_to_write(self.folder)
             table = self._open_table()
+            published = self._published_view()
             ingest = Ingest(
                 table=table,
-                view=self._published_view().sync(table),
+                view=published.sync(table),
                 load_encoder=self._verified_encoder,
                 home=self.home,
                 max_pixels=options.source.max_pixels,
                 commit_every=options.store.commit_every,
                 progress=progress,
             )
+            finish = partial(ingest.finish, since=published.table_version, keep_versions=self.manifest.keep_versions)
             try:
                 yield ingest
+                finish()
+            except Interrupted:
+                finish()
+                raise
             finally:
-                self._view = ingest.view
+                self._opened = ingest.view
 
     def _verified_encoder(self) -> Encoder:
         self._check_identity(self.encoder)
@@ -424,6 +514,7 @@ def create(path: str | Path = ".", *, model: str | None = None, recipe: str | In
                 model=to_home(name, home),
                 identity=encoder.identity,
                 view=kind,
+                keep_versions=options.store.keep_versions,
             ).write(folder)
     return Index(home)
 

@@ -32,7 +32,6 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
 
-_MOST_FRAGMENTS = 32
 _DELETE_AT_ONCE = 1000
 _COMMIT_SECONDS = 10.0
 
@@ -80,6 +79,20 @@ class Ingest:
             self.table.delete(some)
         self.view = self.view.sync(self.table)
 
+    def restore(self, version: int) -> None:
+        """Go back to an earlier version."""
+        self.table.restore(version)
+        self.view = self.view.sync(self.table)
+
+    def finish(self, *, since: int, keep_versions: int) -> None:
+        """End a run: what it has made of the table's version `since` can be restored from now on."""
+        if self.table.version == since:
+            return
+        if self.table.overgrown():
+            self.table.compact()
+            self.view = self.view.sync(self.table)
+        self.table.keep(keep_versions)
+
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder, loaded and verified when the first item has to be read."""
@@ -122,7 +135,7 @@ class Ingest:
             return
         self.table.upsert(list(pending.values()))
         pending.clear()
-        if self.table.fragments() > _MOST_FRAGMENTS:
+        if self.table.scattered():
             self.table.compact()
         self.view = self.view.sync(self.table)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 from mmrag.errors import IndexFormatError, StoreError
 from mmrag.stores.files import disk_errors
 from mmrag.stores.rows import Row, table_schema, to_arrow
+from mmrag.types import Version
 
 if TYPE_CHECKING:
     from lancedb.table import Table as LanceTable
@@ -25,6 +27,14 @@ R = TypeVar("R")
 STAMPS_PER_VERSION = 1 << 24
 
 _NAME = "items"
+_TAG = "mmrag-"
+_MANY_FRAGMENTS = 32
+_TOO_MANY_FRAGMENTS = 256
+_MANY_VERSIONS = 32
+_RETENTION = timedelta(hours=1)  # for others who are reading an old version
+_MARGIN = timedelta(milliseconds=100)  # so that the version at a limit stays
+_FOR_EVER = timedelta(days=36500)
+_ROWS_AT_ONCE = 4096
 _MOST_VERSIONS = 2**64 - 1
 _BACKWARDS_DIGITS = 20
 
@@ -71,14 +81,15 @@ class Table:
 
     @functools.cached_property
     def _table(self) -> LanceTable:
-        import lancedb
-
         try:
-            table = lancedb.connect(self.folder).open_table(_NAME)
+            table = _connect(self.folder)
         except (OSError, RuntimeError, ValueError) as error:
             raise IndexFormatError(f"there is no readable table in {self.folder}: {error}") from error
-        if table.schema.names != table_schema(self.dimension).names:
-            raise IndexFormatError(f"the table in {self.folder} has other columns than this version writes")
+        expected = table_schema(self.dimension)
+        if table.schema.names != expected.names or table.schema.field("vector").type != expected.field("vector").type:
+            raise IndexFormatError(
+                f"the table in {self.folder} has other columns than this version writes, or vectors of another dimension"
+            )
         return table
 
     @property
@@ -91,9 +102,28 @@ class Table:
         return int(self._table.version) if newest is None else newest
 
     @_store_errors
-    def fragments(self) -> int:
-        """Count the files that the rows are spread over; each commit adds one."""
-        return int(self._table.stats()["fragment_stats"]["num_fragments"])
+    def count(self) -> int:
+        """Count the rows."""
+        return int(self._table.count_rows())
+
+    @_store_errors
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Read one column of all rows."""
+        return self._read([name], None)[name]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all columns of all rows, some thousands at once."""
+        reader = self._start_reading()
+        while (batch := self._next_batch(reader)) is not None:
+            yield batch
+
+    @_store_errors
+    def _start_reading(self) -> pa.RecordBatchReader:
+        return self._table.search().to_batches(_ROWS_AT_ONCE)
+
+    @_store_errors
+    def _next_batch(self, reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
+        return next(reader, None)
 
     @_store_errors
     def stamps(self) -> npt.NDArray[np.int64]:
@@ -123,9 +153,75 @@ class Table:
         self._table.delete(f"stamp IN ({', '.join(str(int(stamp)) for stamp in stamps)})")
 
     @_store_errors
+    def scattered(self) -> bool:
+        """Tell whether it is time to `compact`: each commit adds a fragment, and reading slows down.
+
+        It rewrites all rows, so that it waits until as many are new as the largest fragment holds.
+        """
+        stats = self._table.stats()
+        fragments = stats["fragment_stats"]
+        count, largest = fragments["num_fragments"], fragments["lengths"]["max"]
+        return bool(count > _MANY_FRAGMENTS and (2 * largest <= stats["num_rows"] or count > _TOO_MANY_FRAGMENTS))
+
+    @_store_errors
     def compact(self) -> None:
-        """Join small fragments, so that reading does not slow down as commits pile up."""
-        self._table.optimize()
+        """Join small fragments, and prune the versions that nobody can restore or is likely to be reading."""
+        self._table.optimize(cleanup_older_than=_FOR_EVER)
+        limit, prunable = self._prunable()
+        if prunable:  # not in one go with joining: the limit would have moved when that is done
+            self._table.optimize(cleanup_older_than=datetime.now(UTC) - limit + _MARGIN)
+
+    @_store_errors
+    def keep(self, most: int) -> None:
+        """Let the current version be restored some day, and the newest others, `most` in all."""
+        if self.version not in self.kept():
+            self._table.tags.create(f"{_TAG}{self.version}", self.version)
+        for number in self.kept()[:-most]:
+            self._table.tags.delete(f"{_TAG}{number}")
+
+    @_store_errors
+    def kept(self) -> list[int]:
+        """List the numbers of the versions that can be restored, ascending."""
+        numbers = (tag.removeprefix(_TAG) for tag in self._table.tags.list() if tag.startswith(_TAG))
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
+    @_store_errors
+    def versions(self) -> list[Version]:
+        """Describe the versions that can be restored, ascending."""
+        created = self._created()
+        past = _connect(self.folder)
+        found = []
+        for number in self.kept():
+            past.checkout(number)
+            items = past.count_rows("failure IS NULL")
+            found.append(Version(number, created[number].astimezone(), items, past.count_rows() - items))
+        return found
+
+    @_store_errors
+    def restore(self, version: int) -> None:
+        """Commit the rows of an earlier version as a new one."""
+        self._table.restore(version)
+
+    @_store_errors
+    def overgrown(self) -> bool:
+        """Tell whether so many versions can be pruned that it is time to `compact`."""
+        return len(self._prunable()[1]) > _MANY_VERSIONS
+
+    def _prunable(self) -> tuple[datetime, list[int]]:
+        """Find what may be pruned: the moment before which every version may go, and their numbers.
+
+        Versions behind the oldest that is tagged stay, although most of them are not: Lance refuses to prune
+        around a tag, and where it does not, it loses track of the files (lance-format/lance#8705).
+        """
+        created = self._created()
+        tagged = [created[tag["version"]] for tag in self._table.tags.list().values() if tag["version"] in created]
+        limit = min([datetime.now(UTC) - _RETENTION, *tagged])
+        return limit, [
+            number for number, moment in created.items() if moment < limit - _MARGIN and number < self.version
+        ]
+
+    def _created(self) -> dict[int, datetime]:
+        return {one["version"]: one["timestamp"].astimezone(UTC) for one in self._table.list_versions()}
 
     def _read(self, columns: list[str] | None, where: str | None) -> pa.Table:
         query = self._table.search()
@@ -134,6 +230,12 @@ class Table:
         if where is not None:
             query = query.where(where)
         return query.to_arrow()
+
+
+def _connect(folder: Path) -> LanceTable:
+    import lancedb
+
+    return lancedb.connect(folder).open_table(_NAME)
 
 
 def newest_version(dataset: Path) -> int | None:
