@@ -13,7 +13,7 @@ from mmrag.errors import IndexFormatError, StoreError
 from mmrag.stores.files import disk_errors
 from mmrag.stores.rows import COLUMNS
 from mmrag.stores.table import Table
-from mmrag.stores.view import Segment, View
+from mmrag.stores.view import Segment, View, damage_told
 from mmrag.types import Checkup
 
 Progress = Callable[[int, int], None]
@@ -33,25 +33,33 @@ def check_store(
     Returns
     -------
     view : View or None
-        What agrees with the table; None if the table cannot be read.
+        What agrees with the table; None if the table is wrong.
     checkup : Checkup
         What was found and mended.
     """
+    view: View | None = None
+    mended: list[str] = []
     try:
         count = table.count()
+        failed = count - table.column("failure").null_count
         wrong = [f"{fault}. {_GO_BACK}" for fault in _table_faults(table, _report(progress, 0, count))]
-        view, mended = _sound_view(table, view_class, view_folder, _report(progress, count, count))
+        if not wrong:  # a view of a table that is wrong may hold the last good copy
+            view, mended = _sound_view(table, view_class, view_folder, _report(progress, count, count))
     except StoreError as error:
         advice = f"If mmrag restore does not help, delete {folder} and index again"
         return None, Checkup(wrong=(f"{error}. {advice}",))
+    if view is not None:
+        mended += _without_leftovers(folder, view)
+    return view, Checkup(items=count - failed, failed=failed, mended=tuple(mended), wrong=tuple(wrong))
+
+
+def _without_leftovers(folder: Path, view: View) -> list[str]:
+    leftovers = [*view.leftovers(), *folder.glob("*.tmp")]
     with disk_errors(folder):
-        leftovers = [*view.leftovers(), *folder.glob("*.tmp")]
         for path in leftovers:
             path.unlink()
-    if leftovers:
-        mended.append(f"removed what an interrupted writer left: {', '.join(sorted(path.name for path in leftovers))}")
-    failed = sum(failure is not None for _, failure in view.scan(("failure",)))
-    return view, Checkup(items=count - failed, failed=failed, mended=tuple(mended), wrong=tuple(wrong))
+    names = ", ".join(sorted(path.name for path in leftovers))
+    return [f"removed what an interrupted writer left: {names}"] if names else []
 
 
 def _report(progress: Progress | None, before: int, count: int) -> Callable[[int], None]:
@@ -100,9 +108,10 @@ def _sound_view(
         view = view_class.open(folder, table.dimension)
         behind = view.table_version != table.version
         view = view.sync(table)
-        difference = _difference(view, table, report)
+        with damage_told(folder):
+            difference = _difference(view, table, report)
     except IndexFormatError as error:
-        difference = str(error)
+        difference = f"it was damaged ({error.__cause__})"
     if difference is None:
         return view, ["brought the view up to the table's newest version"] if behind else []
     view = view_class(folder, table.dimension, table_version=0, segments=()).sync(table)

@@ -44,12 +44,19 @@ def _store_errors(method: Callable[Concatenate[Table, P], R]) -> Callable[Concat
     def wrapper(self: Table, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
-        except (OSError, RuntimeError, ValueError) as error:  # what lancedb raises
+        except Exception as error:
+            if not _is_lancedbs(error):
+                raise
             raise StoreError(
                 f"the table in {self.folder} failed: {error}. The last committed version is kept"
             ) from error
 
     return wrapper
+
+
+def _is_lancedbs(error: Exception) -> bool:
+    """Whether lancedb raises this; the type that damaged files may bring about cannot be imported."""
+    return isinstance(error, (OSError, RuntimeError, ValueError)) or type(error).__name__ == "RustPanic"
 
 
 class Table:
@@ -83,12 +90,14 @@ class Table:
     def _table(self) -> LanceTable:
         try:
             table = _connect(self.folder)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:
+            if not _is_lancedbs(error):
+                raise
             raise IndexFormatError(f"there is no readable table in {self.folder}: {error}") from error
         expected = table_schema(self.dimension)
         if table.schema.names != expected.names or table.schema.field("vector").type != expected.field("vector").type:
             raise IndexFormatError(
-                f"the table in {self.folder} has other columns than this version writes, or vectors of another dimension"
+                f"the table in {self.folder} has other columns or vectors of another dimension than this version writes"
             )
         return table
 

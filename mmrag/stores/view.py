@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError  # numpy parses the head of a file as Python
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -181,7 +182,7 @@ class View(ABC):
         """
         attempts = 3
         while True:
-            with _damage_told(folder):
+            with damage_told(folder):
                 state = _read_state(folder, dimension)
                 try:
                     segments = [Segment.open(folder, one, dimension) for one in state.segments]
@@ -205,7 +206,7 @@ class View(ABC):
         """Read the columns of some rows, as dictionaries."""
         located = [self._locate(ref) for ref in refs]
         found: dict[int, dict[str, Any]] = {}
-        with _damage_told(self.folder):
+        with damage_told(self.folder):
             if len(located) <= _FEW:  # taking rows imports pyarrow.compute, which costs a cold search 20 ms
                 return [_record(segment, row) for segment, row in located]
             for segment in self.segments:
@@ -220,7 +221,7 @@ class View(ABC):
 
         refs: list[int] = []
         for number, segment in enumerate(self.segments):
-            with _damage_told(self.folder):
+            with damage_told(self.folder):
                 matching = pc.is_in(segment.sound_columns[column], value_set=pa.array(values, pa.string())).to_numpy()
             rows = np.flatnonzero(matching & segment.alive)
             refs += (rows | (number << SEGMENT_SHIFT)).tolist()
@@ -239,7 +240,7 @@ class View(ABC):
                 yield (ref, *(record[name] for name in names))
             return
         for number, segment in enumerate(self.segments):
-            with _damage_told(self.folder):
+            with damage_told(self.folder):
                 columns = [segment.sound_columns[name].to_pylist() for name in names]
             first = number << SEGMENT_SHIFT
             rows = zip(range(first, first + len(segment.alive)), *columns, strict=True)
@@ -261,7 +262,7 @@ class View(ABC):
         if self.table_version == table.version:
             return self
         live = table.stamps()
-        with _damage_told(self.folder), disk_errors(self.folder):
+        with damage_told(self.folder), disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             segments = [self._without_dead(segment, live) for segment in self.segments]
             seen = np.concatenate([np.empty(0, np.int64), *(s.stamps for s in self.segments)])
@@ -320,15 +321,15 @@ class View(ABC):
 
 
 @contextmanager
-def _damage_told(folder: Path) -> Iterator[None]:
-    """Turn what reading damaged files raises into one clear line."""
+def damage_told(folder: Path) -> Iterator[None]:
+    """Turn what reading the damaged files of a view raises into one clear line."""
     try:
         yield
     except StoreError:
         raise
-    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise IndexFormatError(f"the view in {folder} is damaged ({reason}); mmrag check makes it again") from error
+        raise IndexFormatError(f"the view in {folder} is damaged ({reason}); mmrag check mends it") from error
 
 
 def _read_state(folder: Path, dimension: int) -> ViewState:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime, timedelta
+
 import lancedb
 import numpy as np
 import pytest
@@ -84,3 +87,80 @@ def test_a_stamp_is_never_used_twice(table):
         for stamp, own in zip(rows["stamp"].to_pylist(), rows["id"].to_pylist(), strict=True):
             assert seen.setdefault(stamp, own) == own
     assert len(seen) > 60
+
+
+def rows_at(table, version):
+    past = lancedb.connect(table.folder).open_table("items")
+    past.checkout(version)
+    return sorted(past.to_arrow()["id"].to_pylist())
+
+
+def test_compaction_never_prunes_a_version_that_is_kept(table, monkeypatch):
+    monkeypatch.setattr("mmrag.stores.table._RETENTION", timedelta(0))
+    expected = {}
+    for step in range(12):
+        table.upsert([row(step), row(step + 1)])
+        if step % 2:
+            table.keep(3)
+            expected[table.version] = rows_at(table, table.version)
+        time.sleep(0.03)
+    time.sleep(0.3)
+    assert table.kept() == sorted(expected)[-3:]
+    table.compact()
+    assert {version: rows_at(table, version) for version in table.kept()} == dict(sorted(expected.items())[-3:])
+    left = {one["version"] for one in table._table.list_versions()}
+    assert min(left) > sorted(expected)[1]
+    table.compact()
+    assert {version: rows_at(table, version) for version in table.kept()} == dict(sorted(expected.items())[-3:])
+
+
+def test_what_others_may_be_reading_is_not_pruned(table):
+    for step in range(5):
+        table.upsert([row(step)])
+    table.compact()
+    assert {1, 2, 3, 4, 5, 6} <= {one["version"] for one in table._table.list_versions()}
+
+
+def test_files_of_pruned_versions_are_gone(table, monkeypatch):
+    monkeypatch.setattr("mmrag.stores.table._RETENTION", timedelta(0))
+    for step in range(1, 20):
+        table.upsert([row(step), row(0)])
+    for step in range(2):  # the version that is kept holds on to its own files, and to those of nobody else
+        table.keep(1)
+        time.sleep(0.3)
+        table.compact()
+        time.sleep(0.3)
+        table.upsert([row(step)])
+    table.keep(1)
+    time.sleep(0.3)
+    table.compact()
+    assert len(list((table.folder / "items.lance" / "data").iterdir())) <= 4
+    assert len(table.stamps()) == 20
+
+
+def test_versions_tell_what_they_hold(table):
+    table.upsert([row(1), row(2), Row(id="bad", uri="bad.jpg", modality="image", failure="broken")])
+    table.keep(10)
+    table.delete(table.stamps()[:1])
+    table.keep(10)
+    before, after = table.versions()
+    assert [(one.number, one.items, one.failed) for one in (before, after)] == [(2, 2, 1), (3, 1, 1)]
+    assert before.created <= after.created <= datetime.now(UTC)
+    assert datetime.now(UTC) - before.created < timedelta(minutes=1)
+
+
+def test_rows_are_rewritten_a_few_times_and_not_with_every_commit(table):
+    joined = 0
+    for step in range(140):
+        table.upsert([row(step)])
+        if table.scattered():
+            table.compact()
+            joined += 1
+    assert joined == 3  # at 33 fragments, at 66 rows and at 132
+
+
+def test_all_rows_are_read_some_at_once(table):
+    table.upsert([row(n) for n in range(10_000)])
+    sizes = [batch.num_rows for batch in table.batches()]
+    assert sum(sizes) == 10_000
+    assert max(sizes) < 10_000
