@@ -32,7 +32,7 @@ _MANY_FRAGMENTS = 32
 _TOO_MANY_FRAGMENTS = 256
 _MANY_VERSIONS = 32
 _RETENTION = timedelta(hours=1)  # for others who are reading an old version
-_MARGIN = timedelta(milliseconds=100)  # so that the version at a limit stays
+_MARGIN = timedelta(minutes=1)  # Lance counts back from when it prunes, which is a little later
 _FOR_EVER = timedelta(days=36500)
 _ROWS_AT_ONCE = 4096
 _MOST_VERSIONS = 2**64 - 1
@@ -200,7 +200,7 @@ class Table:
         created = self._created()
         past = _connect(self.folder)
         found = []
-        for number in self.kept():
+        for number in filter(created.__contains__, self.kept()):
             past.checkout(number)
             items = past.count_rows("failure IS NULL")
             found.append(Version(number, created[number].astimezone(), items, past.count_rows() - items))

@@ -95,16 +95,22 @@ def rows_at(table, version):
     return sorted(past.to_arrow()["id"].to_pylist())
 
 
-def test_compaction_never_prunes_a_version_that_is_kept(table, monkeypatch):
+@pytest.fixture
+def prunes_at_once(monkeypatch):
     monkeypatch.setattr("mmrag.stores.table._RETENTION", timedelta(0))
+    monkeypatch.setattr("mmrag.stores.table._MARGIN", timedelta(milliseconds=250))
+
+
+@pytest.mark.usefixtures("prunes_at_once")
+def test_compaction_never_prunes_a_version_that_is_kept(table):
     expected = {}
     for step in range(12):
         table.upsert([row(step), row(step + 1)])
         if step % 2:
             table.keep(3)
             expected[table.version] = rows_at(table, table.version)
-        time.sleep(0.03)
-    time.sleep(0.3)
+        time.sleep(0.1)
+    time.sleep(0.4)
     assert table.kept() == sorted(expected)[-3:]
     table.compact()
     assert {version: rows_at(table, version) for version in table.kept()} == dict(sorted(expected.items())[-3:])
@@ -121,18 +127,18 @@ def test_what_others_may_be_reading_is_not_pruned(table):
     assert {1, 2, 3, 4, 5, 6} <= {one["version"] for one in table._table.list_versions()}
 
 
-def test_files_of_pruned_versions_are_gone(table, monkeypatch):
-    monkeypatch.setattr("mmrag.stores.table._RETENTION", timedelta(0))
+@pytest.mark.usefixtures("prunes_at_once")
+def test_files_of_pruned_versions_are_gone(table):
     for step in range(1, 20):
         table.upsert([row(step), row(0)])
     for step in range(2):  # the version that is kept holds on to its own files, and to those of nobody else
         table.keep(1)
-        time.sleep(0.3)
+        time.sleep(0.4)
         table.compact()
-        time.sleep(0.3)
+        time.sleep(0.4)
         table.upsert([row(step)])
     table.keep(1)
-    time.sleep(0.3)
+    time.sleep(0.4)
     table.compact()
     assert len(list((table.folder / "items.lance" / "data").iterdir())) <= 4
     assert len(table.stamps()) == 20
