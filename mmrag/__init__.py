@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import MmragError
-from mmrag.types import Changes, Failure, Hit, Item, Query
+from mmrag.types import Changes, Checkup, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Card",
     "Changes",
+    "Checkup",
     "Failure",
     "Hit",
     "Index",
     "Item",
     "MmragError",
     "Query",
+    "Version",
     "__version__",
     "create",
     "evaluate_pairs",

@@ -6,35 +6,40 @@ import dataclasses
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from mmrag import recipe as recipes
 from mmrag.errors import (
     IndexExistsError,
+    IndexFormatError,
+    IndexLockedError,
     IndexModelError,
     IndexNotFoundError,
     InputError,
+    Interrupted,
+    StoreError,
 )
-from mmrag.ingest.plan import Root
 from mmrag.ingest.recipe import IndexRecipe, load_recipe
+from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
 from mmrag.models.registry import absolute_name, from_home, load_encoder, to_home
 from mmrag.roles import Encoder
 from mmrag.search.pipeline import Pipeline, run
 from mmrag.search.queries import as_query
-from mmrag.sources.uri import absolute, is_below, to_uri
+from mmrag.sources.uri import absolute
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
-from mmrag.stores.manifest import FORMAT, IndexedFolder, Manifest, has_manifest
+from mmrag.stores.manifest import FORMAT, Manifest, has_manifest
 from mmrag.stores.registry import view_class
 from mmrag.stores.rows import to_item
 from mmrag.stores.view import View
-from mmrag.types import Changes, Failure, Hit, Item, Query
+from mmrag.types import Changes, Checkup, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -48,8 +53,8 @@ if TYPE_CHECKING:
 
 FOLDER_NAME = ".mmrag"
 
-_NAMED = ("stamp", "id", "uri")
-_LOST = "the folder is gone; its pictures are kept. Bring it back, or take it out of the index: mmrag remove"
+_WAIT_SECONDS = 10.0
+_POLL_SECONDS = 0.05
 
 
 class Index:
@@ -74,7 +79,9 @@ class Index:
         if model is not None:
             self._encoder = load_encoder(model)
             self._check_identity(self._encoder)
-        self._view = self._open_view()
+        self._opened: View | None = None
+        with suppress(IndexFormatError):  # a damaged view: what needs it says so, and check mends it
+            self._opened = self._open_view()
 
     def __repr__(self) -> str:
         """Where it is and how much it holds."""
@@ -88,6 +95,12 @@ class Index:
     def folder(self) -> Path:
         """Where the index keeps its files."""
         return self.home / FOLDER_NAME
+
+    @property
+    def _view(self) -> View:
+        if self._opened is None:
+            self._opened = self._open_view()
+        return self._opened
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -149,16 +162,13 @@ class Index:
         missing = next((path for path in paths if not os.path.lexists(path)), None)
         if missing is not None:
             raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
-        from mmrag.ingest.items import name_items
-
-        items = name_items([one for one in listed if not isinstance(one, (str, Path))], self.home)
+        items = self._name_items([one for one in listed if not isinstance(one, (str, Path))])
         with self._ingest(options, progress) as ingest:
             changes = Changes()
             if paths:
                 roots = [Root(str(path), globs) for path in paths]
-                self._remember(roots)
-                inside = [one for one in self._roots() if any(is_below(one.path, root.path) for root in roots)]
-                changes += self._add_roots(ingest, inside)
+                self._write_roots(joined(self._roots(), roots))
+                changes += self._look_at(ingest, inside(self._roots(), roots))
             if items:
                 changes += ingest.add_items(items)
         return changes
@@ -172,7 +182,7 @@ class Index:
         if not self.manifest.folders:
             raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
         with self._ingest(load_recipe(recipe), progress) as ingest:
-            return self._add_roots(ingest, self._roots())
+            return self._look_at(ingest, self._roots())
 
     def remove(self, targets: str | Path | Sequence[str | Path]) -> int:
         """Take items out of the index; files are not touched.
@@ -195,19 +205,61 @@ class Index:
             If a target matches nothing; then nothing is removed.
         """
         with self._ingest(IndexRecipe(), None) as ingest:
-            rows = [(stamp, own, uri, str(self.home / uri)) for _, stamp, own, uri in ingest.view.scan(_NAMED)]
-            kept = list(self._roots())
-            stamps: set[int] = set()
-            for target in _as_list(targets):
-                path = str(absolute(target, self.home))
-                found = {s for s, own, uri, at in rows if str(target) in (own, uri) or is_below(at, path)}
-                if not found and not any(is_below(root.path, path) for root in kept):
-                    raise InputError(f"nothing in the index goes by {str(target)!r}; nothing was removed")
-                kept = [root for root in kept if not is_below(root.path, path)]
-                stamps |= found
-            ingest.remove(sorted(stamps))
+            stamps, kept = find_targets(ingest.view, self.home, self._roots(), _as_list(targets))
+            ingest.remove(stamps)
             self._write_roots(kept)
         return len(stamps)
+
+    def versions(self) -> list[Version]:
+        """List the versions that `restore` can go back to: the state after each of the last runs, oldest first."""
+        return self._open_table().versions()
+
+    def restore(self, version: int) -> None:
+        """Go back to an earlier version; that is a new version in its turn.
+
+        The next `update` brings the index up to date with its folders again.
+
+        Parameters
+        ----------
+        version : int
+            A number that `versions` lists.
+
+        Raises
+        ------
+        InputError
+            If there is no such version, with those that there are.
+        """
+        with self._ingest(IndexRecipe(), None) as ingest:
+            kept = ingest.table.kept()
+            if version not in kept:
+                known = ", ".join(map(str, kept)) or "none yet"
+                raise InputError(f"there is no version {version} to go back to; there are: {known}")
+            ingest.restore(version)
+
+    def check(self, *, progress: Progress | None = None) -> Checkup:
+        """Look at every row: whether the table is sound, and the view says the same.
+
+        The view is made again from the table where it does not, and what interrupted writers left is removed.
+        Rows of the table that are wrong cannot be mended; what to do is said.
+
+        Parameters
+        ----------
+        progress : callable or None
+            Called with how much is done and how much there is.
+
+        Raises
+        ------
+        IndexLockedError
+            If another process is writing.
+        """
+        from mmrag.stores.check import check_store
+
+        with self._writing, write_lock(self.folder):
+            self.manifest = Manifest.read_to_write(self.folder)
+            found = view_class(self.manifest.view)
+            view, checkup = check_store(self.folder, self._open_table(), found, self._view_folder, progress)
+            self._opened = view or self._opened
+        return checkup
 
     @overload
     def search(  # type: ignore[overload-overlap]
@@ -297,7 +349,7 @@ class Index:
         """See what other processes have committed since this Index was opened."""
         with self._writing:
             self.manifest = Manifest.read(self.folder)
-            self._view = self._open_view()
+            self._opened = self._open_view()
 
     def info(self) -> dict[str, Any]:
         """Describe the index: counts, model, folders, size on disk."""
@@ -316,20 +368,37 @@ class Index:
             "folders": [dataclasses.asdict(one) for one in self.manifest.folders],
             "created": self.manifest.created,
             "format": self.manifest.format,
+            "writer": dataclasses.asdict(self.manifest.writer),
+            "keep_versions": self.manifest.keep_versions,
             "bytes": size_on_disk(self.folder),
         }
 
+    @property
+    def _view_folder(self) -> Path:
+        return self.folder / "views" / self.manifest.view
+
     def _published_view(self) -> View:
-        kind = self.manifest.view
-        return view_class(kind).open(self.folder / "views" / kind, self.manifest.identity.dimension)
+        return view_class(self.manifest.view).open(self._view_folder, self.manifest.identity.dimension)
 
     def _open_view(self) -> View:
-        """Open the view; one that was deleted is made again from the table."""
-        view = self._published_view()
-        if view.published:
-            return view
-        with self._writing, write_lock(self.folder):
-            return view.sync(self._open_table())
+        """Open the view; one that is not there, or that a writer who died left behind, is made from the table.
+
+        While another process is writing, one that is behind serves, and one that is not there soon will be.
+        """
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            view = self._published_view()
+            try:
+                if view.table_version == self._open_table().version:
+                    return view
+                with self._writing, write_lock(self.folder):
+                    return self._published_view().sync(self._open_table())
+            except StoreError as error:
+                if view.published:
+                    return view
+                if not isinstance(error, IndexLockedError) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_SECONDS)
 
     def _open_table(self) -> Table:
         from mmrag.stores.table import Table
@@ -350,57 +419,54 @@ class Index:
         from mmrag.ingest.write import Ingest
 
         with self._writing, write_lock(self.folder):
-            self.manifest = Manifest.read(self.folder)
+            self.manifest = Manifest.read_to_write(self.folder)
             table = self._open_table()
+            published = self._published_view()
             ingest = Ingest(
                 table=table,
-                view=self._published_view().sync(table),
+                view=published.sync(table),
                 load_encoder=self._verified_encoder,
                 home=self.home,
                 max_pixels=options.source.max_pixels,
                 commit_every=options.store.commit_every,
                 progress=progress,
             )
+            finish = partial(ingest.finish, since=published.table_version, keep_versions=self.manifest.keep_versions)
             try:
                 yield ingest
+                finish()
+            except Interrupted:
+                finish()
+                raise
             finally:
-                self._view = ingest.view
+                self._opened = ingest.view
 
     def _verified_encoder(self) -> Encoder:
         self._check_identity(self.encoder)
         self.encoder.verify()
         return self.encoder
 
-    def _add_roots(self, ingest: Ingest, roots: Sequence[Root]) -> Changes:
-        """Look at some of the remembered roots. A file that is gone is forgotten, a folder is reported.
+    def _look_at(self, ingest: Ingest, roots: Sequence[Root]) -> Changes:
+        changes, kept = look_at(ingest, roots, self._roots())
+        self._write_roots(kept)
+        return changes
 
-        A folder that is gone is kept, with its pictures, until they have all turned up elsewhere.
-        """
-        names = {uri for _, uri in ingest.view.scan(("uri",))}
-        gone = [root for root in self._roots() if not os.path.lexists(root.path)]
-        lost = [root for root in gone if to_uri(root.path, self.home) not in names]
-        present = [root for root in roots if root not in lost]
-        changes = ingest.add_files(present, [root for root in self._roots() if root not in present])
-        left = [str(self.home / uri) for _, uri in ingest.view.scan(("uri",))]
-        still_lost = [root for root in lost if any(is_below(path, root.path) for path in left)]
-        forgotten = [root for root in gone if root in present or (root in lost and root not in still_lost)]
-        self._write_roots([root for root in self._roots() if root not in forgotten])
-        failed = [Failure(to_uri(root.path, self.home), f"{_LOST} {root.path}") for root in still_lost]
-        return changes + Changes(failed=tuple(failed))
+    def _name_items(self, brought: Sequence[bytes | Image | Item]) -> list[Item]:
+        if not brought:
+            return []
+        from mmrag.ingest.items import name_items  # imports the decoders: folders may need none
+
+        return name_items(brought, self.home)
 
     def _roots(self) -> list[Root]:
-        return [Root(str(self.home / one.uri), one.exclude) for one in self.manifest.folders]
-
-    def _remember(self, roots: Sequence[Root]) -> None:
-        others = [root for root in self._roots() if root.path not in {new.path for new in roots}]
-        self._write_roots([*others, *dict.fromkeys(roots)])
+        return roots_of(self.manifest, self.home)
 
     def _write_roots(self, roots: Sequence[Root]) -> None:
-        folders = tuple(IndexedFolder(to_uri(root.path, self.home), root.exclude) for root in roots)
-        if folders != self.manifest.folders:
-            self.manifest = replace(self.manifest, folders=folders)
+        manifest = with_roots(self.manifest, roots, self.home)
+        if manifest != self.manifest:
+            self.manifest = manifest
             with disk_errors(self.folder):
-                self.manifest.write(self.folder)
+                manifest.write(self.folder)
 
 
 def create(path: str | Path = ".", *, model: str | None = None, recipe: str | IndexRecipe = "default") -> Index:
@@ -448,6 +514,7 @@ def create(path: str | Path = ".", *, model: str | None = None, recipe: str | In
                 model=to_home(name, home),
                 identity=encoder.identity,
                 view=kind,
+                keep_versions=options.store.keep_versions,
             ).write(folder)
     return Index(home)
 

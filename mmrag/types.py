@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,6 +130,50 @@ class Failure:
 
     uri: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A state of an index that can be restored.
+
+    Parameters
+    ----------
+    number : int
+        Of the table's version.
+    created : datetime
+        With a time zone.
+    items : int
+        How many items it holds.
+    failed : int
+        How many more could not be read.
+    """
+
+    number: int
+    created: datetime
+    items: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What a check of an index has found.
+
+    Parameters
+    ----------
+    items : int
+        How many can be found.
+    failed : int
+        How many more could not be read when they were last tried.
+    mended : tuple of str
+        What was not right, and is now.
+    wrong : tuple of str
+        What is not right and cannot be mended, and what to do.
+    """
+
+    items: int = 0
+    failed: int = 0
+    mended: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

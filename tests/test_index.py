@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -427,7 +429,7 @@ def test_an_index_moves_with_its_folder(index, colours, tmp_path, monkeypatch):
 def test_a_newer_or_damaged_manifest_is_refused(index):
     path = index.folder / "manifest.json"
     good = path.read_text()
-    path.write_text(good.replace('"format": 1', '"format": 99'))
+    path.write_text(good.replace('"format": 2', '"format": 99'))
     with pytest.raises(IndexFormatError, match="format 99"):
         mmrag.open(".")
     path.write_text(good.replace('"view"', '"veiw"'))
@@ -556,3 +558,24 @@ def test_vectors_equal_those_of_the_encoder(index, colours):
     expected = index.encoder.encode_image([Image.open(colours / f"{name}.png") for name in names])
     found = {uri: index._view.vector(ref) for ref, uri in index._view.scan(("uri",))}
     assert np.allclose([found[f"images/{name}.png"] for name in names], expected, atol=1e-6)
+
+
+def test_an_unchanged_folder_is_looked_at_without_anything_heavy(index):
+    code = (
+        "import sys\n"
+        "from mmrag.models import registry\n"
+        "from tests.toy import open_toy\n"
+        "registry.register('toy', open_toy)\n"
+        "sys.argv = ['mmrag', 'index', 'images']\n"
+        "from mmrag.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'lancedb', 'onnxruntime', 'torch', 'PIL', 'rich', 'tokenizers', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    root = Path(mmrag.__path__[0]).parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("0 added")
+    assert " 6 unchanged" in done.stdout

@@ -8,7 +8,8 @@ import mmrag
 
 def test_the_public_names_are_exactly_these():
     assert mmrag.__all__ == [
-        *("Card", "Changes", "Failure", "Hit", "Index", "Item", "MmragError", "Query", "__version__"),
+        *("Card", "Changes", "Checkup", "Failure", "Hit", "Index", "Item", "MmragError", "Query", "Version"),
+        *("__version__",),
         *("create", "evaluate_pairs", "load_encoder", "open", "register"),
     ]
     assert dir(mmrag) == mmrag.__all__

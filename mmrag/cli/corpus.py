@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command(epilog="Example:  mmrag index ./images --exclude '*.png'")(index)
     app.command(epilog="Example:  mmrag remove ./images/2019")(remove)
-    app.command(epilog="Example:  mmrag info --failed")(info)
+    app.command(epilog="Example:  mmrag info --failed    mmrag info --versions")(info)
 
 
 def index(
@@ -100,20 +100,23 @@ def remove(
 
 def info(
     failed: Annotated[bool, typer.Option("--failed", help="List what could not be read, and why.")] = False,
+    versions: Annotated[
+        bool, typer.Option("--versions", help="List the versions that `mmrag restore` goes back to, newest first.")
+    ] = False,
     index_dir: IndexOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what the index holds.
 
-    How many items, from which folders, which model wrote it, and with --failed what could not be read.
+    How many items, from which folders, which model wrote it; with --failed what could not be read; with --versions
+    the state after each of the last runs that changed something (10, unless the index's recipe says otherwise).
     """
     corpus = open_corpus(index_dir)
     if failed:
-        for failure in corpus.failures():
-            if as_json:
-                print_json(dataclasses.asdict(failure))
-            else:
-                typer.echo(_failure_line(failure))
+        _print_failures(corpus, as_json=as_json)
+        return
+    if versions:
+        _print_versions(corpus, as_json=as_json)
         return
     facts = corpus.info()
     if as_json:
@@ -121,6 +124,29 @@ def info(
         return
     for line in _info_lines(facts):
         typer.echo(line)
+
+
+def _print_failures(corpus: Index, *, as_json: bool) -> None:
+    for failure in corpus.failures():
+        if as_json:
+            print_json(dataclasses.asdict(failure))
+        else:
+            typer.echo(_failure_line(failure))
+
+
+def _print_versions(corpus: Index, *, as_json: bool) -> None:
+    newest_first = corpus.versions()[::-1]
+    for version in newest_first:
+        newest = version == newest_first[0]
+        if as_json:
+            created = version.created.isoformat(timespec="seconds")
+            print_json({**dataclasses.asdict(version), "created": created, "newest": newest})
+        else:
+            failed = f", {version.failed:,} failed" if version.failed else ""
+            line = f"{version.number:>6}  {version.created:%Y-%m-%d %H:%M:%S}  {version.items:,} items{failed}"
+            typer.echo(f"{line}  (newest)" if newest else line)
+    if not newest_first:
+        typer.echo("No version is kept yet: the next run that changes something keeps its own.", err=True)
 
 
 def _open_or_create(paths: list[Path], index_dir: Path | None, model: str | None, recipe: str) -> Index:
@@ -174,5 +200,6 @@ def _info_lines(facts: dict[str, Any]) -> list[str]:
         f"model    {facts['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
         f"folders  {folders}",
         f"view     {facts['view']}, of table version {facts['table_version']}",
+        f"versions the last {facts['keep_versions']} are kept (mmrag info --versions, mmrag restore)",
         f"on disk  {facts['bytes'] / 1e6:,.1f} MB, made {facts['created']}",
     ]

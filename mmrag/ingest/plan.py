@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmrag.ingest.roots import Root
 from mmrag.sources.uri import is_below
 from mmrag.sources.walk import File, walk
 from mmrag.stores.view import View
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """A folder or file that is indexed, absolute, and the globs that are left out of it.
-
-    Where roots lie inside each other, the innermost decides.
-    """
-
-    path: str
-    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +43,8 @@ class Plan:
         Rows whose file is no longer there.
     lost : list of Known
         Rows below an indexed folder that is not there: kept, unless their files turn up elsewhere.
+    known : dict of str to Known
+        The rows of the files in `read`, and of those that are still failing, by uri.
     """
 
     read: list[File] = field(default_factory=list)
@@ -60,19 +52,19 @@ class Plan:
     still_failing: int = 0
     vanished: list[Known] = field(default_factory=list)
     lost: list[Known] = field(default_factory=list)
+    known: dict[str, Known] = field(default_factory=dict)
 
 
-def known_rows(view: View, refs: Iterable[int] | None = None) -> dict[str, Known]:
-    """Read what the index remembers of its files, by uri; or of the items with these refs."""
+def known_rows(view: View, refs: Iterable[int]) -> dict[str, Known]:
+    """Read what the index remembers of the items with these refs, by uri."""
     names = ("stamp", "uri", "id", "content_hash", "size", "mtime_ns", "failure")
     return {
         uri: Known(ref, stamp, uri, own_id, content_hash, size, mtime_ns, failure is not None)
         for ref, stamp, uri, own_id, content_hash, size, mtime_ns, failure in view.scan(names, refs)
-        if refs is not None or mtime_ns is not None
     }
 
 
-def make_plan(roots: Sequence[Root], others: Sequence[Root], known: dict[str, Known], home: Path) -> Plan:
+def make_plan(roots: Sequence[Root], others: Sequence[Root], view: View, home: Path) -> Plan:
     """Compare the files below `roots` with what is known of them.
 
     Files below a folder that could not be listed are left as they are: nothing is known of them.
@@ -83,41 +75,70 @@ def make_plan(roots: Sequence[Root], others: Sequence[Root], known: dict[str, Kn
         What is looked at.
     others : sequence of Root
         What else is indexed, and decides about what lies in it.
-    known : dict
-        By uri.
+    view : View
+        What the index remembers.
     home : path
         The folder that uris are relative to.
     """
-    plan = Plan()
-    every = [*others, *roots]
-    lost = [root for root in others if not os.path.lexists(root.path)]
-    present: set[str] = set()
+    rows = view.scan(("uri", "size", "mtime_ns", "failure"))
+    remembered = {row[1]: row for row in rows if row[3] is not None}  # the others live only in memory
+    files, unlisted = _find_files(roots, [*others, *roots], home)
+    settled = {
+        uri
+        for uri, file in files.items()
+        if (row := remembered.get(uri)) and row[2] == file.size and row[3] == file.mtime_ns and row[4] is None
+    }
+    doubtful = [file for uri, file in files.items() if uri not in settled]
+    plan = Plan(unchanged=len(settled))
+    plan.known = known_rows(view, [remembered[file.uri][0] for file in doubtful if file.uri in remembered])
+    for file in doubtful:
+        _sort_in(plan, file)
+    absent = {uri: row[0] for uri, row in remembered.items() if uri not in files}
+    vanished, lost = _sort_out(absent, roots, others, unlisted, home)
+    plan.vanished += known_rows(view, vanished).values()
+    plan.lost += known_rows(view, lost).values()
+    return plan
+
+
+def _find_files(roots: Sequence[Root], every: Sequence[Root], home: Path) -> tuple[dict[str, File], list[str]]:
+    """Walk `roots`: the files that are theirs, by uri, and the paths of the folders that could not be listed."""
+    files: dict[str, File] = {}
     unlisted: list[str] = []
     for root in roots:
         found = walk(Path(root.path), home=home, exclude=root.exclude)
         unlisted += [folder.path for folder in found.unlisted]
+        inner = [one.path for one in every if one != root and is_below(one.path, root.path)]
         for file in (*found.files, *found.unlisted):
-            if file.uri not in present and _innermost(file.path, every) == root:
-                present.add(file.uri)
-                _sort_in(plan, file, known.get(file.uri))
-    for uri, before in known.items():
-        path = str(home / uri)
-        owner = _innermost(path, every)
-        if owner in lost:
-            plan.lost.append(before)
-        elif uri not in present and owner in roots and not any(is_below(path, folder) for folder in unlisted):
-            plan.vanished.append(before)
-    return plan
+            if not inner or not any(is_below(file.path, path) for path in inner):
+                files.setdefault(file.uri, file)
+    return files, unlisted
 
 
-def _sort_in(plan: Plan, file: File, before: Known | None) -> None:
+def _sort_in(plan: Plan, file: File) -> None:
+    before = plan.known.get(file.uri)
     same = before is not None and (before.size, before.mtime_ns) == (file.size, file.mtime_ns)
-    if before is None or not same or (before.failed and before.content_hash is None):
+    if before is None or not same or before.content_hash is None:
         plan.read.append(file)
-    elif before.failed:
-        plan.still_failing += 1
     else:
-        plan.unchanged += 1
+        plan.still_failing += 1
+
+
+def _sort_out(
+    absent: Mapping[str, int], roots: Sequence[Root], others: Sequence[Root], unlisted: Sequence[str], home: Path
+) -> tuple[list[int], list[int]]:
+    """Choose from rows whose file was not found, refs by uri, those that have vanished and those that are lost."""
+    every = [*others, *roots]
+    gone = [root for root in others if not os.path.lexists(root.path)]
+    vanished: list[int] = []
+    lost: list[int] = []
+    for uri, ref in absent.items():
+        path = os.path.join(home, uri)
+        owner = _innermost(path, every)
+        if owner in gone:
+            lost.append(ref)
+        elif owner in roots and not any(is_below(path, folder) for folder in unlisted):
+            vanished.append(ref)
+    return vanished, lost
 
 
 def _innermost(path: str, roots: Sequence[Root]) -> Root | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from mmrag.errors import RecipeError
 from mmrag.recipe import load_named
 from mmrag.sources.limits import MAX_PIXELS
+from mmrag.stores.manifest import KEEP_VERSIONS
+from mmrag.stores.table import STAMPS_PER_VERSION
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,11 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Which view, and how many rows are committed at once."""
+    """Which view, how many rows are committed at once, and how many versions a new index keeps."""
 
     view: str = "exact"
     commit_every: int = 1024
+    keep_versions: int = KEEP_VERSIONS
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,10 @@ class IndexRecipe:
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot work."""
-        if min(self.source.max_pixels, self.store.commit_every) < 1:
-            raise RecipeError("max_pixels and commit_every must be at least 1")
+        if min(self.source.max_pixels, self.store.commit_every, self.store.keep_versions) < 1:
+            raise RecipeError("max_pixels, commit_every and keep_versions must be at least 1")
+        if self.store.commit_every > STAMPS_PER_VERSION:
+            raise RecipeError(f"commit_every is at most {STAMPS_PER_VERSION:,}, not {self.store.commit_every:,}")
         if self.source.max_pixels > MAX_PIXELS:
             raise RecipeError(f"max_pixels is at most {MAX_PIXELS:,}, not {self.source.max_pixels:,}")
 

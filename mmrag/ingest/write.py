@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from mmrag.errors import Interrupted
-from mmrag.ingest.load import Loaded, Loader
-from mmrag.ingest.plan import Root, known_rows, make_plan
+from mmrag.ingest.plan import known_rows, make_plan
+from mmrag.ingest.roots import Root
 from mmrag.ingest.tally import Tally
 from mmrag.machine import usable_cores
 from mmrag.roles import Encoder, Vectors
@@ -25,11 +25,13 @@ from mmrag.stores.table import Table
 from mmrag.stores.view import View
 from mmrag.types import Changes, Item
 
+if TYPE_CHECKING:
+    from mmrag.ingest.load import Loaded, Loader
+
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
 
-_MOST_FRAGMENTS = 32
 _DELETE_AT_ONCE = 1000
 _COMMIT_SECONDS = 10.0
 
@@ -56,9 +58,8 @@ class Ingest:
 
     def add_files(self, roots: Sequence[Root], others: Sequence[Root]) -> Changes:
         """Make the rows below `roots` agree with the files there; `others` are indexed too, and left alone."""
-        known = known_rows(self.view)
-        plan = make_plan(roots, others, known, self.home)
-        tally = Tally(self.view, known, plan.vanished, plan.lost)
+        plan = make_plan(roots, others, self.view, self.home)
+        tally = Tally(self.view, plan.known, plan.vanished, plan.lost)
         if plan.read:
             self._write(tally, self._loader().load_file, plan.read)
         self.remove(tally.doomed)
@@ -78,12 +79,28 @@ class Ingest:
             self.table.delete(some)
         self.view = self.view.sync(self.table)
 
+    def restore(self, version: int) -> None:
+        """Go back to an earlier version."""
+        self.table.restore(version)
+        self.view = self.view.sync(self.table)
+
+    def finish(self, *, since: int, keep_versions: int) -> None:
+        """End a run: what it has made of the table's version `since` can be restored from now on."""
+        if self.table.version == since:
+            return
+        if self.table.overgrown():
+            self.table.compact()
+            self.view = self.view.sync(self.table)
+        self.table.keep(keep_versions)
+
     @cached_property
     def encoder(self) -> Encoder:
         """The encoder, loaded and verified when the first item has to be read."""
         return self.load_encoder()
 
     def _loader(self) -> Loader:
+        from mmrag.ingest.load import Loader  # imports the decoders: most runs read nothing
+
         rows = self.view.scan(("content_hash", "failure"))
         content = {content_hash: ref for ref, content_hash, failure in rows if failure is None}
         return Loader(self.encoder, self.home, self.max_pixels, content)
@@ -116,9 +133,9 @@ class Ingest:
     def _commit(self, pending: dict[str, Row]) -> None:
         if not pending:
             return
-        self.table.upsert(list(pending.values()), self.view.last_stamp() + 1)
+        self.table.upsert(list(pending.values()))
         pending.clear()
-        if self.table.fragments() > _MOST_FRAGMENTS:
+        if self.table.scattered():
             self.table.compact()
         self.view = self.view.sync(self.table)
 

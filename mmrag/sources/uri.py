@@ -31,8 +31,8 @@ def absolute(path: str | Path, home: Path) -> Path:
 
 def to_uri(path: str | Path, home: Path) -> str:
     """Name an absolute path: with forward slashes, relative to `home` if it is inside."""
-    path = Path(path)
-    return path.relative_to(home).as_posix() if path.is_relative_to(home) else path.as_posix()
+    path, folder = os.fspath(path), os.fspath(home)
+    return "." if path == folder else path.removeprefix(folder.rstrip("/") + "/")
 
 
 def is_below(path: str, folder: str) -> bool:

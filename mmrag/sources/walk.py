@@ -6,7 +6,7 @@ import fnmatch
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def walk(root: Path, *, home: Path, exclude: Sequence[str] = ()) -> Walk:
     if not os.path.isdir(root):
         found.files.append(describe(str(root), home))
         return found
+    globs = [glob.removeprefix("./").rstrip("/") for glob in exclude]
     visited: set[tuple[int, int]] = set()
     folders, links = [(str(root), "")], deque[tuple[str, str]]()
     while folders or links:
@@ -95,11 +96,11 @@ def walk(root: Path, *, home: Path, exclude: Sequence[str] = ()) -> Walk:
         if (about.st_dev, about.st_ino) in visited:
             continue
         visited.add((about.st_dev, about.st_ino))
-        for entry in _wanted(listed, relative, exclude):
+        for entry in _wanted(listed, relative, globs):
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append((entry.path, f"{relative}{entry.name}/"))
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                found.files.append(describe(entry.path, home))
+            elif entry.name[entry.name.rfind(".") :].lower() in SUFFIXES:
+                found.files.append(describe(entry.path, home, entry.stat))
     found.files.sort(key=lambda file: file.path)
     return found
 
@@ -111,23 +112,22 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _wanted(entries: Sequence[os.DirEntry[str]], relative: str, exclude: Sequence[str]) -> Iterator[os.DirEntry[str]]:
+def _wanted(entries: Sequence[os.DirEntry[str]], relative: str, globs: Sequence[str]) -> Iterator[os.DirEntry[str]]:
     for entry in entries:
         if entry.name.startswith(".") or entry.name in SKIPPED_FOLDERS:
             continue
         path = relative + entry.name
-        globs = (glob.removeprefix("./").rstrip("/") for glob in exclude)
         if not any(fnmatch.fnmatch(entry.name, g) or fnmatch.fnmatch(path, g) for g in globs):
             yield entry
 
 
-def describe(path: str, home: Path) -> File:
-    """Look at one file without opening it."""
+def describe(path: str, home: Path, about_it: Callable[[], os.stat_result] | None = None) -> File:
+    """Look at one file without opening it; through `about_it`, where a listing knows a quicker way."""
     uri = to_uri(path, home)
     if uri != _printable(uri):
         return File(path, _printable(uri), problem="the name is not valid UTF-8; rename the file")
     try:
-        about = os.stat(path)
+        about = about_it() if about_it else os.stat(path)
     except OSError as error:
         return File(path, uri, problem=f"cannot be read: {error.strerror}")
     problem = "" if stat.S_ISREG(about.st_mode) else "not a regular file"

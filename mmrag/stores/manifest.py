@@ -6,13 +6,15 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmrag import recipe
 from mmrag.errors import IndexFormatError, RecipeError
 from mmrag.roles import Identity
-from mmrag.stores.files import read_json, write_json
+from mmrag.stores.files import disk_errors, read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
+KEEP_VERSIONS = 10
 
 _NAME = "manifest.json"
 
@@ -23,6 +25,22 @@ class IndexedFolder:
 
     uri: str
     exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Writer:
+    """How the vectors were computed, beyond the identity of the encoder: they compare all the same.
+
+    Attributes
+    ----------
+    engine : str
+        What ran the model.
+    precision : str
+        Of its numbers.
+    """
+
+    engine: str = "onnxruntime"
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,10 @@ class Manifest:
         Kind of its view.
     folders : tuple of IndexedFolder
         What `mmrag index` without arguments looks at again.
+    writer : Writer
+        What ran the encoder.
+    keep_versions : int
+        How many versions can be restored.
     """
 
     format: int
@@ -54,25 +76,34 @@ class Manifest:
     identity: Identity
     view: str
     folders: tuple[IndexedFolder, ...] = ()
+    writer: Writer = Writer()
+    keep_versions: int = KEEP_VERSIONS
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read the manifest of the index in `folder`.
+        """Read the manifest of the index in `folder`; one of an older format is brought up to date in memory.
 
         Raises
         ------
         IndexFormatError
-            If it is damaged, or was written by a newer format.
+            If it is damaged, or of a format that this version does not know.
         """
-        data = read_json(folder / _NAME)
-        found = data.get("format") if isinstance(data, dict) else None
-        if not isinstance(found, int):
-            raise IndexFormatError(f"{folder / _NAME} is damaged: it has no format number")
-        if found != FORMAT:
-            raise IndexFormatError(
-                f"the index in {folder} has format {found}, this mmrag reads format {FORMAT}; "
-                "install the mmrag that wrote it, or make the index again"
-            )
+        return cls._of(_read(folder), folder)
+
+    @classmethod
+    def read_to_write(cls, folder: Path) -> Manifest:
+        """Read the manifest as `read` does, and store one of an older format in today's. Hold the write lock."""
+        data = _read(folder)
+        manifest = cls._of(data, folder)
+        if data["format"] != FORMAT:
+            with disk_errors(folder):
+                manifest.write(folder)
+        return manifest
+
+    @classmethod
+    def _of(cls, data: dict[str, Any], folder: Path) -> Manifest:
+        while data["format"] != FORMAT:
+            data = _UPGRADES[data["format"]](data)
         try:
             return recipe.build(cls, data, where=str(folder / _NAME))
         except RecipeError as error:
@@ -86,3 +117,26 @@ class Manifest:
 def has_manifest(folder: Path) -> bool:
     """Tell whether there is an index in `folder`."""
     return os.path.isfile(folder / _NAME)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Read what is stored, in whatever format this version knows."""
+    data = read_json(folder / _NAME)
+    found = data.get("format") if isinstance(data, dict) else None
+    if not isinstance(found, int):
+        raise IndexFormatError(f"{folder / _NAME} is damaged: it has no format number")
+    if found != FORMAT and found not in _UPGRADES:
+        raise IndexFormatError(
+            f"the index in {folder} has format {found}, this mmrag reads formats {min(_UPGRADES)} to {FORMAT}; "
+            "install the mmrag that wrote it, or make the index again"
+        )
+    return dict(data)
+
+
+def _from_format_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 did not say what ran the encoder: it was always the same."""
+    writer = {"engine": "onnxruntime", "precision": "fp32"}
+    return {**data, "format": 2, "writer": writer, "keep_versions": 10}
+
+
+_UPGRADES = {1: _from_format_1}

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
+from mmrag.stores.files import disk_errors
 from mmrag.stores.rows import Row, table_schema, to_arrow
+from mmrag.types import Version
+
+if TYPE_CHECKING:
+    from lancedb.table import Table as LanceTable
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+STAMPS_PER_VERSION = 1 << 24
+
 _NAME = "items"
+_TAG = "mmrag-"
+_MANY_FRAGMENTS = 32
+_TOO_MANY_FRAGMENTS = 256
+_MANY_VERSIONS = 32
+_RETENTION = timedelta(hours=1)  # for others who are reading an old version
+_MARGIN = timedelta(minutes=1)  # Lance counts back from when it prunes, which is a little later
+_FOR_EVER = timedelta(days=36500)
+_ROWS_AT_ONCE = 4096
+_MOST_VERSIONS = 2**64 - 1
+_BACKWARDS_DIGITS = 20
 
 
 def _store_errors(method: Callable[Concatenate[Table, P], R]) -> Callable[Concatenate[Table, P], R]:
@@ -25,7 +44,9 @@ def _store_errors(method: Callable[Concatenate[Table, P], R]) -> Callable[Concat
     def wrapper(self: Table, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
-        except (OSError, RuntimeError, ValueError) as error:  # what lancedb raises
+        except Exception as error:
+            if not _is_lancedbs(error):
+                raise
             raise StoreError(
                 f"the table in {self.folder} failed: {error}. The last committed version is kept"
             ) from error
@@ -33,8 +54,13 @@ def _store_errors(method: Callable[Concatenate[Table, P], R]) -> Callable[Concat
     return wrapper
 
 
+def _is_lancedbs(error: Exception) -> bool:
+    """Whether lancedb raises this; the type that damaged files may bring about cannot be imported."""
+    return isinstance(error, (OSError, RuntimeError, ValueError)) or type(error).__name__ == "RustPanic"
+
+
 class Table:
-    """The rows of one index.
+    """The rows of one index, opened when they are first needed.
 
     Parameters
     ----------
@@ -48,35 +74,65 @@ class Table:
     Raises
     ------
     IndexFormatError
-        If there is no table to open, or its columns are not the ones this version writes.
+        By whatever needs the rows, if there is no table to open or its columns are not the ones this version writes.
     """
 
     def __init__(self, folder: Path, dimension: int, *, create: bool = False) -> None:
-        import lancedb
-
         self.folder = folder
         self.dimension = dimension
-        database = lancedb.connect(folder)
+        if create:
+            import lancedb
+
+            with disk_errors(folder):
+                lancedb.connect(folder).create_table(_NAME, schema=table_schema(dimension))
+
+    @functools.cached_property
+    def _table(self) -> LanceTable:
         try:
-            if create:
-                self._table = database.create_table(_NAME, schema=table_schema(dimension))
-            else:
-                self._table = database.open_table(_NAME)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise IndexFormatError(f"there is no readable table in {folder}: {error}") from error
-        if self._table.schema.names != table_schema(dimension).names:
-            raise IndexFormatError(f"the table in {folder} has other columns than this version writes")
+            table = _connect(self.folder)
+        except Exception as error:
+            if not _is_lancedbs(error):
+                raise
+            raise IndexFormatError(f"there is no readable table in {self.folder}: {error}") from error
+        expected = table_schema(self.dimension)
+        if table.schema.names != expected.names or table.schema.field("vector").type != expected.field("vector").type:
+            raise IndexFormatError(
+                f"the table in {self.folder} has other columns or vectors of another dimension than this version writes"
+            )
+        return table
 
     @property
     @_store_errors
     def version(self) -> int:
         """Number of the current version; it grows with every commit."""
-        return int(self._table.version)
+        newest = None
+        if "_table" not in vars(self):  # opening it imports lancedb: nothing has changed in most runs
+            newest = newest_version(self.folder / f"{_NAME}.lance")
+        return int(self._table.version) if newest is None else newest
 
     @_store_errors
-    def fragments(self) -> int:
-        """Count the files that the rows are spread over; each commit adds one."""
-        return int(self._table.stats()["fragment_stats"]["num_fragments"])
+    def count(self) -> int:
+        """Count the rows."""
+        return int(self._table.count_rows())
+
+    @_store_errors
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Read one column of all rows."""
+        return self._read([name], None)[name]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all columns of all rows, some thousands at once."""
+        reader = self._start_reading()
+        while (batch := self._next_batch(reader)) is not None:
+            yield batch
+
+    @_store_errors
+    def _start_reading(self) -> pa.RecordBatchReader:
+        return self._table.search().to_batches(_ROWS_AT_ONCE)
+
+    @_store_errors
+    def _next_batch(self, reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
+        return next(reader, None)
 
     @_store_errors
     def stamps(self) -> npt.NDArray[np.int64]:
@@ -89,9 +145,13 @@ class Table:
         return self._read(None, f"stamp >= {stamp}").sort_by("stamp")
 
     @_store_errors
-    def upsert(self, rows: Sequence[Row], first_stamp: int) -> None:
-        """Commit rows in one version; a row whose id is in the table replaces the old one."""
-        data = to_arrow(rows, first_stamp, self.dimension)
+    def upsert(self, rows: Sequence[Row]) -> None:
+        """Commit rows in one version; a row whose id is in the table replaces the old one.
+
+        Their stamps come from the number of that version, and versions only ever grow: no two rows that
+        were ever in the table have the same stamp, whatever was restored meanwhile.
+        """
+        data = to_arrow(rows, (self.version + 1) * STAMPS_PER_VERSION, self.dimension)
         merge: Any = self._table.merge_insert("id")
         merge.when_matched_update_all().when_not_matched_insert_all()
         merge.execute(data, on_bad_vectors="null")
@@ -102,9 +162,75 @@ class Table:
         self._table.delete(f"stamp IN ({', '.join(str(int(stamp)) for stamp in stamps)})")
 
     @_store_errors
+    def scattered(self) -> bool:
+        """Tell whether it is time to `compact`: each commit adds a fragment, and reading slows down.
+
+        It rewrites all rows, so that it waits until as many are new as the largest fragment holds.
+        """
+        stats = self._table.stats()
+        fragments = stats["fragment_stats"]
+        count, largest = fragments["num_fragments"], fragments["lengths"]["max"]
+        return bool(count > _MANY_FRAGMENTS and (2 * largest <= stats["num_rows"] or count > _TOO_MANY_FRAGMENTS))
+
+    @_store_errors
     def compact(self) -> None:
-        """Join small fragments, so that reading does not slow down as commits pile up."""
-        self._table.optimize()
+        """Join small fragments, and prune the versions that nobody can restore or is likely to be reading."""
+        self._table.optimize(cleanup_older_than=_FOR_EVER)
+        limit, prunable = self._prunable()
+        if prunable:  # not in one go with joining: the limit would have moved when that is done
+            self._table.optimize(cleanup_older_than=datetime.now(UTC) - limit + _MARGIN)
+
+    @_store_errors
+    def keep(self, most: int) -> None:
+        """Let the current version be restored some day, and the newest others, `most` in all."""
+        if self.version not in self.kept():
+            self._table.tags.create(f"{_TAG}{self.version}", self.version)
+        for number in self.kept()[:-most]:
+            self._table.tags.delete(f"{_TAG}{number}")
+
+    @_store_errors
+    def kept(self) -> list[int]:
+        """List the numbers of the versions that can be restored, ascending."""
+        numbers = (tag.removeprefix(_TAG) for tag in self._table.tags.list() if tag.startswith(_TAG))
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
+    @_store_errors
+    def versions(self) -> list[Version]:
+        """Describe the versions that can be restored, ascending."""
+        created = self._created()
+        past = _connect(self.folder)
+        found = []
+        for number in filter(created.__contains__, self.kept()):
+            past.checkout(number)
+            items = past.count_rows("failure IS NULL")
+            found.append(Version(number, created[number].astimezone(), items, past.count_rows() - items))
+        return found
+
+    @_store_errors
+    def restore(self, version: int) -> None:
+        """Commit the rows of an earlier version as a new one."""
+        self._table.restore(version)
+
+    @_store_errors
+    def overgrown(self) -> bool:
+        """Tell whether so many versions can be pruned that it is time to `compact`."""
+        return len(self._prunable()[1]) > _MANY_VERSIONS
+
+    def _prunable(self) -> tuple[datetime, list[int]]:
+        """Find what may be pruned: the moment before which every version may go, and their numbers.
+
+        Versions behind the oldest that is tagged stay, although most of them are not: Lance refuses to prune
+        around a tag, and where it does not, it loses track of the files (lance-format/lance#8705).
+        """
+        created = self._created()
+        tagged = [created[tag["version"]] for tag in self._table.tags.list().values() if tag["version"] in created]
+        limit = min([datetime.now(UTC) - _RETENTION, *tagged])
+        return limit, [
+            number for number, moment in created.items() if moment < limit - _MARGIN and number < self.version
+        ]
+
+    def _created(self) -> dict[int, datetime]:
+        return {one["version"]: one["timestamp"].astimezone(UTC) for one in self._table.list_versions()}
 
     def _read(self, columns: list[str] | None, where: str | None) -> pa.Table:
         query = self._table.search()
@@ -113,3 +239,34 @@ class Table:
         if where is not None:
             query = query.where(where)
         return query.to_arrow()
+
+
+def _connect(folder: Path) -> LanceTable:
+    import lancedb
+
+    return lancedb.connect(folder).open_table(_NAME)
+
+
+def newest_version(dataset: Path) -> int | None:
+    """Read the newest version of a Lance dataset from the names of its manifests.
+
+    Lance names them so that the newest comes first in a listing, ``{2**64 - 1 - version:020}.manifest``, or
+    plainly ``{version}.manifest`` in datasets that an older one made.
+
+    Returns
+    -------
+    int or None
+        None if there is no manifest, or a name that says something else.
+    """
+    try:
+        names = [name for name in os.listdir(dataset / "_versions") if name.endswith(".manifest")]
+    except OSError:
+        return None
+    numbers = [name.removesuffix(".manifest") for name in names]
+    if not numbers or not all(number.isdecimal() and number.isascii() for number in numbers):
+        return None
+    backwards = {len(number) == _BACKWARDS_DIGITS for number in numbers}
+    if len(backwards) > 1:  # half of them renamed
+        return None
+    versions = map(int, numbers)
+    return _MOST_VERSIONS - min(versions) if backwards.pop() else max(versions)

@@ -7,19 +7,22 @@ of files need (``.arrow``), both memory-mapped. Rows that have a vector come fir
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError  # numpy parses the head of a file as Python
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmrag.errors import IndexFormatError, RecipeError
+from mmrag.errors import IndexFormatError, StoreError
 from mmrag.recipe import build
 from mmrag.roles import Vectors
 from mmrag.stores.files import disk_errors, read_json, sync_to_disk, write_json
@@ -90,13 +93,23 @@ class Segment:
         """Map a segment's files into memory."""
         with pa.memory_map(str(folder / f"{state.name}.arrow")) as source:
             columns = pa.ipc.open_file(source).read_all()
+        columns.validate()
         vectors = np.empty((0, dimension), dtype=np.float32)
         if state.searchable:
             vectors = np.load(folder / f"{state.name}.npy", mmap_mode="r")
         deleted = np.load(folder / state.deletions) if state.deletions else np.empty(0, dtype=np.int64)
-        if vectors.shape != (state.searchable, dimension) or columns.num_rows < state.searchable:
+        as_said = vectors.shape == (state.searchable, dimension) and vectors.dtype == "<f4"
+        if not as_said or columns.num_rows < state.searchable or columns.schema != COLUMNS:
             raise ValueError(f"{state.name} has other vectors or rows than view.json says")
+        if deleted.dtype != np.int64 or deleted.min(initial=0) < 0 or deleted.max(initial=-1) >= columns.num_rows:
+            raise ValueError(f"{state.deletions} names rows that {state.name} does not have")
         return cls(state, vectors, columns, deleted)
+
+    @cached_property
+    def sound_columns(self) -> pa.Table:
+        """The columns, after a look at every value: reading text where there is none can end the process."""
+        self.columns.validate(full=True)
+        return self.columns
 
     @cached_property
     def stamps(self) -> npt.NDArray[np.int64]:
@@ -160,37 +173,29 @@ class View(ABC):
 
     @classmethod
     def open(cls, folder: Path, dimension: int) -> Self:
-        """Open the published view in `folder`; one that was never published is empty.
+        """Open the published view in `folder`; one that was never published, or in another format, is empty.
 
         Raises
         ------
         IndexFormatError
-            If it is damaged or of another format.
+            If it is damaged.
         """
         attempts = 3
         while True:
-            try:
-                state = build(ViewState, read_json(folder / "view.json"), where=str(folder / "view.json"))
-            except FileNotFoundError:
-                return cls(folder, dimension, table_version=0, segments=[])
-            except RecipeError as error:
-                raise IndexFormatError(f"the view is damaged: {error}; delete {folder}, it is made again") from error
-            if state.format != FORMAT or state.dimension != dimension:
-                raise IndexFormatError(f"the view in {folder} has another format; delete it, it is made again")
-            try:
-                segments = [Segment.open(folder, one, dimension) for one in state.segments]
-            except (OSError, ValueError, EOFError, pa.ArrowInvalid) as error:
-                attempts -= 1
-                if isinstance(error, FileNotFoundError) and attempts:
+            with damage_told(folder):
+                state = _read_state(folder, dimension)
+                try:
+                    segments = [Segment.open(folder, one, dimension) for one in state.segments]
+                except FileNotFoundError:
+                    attempts -= 1
+                    if not attempts:
+                        raise
                     continue  # a writer has published a newer view meanwhile
-                raise IndexFormatError(
-                    f"the view in {folder} is damaged ({error}); delete it, it is made again"
-                ) from error
             return cls(folder, dimension, table_version=state.table_version, segments=segments)
 
     @property
     def published(self) -> bool:
-        """Whether there was ever a view to open."""
+        """Whether there was a view to open."""
         return self.table_version > 0
 
     def __len__(self) -> int:
@@ -200,13 +205,14 @@ class View(ABC):
     def records(self, refs: Sequence[int]) -> list[dict[str, Any]]:
         """Read the columns of some rows, as dictionaries."""
         located = [self._locate(ref) for ref in refs]
-        if len(located) <= _FEW:  # taking rows imports pyarrow.compute, which costs a cold search 20 ms
-            return [segment.columns.slice(row, 1).to_pylist()[0] for segment, row in located]
         found: dict[int, dict[str, Any]] = {}
-        for segment in self.segments:
-            positions = [n for n, (owner, _) in enumerate(located) if owner is segment]
-            taken = segment.columns.take([located[n][1] for n in positions]).to_pylist()
-            found |= dict(zip(positions, taken, strict=True))
+        with damage_told(self.folder):
+            if len(located) <= _FEW:  # taking rows imports pyarrow.compute, which costs a cold search 20 ms
+                return [_record(segment, row) for segment, row in located]
+            for segment in self.segments:
+                positions = [n for n, (owner, _) in enumerate(located) if owner is segment]
+                taken = segment.sound_columns.take([located[n][1] for n in positions]).to_pylist()
+                found |= dict(zip(positions, taken, strict=True))
         return [found[n] for n in range(len(located))]
 
     def find(self, column: str, values: Sequence[str]) -> list[int]:
@@ -215,7 +221,8 @@ class View(ABC):
 
         refs: list[int] = []
         for number, segment in enumerate(self.segments):
-            matching = pc.is_in(segment.columns[column], value_set=pa.array(values, pa.string())).to_numpy()
+            with damage_told(self.folder):
+                matching = pc.is_in(segment.sound_columns[column], value_set=pa.array(values, pa.string())).to_numpy()
             rows = np.flatnonzero(matching & segment.alive)
             refs += (rows | (number << SEGMENT_SHIFT)).tolist()
         return refs
@@ -228,19 +235,23 @@ class View(ABC):
     def scan(self, names: Sequence[str], refs: Iterable[int] | None = None) -> Iterator[tuple[Any, ...]]:
         """Go through all rows, or those with `refs`: for each, its ref and then the values of the columns `names`."""
         if refs is not None:
-            for ref in dict.fromkeys(refs):
-                record = self.records([ref])[0]
+            chosen = list(dict.fromkeys(refs))
+            for ref, record in zip(chosen, self.records(chosen), strict=True):
                 yield (ref, *(record[name] for name in names))
             return
         for number, segment in enumerate(self.segments):
-            columns = [segment.columns[name].to_pylist() for name in names]
+            with damage_told(self.folder):
+                columns = [segment.sound_columns[name].to_pylist() for name in names]
             first = number << SEGMENT_SHIFT
-            for row in np.flatnonzero(segment.alive).tolist():
-                yield (first | row, *(column[row] for column in columns))
+            rows = zip(range(first, first + len(segment.alive)), *columns, strict=True)
+            yield from itertools.compress(rows, segment.alive.tolist())
 
-    def last_stamp(self) -> int:
-        """Find the highest stamp in this view, 0 if there is none."""
-        return max((int(s.stamps.max()) for s in self.segments if len(s.stamps)), default=0)
+    def leftovers(self) -> list[Path]:
+        """List the files in its folder that are not its own: older ones, and what an interrupted writer left."""
+        states = [segment.state for segment in self.segments]
+        own = {"view.json", *(state.deletions for state in states)}
+        own |= {f"{state.name}{suffix}" for state in states for suffix in (".npy", ".arrow")}
+        return [path for path in self.folder.iterdir() if path.name not in own]
 
     def sync(self, table: Table) -> Self:
         """Bring the view to the table's current version and publish it.
@@ -251,7 +262,7 @@ class View(ABC):
         if self.table_version == table.version:
             return self
         live = table.stamps()
-        with disk_errors(self.folder):
+        with damage_told(self.folder), disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             segments = [self._without_dead(segment, live) for segment in self.segments]
             seen = np.concatenate([np.empty(0, np.int64), *(s.stamps for s in self.segments)])
@@ -303,12 +314,46 @@ class View(ABC):
         segments = [segment for segment in segments if segment.alive.any()]
         state = ViewState(FORMAT, table_version, self.dimension, tuple(segment.state for segment in segments))
         write_json(self.folder / "view.json", asdict(state))
-        wanted = {"view.json", *(one.deletions for one in state.segments)}
-        wanted |= {f"{one.name}{suffix}" for one in state.segments for suffix in (".npy", ".arrow")}
-        for path in self.folder.iterdir():
-            if path.name not in wanted:
-                path.unlink()
-        return type(self)(self.folder, self.dimension, table_version=table_version, segments=segments)
+        view = type(self)(self.folder, self.dimension, table_version=table_version, segments=segments)
+        for path in view.leftovers():
+            path.unlink()
+        return view
+
+
+@contextmanager
+def damage_told(folder: Path) -> Iterator[None]:
+    """Turn what reading the damaged files of a view raises into one clear line."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise IndexFormatError(f"the view in {folder} is damaged ({reason}); mmrag check mends it") from error
+
+
+def _read_state(folder: Path, dimension: int) -> ViewState:
+    """Read ``view.json``; where there is none in today's format, the view is empty, and the table fills it."""
+    try:
+        data = read_json(folder / "view.json")
+    except FileNotFoundError:
+        return ViewState(FORMAT, 0, dimension)
+    except IndexFormatError as error:
+        raise ValueError(error) from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if isinstance(found, int) and found != FORMAT:
+        return ViewState(FORMAT, 0, dimension)
+    state = build(ViewState, data, where="view.json")
+    if state.dimension != dimension:
+        raise ValueError(f"view.json: vectors have {state.dimension} dimensions, not {dimension}")
+    return state
+
+
+def _record(segment: Segment, row: int) -> dict[str, Any]:
+    columns = segment.columns.slice(row, 1)
+    columns.validate(full=True)
+    found: dict[str, Any] = columns.to_pylist()[0]
+    return found
 
 
 def _write_vectors(path: Path, parts: Sequence[Vectors], dimension: int) -> None:
@@ -337,7 +382,7 @@ class _Part:
     def of_segment(cls, segment: Segment) -> _Part:
         rows = np.flatnonzero(segment.alive)
         searchable = rows < len(segment.vectors)
-        return cls(segment.columns.take(rows), searchable, segment.vectors[rows[searchable]])
+        return cls(segment.sound_columns.take(rows), searchable, segment.vectors[rows[searchable]])
 
     @classmethod
     def of_table(cls, rows: pa.Table, stamps: npt.NDArray[np.int64], dimension: int) -> _Part:

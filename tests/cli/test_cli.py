@@ -11,7 +11,7 @@ from PIL import Image
 import mmrag
 from mmrag.version import __version__
 
-COMMANDS = ["index", "search", "remove", "info", "eval", "train", "demo"]
+COMMANDS = ["index", "search", "remove", "info", "restore", "check", "eval", "train", "demo"]
 
 
 def run(*arguments, code=0, **options):
@@ -109,6 +109,42 @@ def test_index_info_and_remove(colours):
     assert run("info", "--failed").stdout == "failed  images/bad.jpg: not a picture in a format that can be read\n"
     assert run("remove", "images/red.png", "images/blue.png").stdout == "2 removed\n"
     assert len(mmrag.open(".")) == 3
+
+
+def test_versions_and_restore(colours):
+    run("index", "images")
+    run("remove", "images/red.png")
+    newest, first = [json.loads(line) for line in run("info", "--versions", "--json").stdout.splitlines()]
+    assert (newest["items"], newest["newest"], first["items"], first["newest"]) == (5, True, 6, False)
+    assert set(first) == {"number", "created", "items", "failed", "newest"}
+    lines = run("info", "--versions").stdout.splitlines()
+    assert lines[0].split()[0] == str(newest["number"])
+    assert lines[0].endswith("  5 items  (newest)")
+    assert lines[1].endswith("  6 items")
+    assert "the last 10 are kept" in run("info").stdout
+    refused = run("restore", "77", code=1).stderr
+    assert refused == f"mmrag: there is no version 77 to go back to; there are: {first['number']}, {newest['number']}\n"
+    done = run("restore", str(first["number"]))
+    assert done.stdout == f"version {first['number']} is back: 6 items\n"
+    assert "The next `mmrag index` brings the index up to date with the folders again." in done.stderr
+    assert json.loads(run("restore", str(newest["number"]), "--json").stdout)["items"] == 5
+
+
+def test_check(colours):
+    run("index", "images")
+    assert run("check").stdout == "6 items and 0 failures: all is well\n"
+    index = mmrag.open(".")
+    (index.folder / "views" / "exact" / "view.json").write_text("hello")
+    (line,) = run("search", "red", code=1).stderr.splitlines()
+    assert line.endswith("mmrag check mends it")
+    mended, well = run("check").stdout.splitlines()
+    assert mended.startswith("mended  made the view again from the table")
+    assert well == "6 items and 0 failures: all is well"
+    for data in (index.folder / "table" / "items.lance" / "data").iterdir():
+        data.write_bytes(b"hello")
+    done = run("check", code=1)
+    assert (done.stdout, done.stderr.startswith("wrong   the table in ")) == ("", True)
+    assert json.loads(run("check", "--json", code=1).stdout)["wrong"]
 
 
 def test_failed_files_are_one_line_each_on_stderr(colours):

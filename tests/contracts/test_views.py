@@ -67,7 +67,7 @@ def test_equals_a_plain_sort_through_additions_updates_and_deletions(view_class,
     for step in range(12):
         start = int(random.integers(0, 60))
         vectors = unit(random, int(random.integers(1, 40)))
-        table.upsert(rows_of(vectors, start), view.last_stamp() + 1)
+        table.upsert(rows_of(vectors, start))
         truth |= {f"i{start + n}": vector for n, vector in enumerate(vectors)}
         view = view.sync(table)
         if step % 3 == 2:
@@ -89,7 +89,7 @@ def test_equals_a_plain_sort_through_additions_updates_and_deletions(view_class,
 
 def test_equal_scores_come_in_the_order_of_the_rows(view_class, table, tmp_path):
     vector = unit(np.random.default_rng(1), 1)[0]
-    table.upsert(rows_of([vector] * 50), 1)
+    table.upsert(rows_of([vector] * 50))
     view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
     assert found_ids(view, view.search(vector[None], 3)) == [["i0", "i1", "i2"]]
 
@@ -99,7 +99,7 @@ def test_k_beyond_the_rows_and_an_empty_view(view_class, table, tmp_path):
     view = view_class.open(tmp_path / "view", DIMENSION)
     assert view.search(unit(random, 2), 5).scores.shape == (2, 0)
     assert len(view.sync(table)) == 0
-    table.upsert(rows_of(unit(random, 3)), 1)
+    table.upsert(rows_of(unit(random, 3)))
     view = view.sync(table)
     assert view.search(unit(random, 2), 5).scores.shape == (2, 3)
 
@@ -107,7 +107,7 @@ def test_k_beyond_the_rows_and_an_empty_view(view_class, table, tmp_path):
 def test_failed_rows_are_remembered_and_never_found(view_class, table, tmp_path):
     random = np.random.default_rng(3)
     vectors = unit(random, 10)
-    table.upsert(rows_of(vectors, failing={2, 5}), 1)
+    table.upsert(rows_of(vectors, failing={2, 5}))
     view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
     assert len(view) == 8
     (ids,) = found_ids(view, view.search(vectors[2:3], 10))
@@ -115,7 +115,7 @@ def test_failed_rows_are_remembered_and_never_found(view_class, table, tmp_path)
     assert {"i2", "i5"}.isdisjoint(ids)
     failed = [uri for _, uri, failure in view.scan(("uri", "failure")) if failure]
     assert failed == ["2.jpg", "5.jpg"]
-    table.upsert(rows_of(unit(random, 4), start=100, failing={1}), view.last_stamp() + 1)  # merges segments
+    table.upsert(rows_of(unit(random, 4), start=100, failing={1}))  # merges segments
     view = view.sync(table)
     assert len(view) == 11
     assert len([1 for _, failure in view.scan(("failure",)) if failure]) == 3
@@ -124,7 +124,7 @@ def test_failed_rows_are_remembered_and_never_found(view_class, table, tmp_path)
 def test_vectors_and_records_belong_together(view_class, table, tmp_path):
     vectors = unit(np.random.default_rng(4), 30)
     for start in range(0, 30, 6):
-        table.upsert(rows_of(vectors[start : start + 6], start, failing={0}), 1 + start)
+        table.upsert(rows_of(vectors[start : start + 6], start, failing={0}))
     view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
     for ref, own, failure in view.scan(("id", "failure")):
         if not failure:
@@ -134,10 +134,10 @@ def test_vectors_and_records_belong_together(view_class, table, tmp_path):
 def test_an_old_snapshot_serves_while_a_new_one_is_published(view_class, table, tmp_path):
     random = np.random.default_rng(5)
     vectors = unit(random, 20)
-    table.upsert(rows_of(vectors), 1)
+    table.upsert(rows_of(vectors))
     old = view_class.open(tmp_path / "view", DIMENSION).sync(table)
     before = found_ids(old, old.search(vectors[:2], 5))
-    table.upsert(rows_of(unit(random, 20)), old.last_stamp() + 1)
+    table.upsert(rows_of(unit(random, 20)))
     new = old.sync(table)
     assert found_ids(old, old.search(vectors[:2], 5)) == before
     assert found_ids(new, new.search(vectors[:2], 5)) != before
@@ -146,10 +146,10 @@ def test_an_old_snapshot_serves_while_a_new_one_is_published(view_class, table, 
 def test_a_view_that_was_lost_or_fell_behind_is_rebuilt_from_the_table(view_class, table, tmp_path):
     random = np.random.default_rng(6)
     vectors = unit(random, 20)
-    table.upsert(rows_of(vectors), 1)
+    table.upsert(rows_of(vectors))
     view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
-    table.upsert(rows_of(unit(random, 5), start=3), 100)  # the process dies here
-    table.delete([1])
+    table.upsert(rows_of(unit(random, 5), start=3))  # the process dies here
+    table.delete(table.stamps()[:1])
     behind = view_class.open(tmp_path / "view", DIMENSION)
     assert behind.table_version == view.table_version
     caught_up = behind.sync(table)
@@ -161,11 +161,11 @@ def test_a_view_that_was_lost_or_fell_behind_is_rebuilt_from_the_table(view_clas
 
 def test_rows_that_come_back_with_a_restored_version_are_found_again(view_class, table, tmp_path):
     vectors = unit(np.random.default_rng(7), 40)
-    table.upsert(rows_of(vectors), 1)
+    table.upsert(rows_of(vectors))
     version = table.version
     view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
-    table.delete(list(range(1, 31)))
-    table.upsert(rows_of(vectors[:1], start=99), view.last_stamp() + 1)
+    table.delete(table.stamps()[:30])
+    table.upsert(rows_of(vectors[:1], start=99))
     view = view.sync(table)
     assert len(view) == 11
     table._table.checkout(version)
@@ -174,7 +174,7 @@ def test_rows_that_come_back_with_a_restored_version_are_found_again(view_class,
 
 
 def test_damage_is_told(view_class, table, tmp_path):
-    table.upsert(rows_of(unit(np.random.default_rng(8), 4)), 1)
+    table.upsert(rows_of(unit(np.random.default_rng(8), 4)))
     view_class.open(tmp_path / "view", DIMENSION).sync(table)
     (vectors,) = (tmp_path / "view").glob("*.npy")
     vectors.write_bytes(b"nonsense")
@@ -186,7 +186,7 @@ def test_damage_is_told(view_class, table, tmp_path):
 
 
 def test_missing_vectors_are_damage_and_not_an_empty_view(view_class, table, tmp_path):
-    table.upsert(rows_of(unit(np.random.default_rng(8), 4)), 1)
+    table.upsert(rows_of(unit(np.random.default_rng(8), 4)))
     view_class.open(tmp_path / "view", DIMENSION).sync(table)
     (vectors,) = (tmp_path / "view").glob("*.npy")
     vectors.unlink()
@@ -201,7 +201,7 @@ def test_missing_vectors_are_damage_and_not_an_empty_view(view_class, table, tmp
 def test_readers_see_whole_versions_while_a_writer_publishes(view_class, table, tmp_path):
     random = np.random.default_rng(10)
     vectors = unit(random, 64)
-    table.upsert(rows_of(vectors), 1)
+    table.upsert(rows_of(vectors))
     view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
     counts: set[int] = set()
     stop = threading.Event()
@@ -213,7 +213,7 @@ def test_readers_see_whole_versions_while_a_writer_publishes(view_class, table, 
     reader = threading.Thread(target=read)
     reader.start()
     for _ in range(30):
-        table.upsert(rows_of(vectors), view.last_stamp() + 1)  # every row replaced, every file new
+        table.upsert(rows_of(vectors))  # every row replaced, every file new
         view = view.sync(table)
     stop.set()
     reader.join()
@@ -221,8 +221,8 @@ def test_readers_see_whole_versions_while_a_writer_publishes(view_class, table, 
 
 
 def test_records_of_many_rows(view_class, table, tmp_path):
-    table.upsert(rows_of(unit(np.random.default_rng(11), 200)), 1)
-    table.delete(list(range(1, 200, 3)))
+    table.upsert(rows_of(unit(np.random.default_rng(11), 200)))
+    table.delete(table.stamps()[::3])
     view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
     refs = [ref for ref, _ in view.scan(("id",))][::-1]
     assert len(refs) > 100
@@ -233,11 +233,11 @@ def test_records_of_many_rows(view_class, table, tmp_path):
 def test_the_cost_of_small_additions_stays_small(view_class, table, tmp_path):
     random = np.random.default_rng(9)
     view = view_class.open(tmp_path / "view", DIMENSION)
-    table.upsert(rows_of(unit(random, 4000)), 1)
+    table.upsert(rows_of(unit(random, 4000)))
     view = view.sync(table)
     (big,) = {segment.state.name for segment in view.segments}
     for start in range(4000, 4040, 10):
-        table.upsert(rows_of(unit(random, 10), start), view.last_stamp() + 1)
+        table.upsert(rows_of(unit(random, 10), start))
         view = view.sync(table)
         assert big in {segment.state.name for segment in view.segments}
     assert len(view.segments) <= 3

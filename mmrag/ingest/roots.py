@@ -1,0 +1,123 @@
+"""The folders and files that an index looks at again: which there are, and what becomes of those that are gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmrag.errors import InputError
+from mmrag.sources.uri import absolute, is_below, to_uri
+from mmrag.stores.manifest import IndexedFolder, Manifest
+from mmrag.types import Changes, Failure
+
+if TYPE_CHECKING:
+    from mmrag.ingest.write import Ingest
+    from mmrag.stores.view import View
+
+_NAMED = ("stamp", "id", "uri")
+_LOST = "the folder is gone; its pictures are kept. Bring it back, or take it out of the index: mmrag remove"
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A folder or file that is indexed, absolute, and the globs that are left out of it.
+
+    Where roots lie inside each other, the innermost decides.
+    """
+
+    path: str
+    exclude: tuple[str, ...] = ()
+
+
+def roots_of(manifest: Manifest, home: Path) -> list[Root]:
+    """Read the roots that a manifest names."""
+    return [Root(str(home / one.uri), one.exclude) for one in manifest.folders]
+
+
+def with_roots(manifest: Manifest, roots: Sequence[Root], home: Path) -> Manifest:
+    """Give a manifest other roots."""
+    return replace(manifest, folders=tuple(IndexedFolder(to_uri(root.path, home), root.exclude) for root in roots))
+
+
+def joined(roots: Sequence[Root], new: Sequence[Root]) -> list[Root]:
+    """Add roots; one that is there already gets the new one's globs."""
+    paths = {root.path for root in new}
+    return [*(root for root in roots if root.path not in paths), *dict.fromkeys(new)]
+
+
+def inside(roots: Sequence[Root], outer: Sequence[Root]) -> list[Root]:
+    """Choose the roots that are one of `outer`, or lie in it."""
+    return [root for root in roots if any(is_below(root.path, one.path) for one in outer)]
+
+
+def look_at(ingest: Ingest, roots: Sequence[Root], every: Sequence[Root]) -> tuple[Changes, list[Root]]:
+    """Bring an index up to date with some of its roots.
+
+    A file that is gone is forgotten. A folder that is gone is reported and kept, with its pictures, until they
+    have all turned up elsewhere.
+
+    Parameters
+    ----------
+    ingest : Ingest
+        Of the index.
+    roots : sequence of Root
+        What is looked at.
+    every : sequence of Root
+        All that the index has.
+
+    Returns
+    -------
+    changes : Changes
+        What it came to.
+    kept : list of Root
+        What is to be looked at from now on.
+    """
+    home = ingest.home
+    gone = [root for root in every if not os.path.lexists(root.path)]
+    lost = [root for root in gone if not ingest.view.find("uri", [to_uri(root.path, home)])]
+    present = [root for root in roots if root not in lost]
+    changes = ingest.add_files(present, [root for root in every if root not in present])
+    still_lost = _with_pictures(lost, ingest.view, home)
+    forgotten = [root for root in gone if root in present or (root in lost and root not in still_lost)]
+    failed = [Failure(to_uri(root.path, home), f"{_LOST} {root.path}") for root in still_lost]
+    return changes + Changes(failed=tuple(failed)), [root for root in every if root not in forgotten]
+
+
+def find_targets(
+    view: View, home: Path, roots: Sequence[Root], targets: Sequence[str | Path]
+) -> tuple[list[int], list[Root]]:
+    """Find what goes by the given ids, uris and paths.
+
+    Returns
+    -------
+    stamps : list of int
+        Of the rows, ascending.
+    kept : list of Root
+        The roots that do not lie in a target.
+
+    Raises
+    ------
+    InputError
+        If a target matches nothing.
+    """
+    rows = [(stamp, own, uri, str(home / uri)) for _, stamp, own, uri in view.scan(_NAMED)]
+    kept = list(roots)
+    stamps: set[int] = set()
+    for target in targets:
+        path = str(absolute(target, home))
+        found = {s for s, own, uri, at in rows if str(target) in (own, uri) or is_below(at, path)}
+        if not found and not any(is_below(root.path, path) for root in kept):
+            raise InputError(f"nothing in the index goes by {str(target)!r}; nothing was removed")
+        kept = [root for root in kept if not is_below(root.path, path)]
+        stamps |= found
+    return sorted(stamps), kept
+
+
+def _with_pictures(lost: Sequence[Root], view: View, home: Path) -> list[Root]:
+    if not lost:
+        return []
+    paths = [str(home / uri) for _, uri in view.scan(("uri",))]
+    return [root for root in lost if any(is_below(path, root.path) for path in paths)]

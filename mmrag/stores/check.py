@@ -1,0 +1,163 @@
+"""Looking at every row: the table must be sound, and its view must say the same. Views are mended, tables are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mmrag.errors import IndexFormatError, StoreError
+from mmrag.stores.files import disk_errors
+from mmrag.stores.rows import COLUMNS
+from mmrag.stores.table import Table
+from mmrag.stores.view import Segment, View, damage_told
+from mmrag.types import Checkup
+
+Progress = Callable[[int, int], None]
+
+_UNIT = 1e-3
+_GO_BACK = (
+    "This cannot be mended: go back to an earlier version (mmrag info --versions, mmrag restore VERSION), "
+    "or take these items out (mmrag remove) and index them again"
+)
+
+
+def check_store(
+    folder: Path, table: Table, view_class: type[View], view_folder: Path, progress: Progress | None
+) -> tuple[View | None, Checkup]:
+    """Compare the table and the view of the index in `folder`, and mend the view. Hold the write lock.
+
+    Returns
+    -------
+    view : View or None
+        What agrees with the table; None if the table is wrong.
+    checkup : Checkup
+        What was found and mended.
+    """
+    view: View | None = None
+    mended: list[str] = []
+    try:
+        count = table.count()
+        failed = count - table.column("failure").null_count
+        wrong = [f"{fault}. {_GO_BACK}" for fault in _table_faults(table, _report(progress, 0, count))]
+        if not wrong:  # a view of a table that is wrong may hold the last good copy
+            view, mended = _sound_view(table, view_class, view_folder, _report(progress, count, count))
+    except StoreError as error:
+        advice = f"If mmrag restore does not help, delete {folder} and index again"
+        return None, Checkup(wrong=(f"{error}. {advice}",))
+    if view is not None:
+        mended += _without_leftovers(folder, view)
+    return view, Checkup(items=count - failed, failed=failed, mended=tuple(mended), wrong=tuple(wrong))
+
+
+def _without_leftovers(folder: Path, view: View) -> list[str]:
+    leftovers = [*view.leftovers(), *folder.glob("*.tmp")]
+    with disk_errors(folder):
+        for path in leftovers:
+            path.unlink()
+    names = ", ".join(sorted(path.name for path in leftovers))
+    return [f"removed what an interrupted writer left: {names}"] if names else []
+
+
+def _report(progress: Progress | None, before: int, count: int) -> Callable[[int], None]:
+    return lambda done: progress(before + done, 2 * count) if progress else None
+
+
+def _table_faults(table: Table, report: Callable[[int], None]) -> Iterator[str]:
+    """Say what is wrong with the rows of a table."""
+    for name in ("id", "stamp"):
+        counts = table.column(name).value_counts()
+        repeated = counts.filter(np.asarray(counts.field("counts")) > 1).field("values").to_pylist()
+        if repeated:
+            yield f"{len(repeated):,} times several rows have the same {name}, such as {repeated[0]!r}"
+    done = 0
+    unsound: list[str] = []
+    for batch in table.batches():
+        unsound += batch.filter(_unsound(batch, table.dimension))["uri"].to_pylist()
+        done += batch.num_rows
+        report(done)
+    if unsound:
+        yield (
+            f"{len(unsound):,} rows have no vector of unit length and {table.dimension} dimensions, "
+            f"and no reason for it, such as {unsound[0]!r}"
+        )
+
+
+def _unsound(batch: pa.RecordBatch, dimension: int) -> npt.NDArray[np.bool_]:
+    has_vector, vectors = _vectors(batch, dimension)
+    unsound = ~has_vector & np.asarray(batch["failure"].is_null())
+    norms = np.linalg.norm(vectors, axis=1)
+    unsound[has_vector] = ~(np.abs(norms - 1) < _UNIT)  # a NaN is not below either
+    return np.asarray(unsound)
+
+
+def _vectors(batch: pa.RecordBatch, dimension: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Which rows of a batch have a vector, and those vectors, ``(n, dimension)``."""
+    has_vector = np.asarray(batch["vector"].is_valid())
+    return has_vector, batch["vector"].drop_null().flatten().to_numpy().reshape(-1, dimension)
+
+
+def _sound_view(
+    table: Table, view_class: type[View], folder: Path, report: Callable[[int], None]
+) -> tuple[View, list[str]]:
+    """Open a view that says what the table says, made anew if the one that is there does not."""
+    try:
+        view = view_class.open(folder, table.dimension)
+        behind = view.table_version != table.version
+        view = view.sync(table)
+        with damage_told(folder):
+            difference = _difference(view, table, report)
+    except IndexFormatError as error:
+        difference = f"it was damaged ({error.__cause__})"
+    if difference is None:
+        return view, ["brought the view up to the table's newest version"] if behind else []
+    view = view_class(folder, table.dimension, table_version=0, segments=()).sync(table)
+    return view, [f"made the view again from the table: {difference}"]
+
+
+def _difference(view: View, table: Table, report: Callable[[int], None]) -> str | None:
+    """Say how a view differs from the table; None if it does not."""
+    finders = [(segment, _Finder(segment)) for segment in view.segments]
+    rows = found = 0
+    for batch in table.batches():
+        rows += batch.num_rows
+        report(rows)
+        for segment, finder in finders:
+            mine, places = finder.find(np.asarray(batch["stamp"]))
+            found += len(places)
+            if not _equal(segment, places, batch.filter(mine), view.dimension):
+                return "rows in it differ from those of the table"
+    alive = sum(int(segment.alive.sum()) for segment in view.segments)
+    return None if rows == found == alive else f"it had {alive:,} rows, the table has {rows:,}"
+
+
+class _Finder:
+    """Finds the rows of a segment by their stamps."""
+
+    def __init__(self, segment: Segment) -> None:
+        alive = np.flatnonzero(segment.alive)
+        self._places = alive[np.argsort(segment.stamps[alive], kind="stable")]
+        self._stamps = segment.stamps[self._places]
+
+    def find(self, stamps: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Which of the stamps are here, and in which rows."""
+        if not len(self._stamps):
+            return np.zeros(len(stamps), dtype=bool), np.empty(0, dtype=np.int64)
+        nearest = np.minimum(np.searchsorted(self._stamps, stamps), len(self._stamps) - 1)
+        here = self._stamps[nearest] == stamps
+        return here, self._places[nearest[here]]
+
+
+def _equal(segment: Segment, places: npt.NDArray[np.int64], batch: pa.RecordBatch, dimension: int) -> bool:
+    """Whether rows of a segment and rows of the table are the same, vectors bit for bit."""
+    columns = pa.table(batch.select(COLUMNS.names)).cast(COLUMNS)
+    has_vector, vectors = _vectors(batch, dimension)
+    searchable = places < len(segment.vectors)
+    return bool(
+        segment.sound_columns.take(places).equals(columns)
+        and np.array_equal(searchable, has_vector)
+        and np.array_equal(segment.vectors[places[searchable]].view(np.int32), vectors.view(np.int32))
+    )
