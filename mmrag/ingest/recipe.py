@@ -11,10 +11,11 @@ from mmrag.sources.limits import MAX_PIXELS
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What to leave out and what to refuse."""
+    """What to leave out and what to refuse; `max_seconds` are for one file."""
 
     exclude: tuple[str, ...] = ()
     max_pixels: int = MAX_PIXELS
+    max_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class IndexRecipe:
             raise RecipeError("max_pixels and commit_every must be at least 1")
         if self.source.max_pixels > MAX_PIXELS:
             raise RecipeError(f"max_pixels is at most {MAX_PIXELS:,}, not {self.source.max_pixels:,}")
+        if not self.source.max_seconds > 0:  # not `<=`, which nan passes
+            raise RecipeError(f"max_seconds is a number above 0, not {self.source.max_seconds:g}")
 
 
 def load_recipe(recipe: str | IndexRecipe) -> IndexRecipe:
