@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from queue import SimpleQueue
@@ -31,8 +32,8 @@ def ahead(
     """Map in threads, at most `depth` results ahead of what was taken, in order.
 
     A thread that is stuck in a call cannot be ended. It is left behind and another takes its place;
-    once `MOST_STUCK` are stuck, those that remain go on alone. When none remains, calls are not tried
-    until one comes back. The process ends without waiting for any of them.
+    once `MOST_STUCK` are stuck, those that remain go on alone. When none remains, and none comes back
+    for `seconds`, calls are not tried until one does. The process ends without waiting for any of them.
 
     Parameters
     ----------
@@ -82,7 +83,8 @@ class _Crew(Generic[A, R]):
         self._lock = threading.Lock()
         self._size = size
         self._stuck = 0
-        self.fit = 0
+        self._fit = 0
+        self._unfit_since = 0.0
         for _ in range(size):
             self._hire()
 
@@ -99,13 +101,18 @@ class _Crew(Generic[A, R]):
             if call.watch is None or call.ended.is_set():
                 return
             call.watch.given_up = True
-            self.fit -= 1
+            self._fit -= 1
             self._stuck += 1
             if self._stuck <= MOST_STUCK:
                 self._hire()
+            self._unfit_since = time.monotonic()
+
+    def is_lost(self, seconds: float) -> bool:
+        """Tell whether every thread has been stuck for some seconds."""
+        return not self._fit and time.monotonic() - self._unfit_since > seconds
 
     def _hire(self) -> None:
-        self.fit += 1
+        self._fit += 1
         threading.Thread(target=self._work, name="mmrag-load", daemon=True).start()
 
     def _work(self) -> None:
@@ -123,27 +130,28 @@ class _Crew(Generic[A, R]):
         self._calls.put(None)  # for the next thread
 
     def _end(self, call: _Call[A, R]) -> bool:
-        """Say whether the thread is still needed."""
+        """Tell whether the thread is still needed."""
         with self._lock:
             call.ended.set()
             if call.watch is None or not call.watch.given_up:
                 return True
             self._stuck -= 1
-            if self.fit >= self._size:
+            if self._fit >= self._size:
                 return False
-            self.fit += 1
+            self._fit += 1
             return True
 
 
 def _outcome(crew: _Crew[A, R], call: _Call[A, R], seconds: float, instead: Callable[[A, str], R]) -> R:
     late = f"took longer than {seconds:g} seconds"
-    while not call.ended.wait(_LOOK_SECONDS):  # with a timeout, so that Ctrl-C is heard everywhere
+    while not call.ended.is_set():
         if call.watch is not None and call.watch.seconds() > seconds:
             crew.give_up(call)
             return instead(call.argument, late)
-        if call.watch is None and not crew.fit:
+        if call.watch is None and crew.is_lost(seconds):
             call.cancelled = True
             return instead(call.argument, f"was not tried: too many files before it {late}")
+        call.ended.wait(_LOOK_SECONDS)  # in short steps, so that Ctrl-C is heard everywhere
     if call.error is not None:
         raise call.error
     return instead(call.argument, late) if call.seconds > seconds else call.result

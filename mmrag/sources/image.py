@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import io
 import logging
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from mmrag.errors import ItemError, TooLargeError
 from mmrag.sources.limits import MAX_PIXELS
@@ -109,6 +110,8 @@ def _decode(
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         _register_heif()
         formats = ("AVIF", "HEIF")  # some AVIF files bear a brand of HEIF
+    if data.startswith((b"II", b"MM")):
+        _silence_libtiff()
     with Image.open(io.BytesIO(data), formats=formats) as image:
         pixels = image.width * image.height
         if pixels > max_pixels:
@@ -126,6 +129,13 @@ def _register_heif() -> None:
     import pillow_heif
 
     pillow_heif.register_heif_opener()
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep what is wrong with a TIFF off stderr, where the library says it beside what it returns."""
+    with contextlib.suppress(OSError, AttributeError):  # a Pillow with libtiff built into it stays as it is
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _orientation(image: Image.Image) -> int:
