@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from mmrag.errors import ItemError, TooLargeError
 from mmrag.sources.limits import MAX_PIXELS
+from mmrag.sources.tiff import check_tags
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,6 +27,9 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 # Converted at once; larger pictures go band by band, so that only one other whole copy is ever there.
 _BAND_PIXELS = 1 << 22
+
+# Its numbers take twenty times as much memory when they are looked at.
+_MOST_EXIF_BYTES = 1 << 22
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -111,15 +115,19 @@ def _decode(
         _register_heif()
         formats = ("AVIF", "HEIF")  # some AVIF files bear a brand of HEIF
     if data.startswith((b"II", b"MM")):
+        check_tags(data)
         _silence_libtiff()
     with Image.open(io.BytesIO(data), formats=formats) as image:
-        pixels = image.width * image.height
-        if pixels > max_pixels:
-            raise TooLargeError(f"{image.width} × {image.height} pixels are more than the limit of {max_pixels:,}")
-        if at_least:
-            image.draft(None, (at_least, at_least))
-        if admit:  # a progressive JPEG is held whole, at a few bytes for each pixel, even where it is drafted
-            admit(max(image.width * image.height, pixels // 4))
+        pixels = 0
+        for width, height in (image.size, _tile_size(image)):
+            pixels = max(pixels, width * height)
+            if pixels > max_pixels:
+                raise TooLargeError(f"{width} × {height} pixels are more than the limit of {max_pixels:,}")
+        if at_least and image.draft(None, (at_least, at_least)):
+            # If it is progressive, all of it is held at a few bytes for each pixel.
+            pixels = max(image.width * image.height, pixels // 4)
+        if admit:
+            admit(pixels)
         image.load()
         return _to_rgb(image), _orientation(image)
 
@@ -138,7 +146,15 @@ def _silence_libtiff() -> None:
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
+def _tile_size(image: Image.Image) -> tuple[int, int]:
+    """Tiles of a TIFF are decoded whole, however small the picture."""
+    tags = getattr(image, "tag_v2", {})
+    return int(tags.get(ExifTags.Base.TileWidth, 0)), int(tags.get(ExifTags.Base.TileLength, 0))
+
+
 def _orientation(image: Image.Image) -> int:
+    if len(image.info.get("exif") or b"") > _MOST_EXIF_BYTES:
+        return 1
     with contextlib.suppress(Exception):  # corrupt EXIF costs the orientation, not the picture
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1

@@ -2,7 +2,8 @@
 
 Whatever the number of threads, the files that are read at once hold at most `MAX_BYTES`, and the pictures
 that are decoded at once have at most `MAX_PIXELS`, each at `WORKING_BYTES` or less: 1 GB and 3 GB in the
-worst case. Photographs take a hundredth of it.
+worst case, beside what the allocator of the C library keeps of freed memory, up to 64 MB for each thread.
+Photographs take a hundredth of it.
 """
 
 SUFFIXES = frozenset(

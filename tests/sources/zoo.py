@@ -166,14 +166,17 @@ def liars() -> Iterator[tuple[str, bytes, str]]:
     yield "minus.bmp", bmp_of_size(-5, -5), "limit of|^damaged|^not a picture"
     yield "bomb.tif", tiff(b"\0" * 8, 60_000, 60_000), "limit of"
     yield "nothing by nothing.png", png(0, 0), "^damaged|^not a picture"
-    yield "huge comment.png", png(8, 8, (b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))), "^damaged"
-    yield "huge profile.png", png(8, 8, (b"iCCP", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))), EITHER
-    yield "huge words.png", png(8, 8, (b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(200_000_000), 9))), EITHER
+    yield "huge comment.png", png(8, 8, (b"zTXt", b"a\0\0" + zlib.compress(bytes(20_000_000), 9))), "^damaged"
+    yield "huge profile.png", png(8, 8, (b"iCCP", b"a\0\0" + zlib.compress(bytes(20_000_000), 9))), EITHER
+    yield "huge words.png", png(8, 8, (b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(20_000_000), 9))), EITHER
     yield "many comments.png", png(8, 8, *[(b"tEXt", b"key%d\0" % n + b"x" * 100) for n in range(5000)]), ITEM
     yield "one huge strip.tif", tiff(b"\0" * 64, 8, 8, tags={278: 0xFFFFFFFF}), ITEM
     yield "absurd strips.tif", tiff(b"\0" * 64, 8, 8, tags={279: 0xFFFFFFF0}), EITHER
     yield "strips beyond the end.tif", tiff(b"\0" * 64, 8, 8, tags={273: 0x7FFFFFFF}), DAMAGED
     yield "absurd samples.tif", tiff(b"\0" * 64, 8, 8, tags={277: 60_000}), DAMAGED
+    yield "bomb of tiles.tif", tiff(bytes(64), 8, 8, tags={322: 40_000, 323: 40_000}), "limit of"
+    yield "many values.tif", tiff(bytes(64), 8, 8, counts={258: 1 << 21}), "^damaged: 2,097,152 values in its tag 258"
+    yield "huge EXIF.png", encoded(picture(seed=125), "PNG", exif=greedy_ifd(1, 5 << 20)), ITEM
     yield "looping pages.tif", looping_ifd(), DAMAGED
     yield "greedy tags.tif", greedy_ifd(2000, 100_000), DAMAGED
     for suffix in ("jpg", "png", "gif", "webp", "tif", "bmp", "avif", "heic"):
@@ -259,11 +262,14 @@ def png(width: int, height: int, *extra: tuple[bytes, bytes]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in parts)
 
 
-def tiff(data: bytes, width: int, height: int, *, bits: int = 8, order: str = "<", tags=None) -> bytes:
-    """A grey TIFF of one strip; `tags` overrides what its tags say."""
+def tiff(data: bytes, width: int, height: int, *, bits: int = 8, order: str = "<", tags=None, counts=None) -> bytes:
+    """A grey TIFF of one strip; `tags` and `counts` override what its tags say."""
     said = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
     said |= tags or {}
-    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in sorted(said.items()))
+    many = counts or {}
+    entries = b"".join(
+        struct.pack(f"{order}HHII", tag, 4, many.get(tag, 1), value) for tag, value in sorted(said.items())
+    )
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
     return head + data + struct.pack(f"{order}H", len(said)) + entries + bytes(4)
 
