@@ -95,7 +95,7 @@ def read_image(
     except MemoryError as error:
         raise TooLargeError("too large to decode in memory") from error
     except Exception as error:  # decoders raise almost anything on damaged input
-        raise ItemError(f"damaged: {error or type(error).__name__}") from error
+        raise _damaged(error) from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -104,7 +104,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
         image.load()
         return _upright(_to_rgb(image), _orientation(image))
     except Exception as error:  # a lazily loaded PIL image may be damaged
-        raise ItemError(f"damaged: {error or type(error).__name__}") from error
+        raise _damaged(error) from error
 
 
 def _decode(
@@ -130,6 +130,11 @@ def _decode(
             admit(pixels)
         image.load()
         return _to_rgb(image), _orientation(image)
+
+
+def _damaged(error: Exception) -> ItemError:
+    words = " ".join(str(error).split())  # one line, whatever the decoder says
+    return ItemError(f"damaged: {words or type(error).__name__}")
 
 
 @functools.cache
