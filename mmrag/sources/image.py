@@ -44,8 +44,8 @@ _UPRIGHT = {
 
 # What is wrong with a picture is said in the list of failures, not on stderr.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-logging.getLogger("PIL").addHandler(logging.NullHandler())
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.|pillow_heif")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def read_image(

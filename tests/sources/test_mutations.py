@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS_EACH = 5
 BYTES_GROWN = 200_000_000
 SEEDS = [int(seed) for seed in os.environ.get("MMRAG_SEEDS", "0").split()]
@@ -16,11 +18,11 @@ SEEDS = [int(seed) for seed in os.environ.get("MMRAG_SEEDS", "0").split()]
 
 def survive(seed: int, count: int) -> None:
     command = [sys.executable, "-m", "tests.sources.mutations", str(seed), str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60 + count / 10, check=False)
-    *_, last = done.stdout.splitlines()
-    assert done.returncode == 0, f"seed {seed}, mutant {last}: {done.stderr}"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60 + count / 10, check=False)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, f"seed {seed}, mutant {lines[-1:]}: {done.stderr}"
     assert done.stderr == ""
-    found = json.loads(last)
+    found = json.loads(lines[-1])
     assert found["pictures"] + found["refused"] == count
     assert min(found["pictures"], found["refused"]) > count / 10  # the damage is neither too much nor too little
     assert found["slowest"] < SECONDS_EACH

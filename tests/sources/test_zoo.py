@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,6 +16,19 @@ from tests.sources.zoo import ITEM, NAME, make_zoo
 
 # Outside of the tests they are silenced, as test_mutations.py shows.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = """
+import logging, sys
+logging.basicConfig()
+import mmrag
+from mmrag.models import registry
+from tests.toy import open_toy
+registry.register("toy", open_toy)
+changes = mmrag.create(sys.argv[2], model="toy:1").add(sys.argv[1])
+print(changes.added + len(changes.failed))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +83,13 @@ def asked(index, path):
         return ITEM if len(index.search(path, k=3)) == 3 else "too few hits"
     except QueryError as error:
         return str(error)
+
+
+def test_nothing_but_the_failures_is_said(zoo, tmp_path):
+    home, outcomes = zoo
+    command = [sys.executable, "-c", QUIET, str(home / "images"), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert (done.stderr, done.stdout) == ("", f"{len(outcomes)}\n")
 
 
 def test_two_names_for_one_file_are_one_hit(zoo, indexed):
