@@ -92,20 +92,21 @@ KEPT = THREADS * 64_000_000
 """What the allocator of the C library may keep of what was freed."""
 
 SCRIPT = f"""
-import sys, resource
+import sys
 import mmrag
 from mmrag.ingest import load, write
 from mmrag.models import registry
+from tests.memory import peak_bytes
 from tests.toy import open_toy
 registry.register("toy", open_toy)
 index = mmrag.create(".", model="toy:1")
 index.add("small")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_bytes()
 write.usable_cores = lambda: {THREADS}
 load.MAX_PIXELS = int(sys.argv[1])
 changes = index.add("large")
 assert changes.added == len(list(index.home.glob("large/*"))), changes
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024))
+print(peak_bytes() - before)
 """
 
 

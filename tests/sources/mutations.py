@@ -10,7 +10,6 @@ import faulthandler
 import functools
 import json
 import random
-import resource
 import struct
 import sys
 import time
@@ -18,6 +17,7 @@ import zlib
 
 from mmrag.errors import ItemError
 from mmrag.sources.image import read_image
+from tests.memory import peak_bytes
 from tests.sources.zoo import healthy, odd_pictures
 
 MAX_PIXELS = 1_000_000
@@ -100,7 +100,7 @@ def with_checksums(data: bytes) -> bytes:
 def read_all(seed: int, count: int) -> dict[str, float]:
     """Read mutants; anything but a picture within bounds or an ItemError is raised."""
     read_image(originals()[0])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     found = {"pictures": 0, "refused": 0, "slowest": 0.0}
     for number in range(count):
         print(number, flush=True)
@@ -114,8 +114,7 @@ def read_all(seed: int, count: int) -> dict[str, float]:
         except ItemError as refused:
             found["refused"] += len(str(refused).splitlines()) == 1
         found["slowest"] = max(found["slowest"], time.perf_counter() - start)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return found | {"grown": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit}
+    return found | {"grown": peak_bytes() - before}
 
 
 if __name__ == "__main__":
