@@ -428,6 +428,7 @@ class Index:
                 load_encoder=self._verified_encoder,
                 home=self.home,
                 max_pixels=options.source.max_pixels,
+                max_seconds=options.source.max_seconds,
                 commit_every=options.store.commit_every,
                 progress=progress,
             )

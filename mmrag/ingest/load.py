@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from PIL import Image
 
 from mmrag.errors import ItemError, TooLargeError
 from mmrag.roles import Encoder, Pixels
-from mmrag.sources.image import as_rgb, read_file, read_image
+from mmrag.sources.file import read_file
+from mmrag.sources.image import as_rgb, read_image
+from mmrag.sources.limits import MAX_BYTES, MAX_PIXELS
+from mmrag.sources.room import Room
 from mmrag.sources.uri import item_id
 from mmrag.sources.walk import File, describe
 from mmrag.stores.rows import Row
@@ -46,6 +50,9 @@ class Loaded:
 class Loader:
     """Reads files and items for one encoder; its methods may run in several threads.
 
+    Threads wait for each other rather than hold more than `MAX_BYTES` of files and `MAX_PIXELS` of
+    pictures together.
+
     Attributes
     ----------
     content : mapping of str to int
@@ -56,53 +63,67 @@ class Loader:
     home: Path
     max_pixels: int
     content: Mapping[str, int]
+    reading: Room = field(default_factory=lambda: Room(MAX_BYTES))
+    decoding: Room = field(default_factory=lambda: Room(MAX_PIXELS))
 
-    def load_file(self, file: File) -> Loaded:
-        """Read a picture found by a walk."""
-        row: dict[str, Any] = {"id": item_id(file.uri), "uri": file.uri, "modality": "image"}
-        return self._load_from_disk(file, row)
+    def load(self, source: File | Item) -> Loaded:
+        """Read a file found by a walk, or an item that a caller brought.
 
-    def load_item(self, item: Item) -> Loaded:
-        """Read an item that a caller brought; without an image of its own, from the file at its uri."""
-        row: dict[str, Any] = {
-            "id": item.id,
-            "uri": item.uri,
-            "modality": item.modality,
-            "text": item.text,
-            "metadata": json.dumps(dict(item.metadata), ensure_ascii=False) if item.metadata else None,
-        }
-        if item.modality == "image" and item.image is None:
-            file = describe(str(self.home / item.uri), self.home)
-            if file.problem and item.text:
-                file = replace(file, problem=f"{file.problem}; an Item that is words needs modality='text'")
-            return self._load_from_disk(file, row)
+        A picture item without an image of its own is read from the file at its uri.
+        """
+        row = _describe(source)
         try:
-            if item.modality == "text":
-                return self._load_text(item, row)
-            if isinstance(item.image, bytes):
-                return self._load_bytes(item.image, row)
-            if isinstance(item.image, (str, Path)):
-                return self._load_bytes(read_file(str(item.image)), row)
-            return self._load_picture(as_rgb(item.image), row)  # type: ignore[arg-type]
+            with ExitStack() as held:
+                return self._load(source, row, held)
         except ItemError as error:
             return Loaded(Row(**row, failure=str(error)))
+        except MemoryError:
+            return self.fail(source, "too large to handle in memory")
 
-    def _load_from_disk(self, file: File, row: dict[str, Any]) -> Loaded:
+    def fail(self, source: File | Item, reason: str) -> Loaded:
+        """Make the row of a source that could not be read this time; the next run tries again."""
+        return Loaded(Row(**_describe(source), failure=reason))
+
+    def _load(self, source: File | Item, row: dict[str, Any], held: ExitStack) -> Loaded:
+        if isinstance(source, File):
+            return self._load_from_disk(source, row, held)
+        if source.modality == "text":
+            return self._load_text(source, row)
+        if source.image is None:
+            return self._load_from_disk(self._file_of(source), row, held)
+        if isinstance(source.image, bytes):
+            return self._load_bytes(source.image, row, held)
+        if isinstance(source.image, (str, Path)):
+            content = read_file(str(source.image), admit=_taker(self.reading, held))
+            return self._load_bytes(content.data, row, held)
+        return self._load_picture(as_rgb(source.image), row)
+
+    def _file_of(self, item: Item) -> File:
+        file = describe(str(self.home / item.uri), self.home)
+        if file.problem and item.text:
+            return replace(file, problem=f"{file.problem}; an Item that is words needs modality='text'")
+        return file
+
+    def _load_from_disk(self, file: File, row: dict[str, Any], held: ExitStack) -> Loaded:
         row |= {"size": file.size, "mtime_ns": file.mtime_ns}
-        try:
-            if file.problem:
-                raise ItemError(file.problem)
-            return self._load_bytes(read_file(file.path), row)
-        except ItemError as error:
-            return Loaded(Row(**row, failure=str(error)))
+        if file.problem:
+            raise ItemError(file.problem)
+        content = read_file(file.path, admit=_taker(self.reading, held))
+        row |= {"size": content.size, "mtime_ns": content.mtime_ns}
+        return self._load_bytes(content.data, row, held)
 
-    def _load_bytes(self, data: bytes, row: dict[str, Any]) -> Loaded:
+    def _load_bytes(self, data: bytes, row: dict[str, Any], held: ExitStack) -> Loaded:
         row["content_hash"] = hash_bytes(data)
         same_as = self.content.get(row["content_hash"])
         if same_as is not None:
             return Loaded(Row(**row), same_as=same_as)
         try:
-            image = read_image(data, at_least=self.encoder.decode_at_least, max_pixels=self.max_pixels)
+            image = read_image(
+                data,
+                at_least=self.encoder.decode_at_least,
+                max_pixels=self.max_pixels,
+                admit=_taker(self.decoding, held),
+            )
         except TooLargeError:
             row["content_hash"] = None  # another limit may allow it: try again next time
             raise
@@ -119,6 +140,29 @@ class Loader:
         digest = hashlib.sha256((item.text or "").encode()).hexdigest()
         row["content_hash"] = f"text:{digest}"
         return Loaded(Row(**row), same_as=self.content.get(row["content_hash"]))
+
+
+def _describe(source: File | Item) -> dict[str, Any]:
+    if isinstance(source, File):
+        return {
+            "id": item_id(source.uri),
+            "uri": source.uri,
+            "modality": "image",
+            "size": source.size,
+            "mtime_ns": source.mtime_ns,
+        }
+    return {
+        "id": source.id,
+        "uri": source.uri,
+        "modality": source.modality,
+        "text": source.text,
+        "metadata": json.dumps(dict(source.metadata), ensure_ascii=False) if source.metadata else None,
+    }
+
+
+def _taker(room: Room, held: ExitStack) -> Callable[[int], None]:
+    """Make what takes room until `held` is closed."""
+    return lambda amount: held.enter_context(room.take(amount))
 
 
 def hash_bytes(data: bytes) -> str:

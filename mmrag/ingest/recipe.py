@@ -13,10 +13,11 @@ from mmrag.stores.table import STAMPS_PER_VERSION
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What to leave out and what to refuse."""
+    """What to leave out and what to refuse; `max_seconds` are for one file."""
 
     exclude: tuple[str, ...] = ()
     max_pixels: int = MAX_PIXELS
+    max_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class IndexRecipe:
             raise RecipeError(f"commit_every is at most {STAMPS_PER_VERSION:,}, not {self.store.commit_every:,}")
         if self.source.max_pixels > MAX_PIXELS:
             raise RecipeError(f"max_pixels is at most {MAX_PIXELS:,}, not {self.source.max_pixels:,}")
+        if not self.source.max_seconds > 0:  # not `<=`, which nan passes
+            raise RecipeError(f"max_seconds is a number above 0, not {self.source.max_seconds:g}")
 
 
 def load_recipe(recipe: str | IndexRecipe) -> IndexRecipe:

@@ -56,11 +56,12 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Vectors:
 
 
 def _load(image: ImageInput | None, encoder: Encoder) -> Image:
-    from mmrag.sources.image import as_rgb, read_file, read_image
+    from mmrag.sources.file import read_file
+    from mmrag.sources.image import as_rgb, read_image
 
     try:
         if isinstance(image, (str, Path)):
-            image = read_file(str(image))
+            image = read_file(str(image)).data
         if isinstance(image, bytes):
             return read_image(image, at_least=encoder.decode_at_least)
         return as_rgb(image)  # type: ignore[arg-type]
