@@ -92,7 +92,7 @@ def fill(home: Path) -> mmrag.Index:
             Row(id=f"i{start + n}", uri=f"images/{start + n}.jpg", modality="image", size=1, mtime_ns=1, vector=vector)
             for n, vector in enumerate(vectors)
         ]
-        table.upsert(rows, 1 + start)
+        table.upsert(rows)
     index._view = index._view.sync(table)
     return index
 
