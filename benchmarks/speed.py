@@ -93,7 +93,7 @@ def fill(home: Path) -> mmrag.Index:
             for n, vector in enumerate(vectors)
         ]
         table.upsert(rows)
-    index._view = index._view.sync(table)
+    index.refresh()
     return index
 
 
