@@ -92,8 +92,8 @@ def fill(home: Path) -> mmrag.Index:
             Row(id=f"i{start + n}", uri=f"images/{start + n}.jpg", modality="image", size=1, mtime_ns=1, vector=vector)
             for n, vector in enumerate(vectors)
         ]
-        table.upsert(rows, 1 + start)
-    index._view = index._view.sync(table)
+        table.upsert(rows)
+    index.refresh()
     return index
 
 

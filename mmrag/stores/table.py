@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
-from mmrag.stores.files import disk_errors
 from mmrag.stores.rows import Row, table_schema, to_arrow
 from mmrag.types import Version
 
@@ -81,10 +80,13 @@ class Table:
         self.folder = folder
         self.dimension = dimension
         if create:
-            import lancedb
+            self._create()
 
-            with disk_errors(folder):
-                lancedb.connect(folder).create_table(_NAME, schema=table_schema(dimension))
+    @_store_errors
+    def _create(self) -> None:
+        import lancedb
+
+        lancedb.connect(self.folder).create_table(_NAME, schema=table_schema(self.dimension))
 
     @functools.cached_property
     def _table(self) -> LanceTable:

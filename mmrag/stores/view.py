@@ -277,7 +277,7 @@ class View(ABC):
 
     def _without_dead(self, segment: Segment, live: npt.NDArray[np.int64]) -> Segment:
         deleted = np.flatnonzero(~np.isin(segment.stamps, live))
-        if len(deleted) == len(segment.deleted):
+        if np.array_equal(deleted, segment.deleted):  # as many may be others: rows come back, too
             return segment
         deletions = f"{segment.state.name}-{uuid.uuid4().hex[:8]}.deleted.npy"
         np.save(self.folder / deletions, deleted)

@@ -173,6 +173,21 @@ def test_rows_that_come_back_with_a_restored_version_are_found_again(view_class,
     assert len(view.sync(table)) == 40
 
 
+def test_other_rows_may_be_gone_after_a_restored_version(view_class, table, tmp_path):
+    table.upsert(rows_of(unit(np.random.default_rng(12), 6)))
+    whole = table.version
+    view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
+    without = {}
+    for gone in (1, 4):
+        table.delete(table.stamps()[gone : gone + 1])
+        without[gone] = table.version
+        table.restore(whole)
+    for gone, version in [*without.items(), *without.items()]:  # as many are gone every time
+        table.restore(version)
+        view = view.sync(table)
+        assert [own for _, own in view.scan(("id",))] == [f"i{n}" for n in range(6) if n != gone]
+
+
 def test_damage_is_told(view_class, table, tmp_path):
     table.upsert(rows_of(unit(np.random.default_rng(8), 4)))
     view_class.open(tmp_path / "view", DIMENSION).sync(table)

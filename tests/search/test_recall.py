@@ -19,7 +19,7 @@ def view(tmp_path):
         for n, v in enumerate(vectors)
     ]
     table = Table(tmp_path / "table", 2, create=True)
-    table.upsert(rows, 1)
+    table.upsert(rows)
     return ExactView.open(tmp_path / "view", 2).sync(table)
 
 
