@@ -127,6 +127,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("text_config") or {}, dict):
         raise ModelError(f"{path} is not a model's configuration")
     return config
