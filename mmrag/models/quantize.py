@@ -78,12 +78,7 @@ def quantize_rows(model: onnx_ir.Model) -> None:
 
 
 def _quantize_product(model: onnx_ir.Model, node: Any, matrix: Any, shared: dict[str, onnx_ir.Value]) -> None:
-    weight = _columns_last(node, matrix.const_value.numpy())  # (inputs, outputs)
-    scales = np.maximum(np.abs(weight).max(axis=0), _SMALLEST) / _LARGEST
-    stored = constant(f"{matrix.name}.q8", np.round(weight / scales).astype(np.int8))
-    scale = constant(f"{matrix.name}.scale", scales.astype(np.float32))
-    for value in (stored, scale):
-        model.graph.register_initializer(value)
+    stored, scale = _columns(model, matrix, transposed=_is_transposed(node))
     one, zero = shared["one"], shared["zero"]
     rows = node.inputs[0]
     size = _then(model, node, "ReduceMax", _then(model, node, "Abs", rows), shared["last_axis"])  # (…, 1)
@@ -116,9 +111,20 @@ def _constant_matrix(node: Any) -> Any:
     return matrix if len(matrix.const_value.shape) == 2 else None
 
 
-def _columns_last(node: Any, weight: Any) -> Any:
-    transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int()
-    return weight.T if transposed else weight
+def _is_transposed(node: Any) -> bool:
+    return node.op_type == "Gemm" and "transB" in node.attributes and bool(node.attributes["transB"].as_int())
+
+
+def _columns(model: onnx_ir.Model, matrix: Any, *, transposed: bool) -> tuple[onnx_ir.Value, onnx_ir.Value]:
+    """Find a matrix in 8 bits and the scales of its columns; put them into the graph the first time."""
+    name = f"{matrix.name}.T" if transposed else matrix.name
+    stored = model.graph.initializers
+    if f"{name}.q8" not in stored:
+        weight = matrix.const_value.numpy().T if transposed else matrix.const_value.numpy()  # (inputs, outputs)
+        scales = np.maximum(np.abs(weight).max(axis=0), _SMALLEST) / _LARGEST
+        model.graph.register_initializer(constant(f"{name}.q8", np.round(weight / scales).astype(np.int8)))
+        model.graph.register_initializer(constant(f"{name}.scale", scales.astype(np.float32)))
+    return stored[f"{name}.q8"], stored[f"{name}.scale"]
 
 
 def quantize_embedding(model: onnx_ir.Model, name: str) -> None:
