@@ -43,7 +43,7 @@ $(ENV)/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "mmrag needs Python 3.11 or newer; name one: make test PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv --clear $(ENV)
 	$(ENV)/bin/pip install --quiet uv
-	$(ENV)/bin/uv pip install --quiet --python $(ENV)/bin/python --editable ".[demo,train,dev]"
+	$(ENV)/bin/uv pip install --quiet --python $(ENV)/bin/python --editable ".[demo,openvino,torch,train,dev]"
 	@touch $@
 
 clean:

@@ -77,7 +77,7 @@ def original_text_vectors(texts: list[str]) -> np.ndarray:
     import torch
     from safetensors.torch import load_file
 
-    from mmrag.models.tokens import padded, read_tokenizer
+    from mmrag.models.tokens import laid_out, read_tokenizer
     from mmrag.models.towers import BertConfig, BertTextTower, bert_weights
 
     with tempfile.TemporaryDirectory() as folder:
@@ -85,6 +85,7 @@ def original_text_vectors(texts: list[str]) -> np.ndarray:
             archive.extractall(folder)
         weights = load_file(Path(folder, "model.safetensors"))
         tokenizer = read_tokenizer(Path(folder), 128)
+    tokenizer.no_padding()  # each batch is filled up for itself, below
     tower = BertTextTower().eval()
     tower.load_state_dict(bert_weights(weights, BertConfig()))
     vectors = np.empty((len(texts), 384), np.float32)
@@ -93,7 +94,8 @@ def original_text_vectors(texts: list[str]) -> np.ndarray:
     with torch.inference_mode():
         for start in range(0, len(order), 64):
             chosen = order[start : start + 64]
-            ids, mask = map(torch.from_numpy, padded([encodings[i] for i in chosen]))
+            arrays = laid_out([encodings[i] for i in chosen])
+            ids, mask = (torch.from_numpy(arrays[name]) for name in ("input_ids", "attention_mask"))
             vectors[chosen] = tower(ids, mask).numpy()
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 

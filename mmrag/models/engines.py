@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -68,6 +69,7 @@ class OnnxRuntimeSession(Session):
     def __init__(self, path: Path, *, spinning: bool) -> None:
         import onnxruntime
 
+        self._path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = usable_cores()
@@ -83,7 +85,10 @@ class OnnxRuntimeSession(Session):
 
     def run(self, arrays: Mapping[str, Array]) -> Vectors:
         """Run once and give the vectors, float32 ``(n, dimension)``."""
-        return np.asarray(self._session.run([self._output], dict(arrays))[0], dtype=np.float32)
+        try:
+            return np.asarray(self._session.run([self._output], dict(arrays))[0], dtype=np.float32)
+        except Exception as error:  # onnxruntime's exceptions share no narrower base
+            raise ModelError(f"{self._path} cannot be run: {error}") from error
 
 
 _DTYPES = {"tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
@@ -127,9 +132,7 @@ class OpenVinoSession(Session):
         wanted = "bf16" if precision == "bf16" else "f32"
         try:
             model = core.read_model(path)
-            names = [next(iter(output.get_names()), "") for output in model.outputs]
-            output = model.output(names.index(_output_name(names, path)))
-            self._output = output.get_index()
+            self._output = model.output(_output_name([one.get_any_name() for one in model.outputs], path)).get_index()
             self.inputs = {one.get_any_name(): one.get_element_type().to_dtype() for one in model.inputs}
             self.lengths = dict.fromkeys(self.inputs)
             stem, rest = _split(core.read_model(path), model) if precision == "bf16" else (None, model)
@@ -137,6 +140,7 @@ class OpenVinoSession(Session):
             self._rest = core.compile_model(rest, "CPU", _settings(wanted))
         except RuntimeError as error:
             raise ModelError(f"{path} cannot be loaded by OpenVINO: {error}") from error
+        self._path = path
         self._requests = threading.local()
 
     def run(self, arrays: Mapping[str, Array]) -> Vectors:
@@ -144,10 +148,13 @@ class OpenVinoSession(Session):
         if not hasattr(self._requests, "rest"):
             self._requests.stem = self._stem and self._stem.create_infer_request()
             self._requests.rest = self._rest.create_infer_request()
-        given = list(arrays.values())
-        if self._requests.stem:
-            given = [self._requests.stem.infer(given)[0], *given]
-        return np.array(self._requests.rest.infer(given)[self._output], dtype=np.float32)
+        given = [arrays[name] for name in self.inputs]
+        try:
+            if self._requests.stem:
+                given = [self._requests.stem.infer(given)[0], *given]
+            return np.array(self._requests.rest.infer(given)[self._output], dtype=np.float32)
+        except RuntimeError as error:
+            raise ModelError(f"{self._path} cannot be run by OpenVINO: {error}") from error
 
 
 def _settings(precision: str) -> dict[str, Any]:
@@ -188,6 +195,7 @@ def _convolution_input(model: openvino.Model, number: int) -> Any:
 
 @functools.cache
 def _core() -> openvino.Core:
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # it has a stand-in, which sends nothing
     import openvino
 
     return openvino.Core()

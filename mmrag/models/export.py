@@ -16,7 +16,7 @@ import numpy as np
 
 from mmrag.models.cards import CARD_NAME, Card, hash_files
 from mmrag.models.folder import model_files
-from mmrag.models.graph import constant, replace, save, trace
+from mmrag.models.graph import constant, replace, save, trace, trace_vision
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.quantize import quantize_blocks, quantize_embedding
 
@@ -60,7 +60,7 @@ def export_folder(network: DualEncoder, out: Path, *, card: Card, tokenizer: str
     onnx.mkdir(parents=True, exist_ok=True)
     network = network.eval()
     names = _Names(network)
-    vision = _export_vision(network, preprocessing)
+    vision = trace_vision(network, preprocessing.height, preprocessing.width)
     names.restore(vision)
     _store_in_half(vision)
     save(vision, onnx / "vision_model.onnx")
@@ -136,22 +136,6 @@ class _Names:
 
 def _content(array: Any) -> bytes:
     return repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()
-
-
-def _export_vision(network: DualEncoder, preprocessing: Preprocessing) -> onnx_ir.Model:
-    import torch
-
-    class Vision(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, pixel_values: Tensor) -> Tensor:
-            return self.network.encode_image(pixel_values)
-
-    pixels = torch.zeros(2, 3, preprocessing.height, preprocessing.width)
-    batch = torch.export.Dim("batch")
-    return trace(Vision(), (pixels,), names=["pixel_values"], output="image_embeds", shapes=({0: batch},))
 
 
 def _export_text(network: DualEncoder) -> onnx_ir.Model:

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from mmrag.errors import ModelError
 from mmrag.models.cards import CARD_NAME, Card, hash_files, read_card
 
-Tower = Literal["vision", "text"]
+TowerName = Literal["vision", "text"]
 
-TOWERS: tuple[Tower, ...] = ("vision", "text")
+TOWERS: tuple[TowerName, ...] = ("vision", "text")
 FILE_SUFFIXES = {"fp32": ("",), "int8": ("_int8", "_quantized", "_uint8")}
 
 # What transformers takes for granted where a config.json says nothing: length of vectors and of texts.
@@ -42,7 +42,7 @@ class ModelFolder:
 
     path: Path
     card: Card
-    towers: Mapping[Tower, Mapping[str, Path]]
+    towers: Mapping[TowerName, Mapping[str, Path]]
 
     @classmethod
     def read(cls, path: Path) -> ModelFolder:
@@ -71,17 +71,17 @@ class ModelFolder:
 
 def model_files(folder: Path) -> list[Path]:
     """List the files that a model's vectors depend on: both towers as they are at best, and how input is prepared."""
-    files = [folder / "tokenizer.json", folder / "preprocessor_config.json"]
+    files = [folder / name for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")]
     for tower in TOWERS:
         files += folder.glob(f"onnx/{tower}_model.*")
     return sorted(path for path in files if path.is_file())
 
 
-def _towers(folder: Path) -> dict[Tower, dict[str, Path]]:
+def _towers(folder: Path) -> dict[TowerName, dict[str, Path]]:
     return {tower: _tower_files(folder, tower) for tower in TOWERS}
 
 
-def _tower_files(folder: Path, tower: Tower) -> dict[str, Path]:
+def _tower_files(folder: Path, tower: TowerName) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for precision, suffixes in FILE_SUFFIXES.items():
         paths = [folder / "onnx" / f"{tower}_model{suffix}.onnx" for suffix in suffixes]
@@ -100,7 +100,9 @@ def _card_from_config(folder: Path) -> Card:
     config = _read_config(folder / "config.json")
     text = config.get("text_config") or {}
     usual_dimension, usual_tokens = _DEFAULTS.get(str(config.get("model_type")), (None, None))
-    dimension = config.get("projection_dim") or text.get("hidden_size") or usual_dimension
+    dimension = (
+        config.get("projection_dim") or text.get("projection_size") or text.get("hidden_size") or usual_dimension
+    )
     max_tokens = text.get("max_position_embeddings", usual_tokens)
     if not isinstance(dimension, int) or not isinstance(max_tokens, int):
         raise ModelError(
@@ -108,7 +110,7 @@ def _card_from_config(folder: Path) -> Card:
             "text_config.max_position_embeddings); is this a model with an image and a text tower, such as CLIP?"
         )
     card = Card(
-        name=Path(str(config.get("_name_or_path") or folder)).name or folder.name,
+        name=str(config.get("model_type", "onnx")),  # no folder's name: an index must know the model wherever it lies
         family="onnx",
         revision="",
         dimension=dimension,
@@ -125,6 +127,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not isinstance(config.get("text_config") or {}, dict):
         raise ModelError(f"{path} is not a model's configuration")
     return config

@@ -61,6 +61,23 @@ def trace(
     return model
 
 
+def trace_vision(network: Any, height: int, width: int) -> onnx_ir.Model:
+    """Trace ``network.encode_image``: "pixel_values", float32 ``(n, 3, height, width)``, to "image_embeds"."""
+    import torch
+
+    class Vision(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            vectors: Tensor = self.network.encode_image(pixel_values)
+            return vectors
+
+    pixels, batch = torch.zeros(2, 3, height, width), torch.export.Dim("batch")
+    return trace(Vision(), (pixels,), names=["pixel_values"], output="image_embeds", shapes=({0: batch},))
+
+
 def _forget_origin(model: onnx_ir.Model) -> None:
     """Drop the stack traces that the exporter records, with paths of the machine that ran it."""
     values = [*model.graph.inputs, *model.graph.initializers.values()]

@@ -89,7 +89,7 @@ class OnnxEncoder(Encoder):
                 f"{self.card.weights or 'a recorded hash'}); train, export or install the model again"
             )
         self._vision.settle(lambda session: _pixel_input(session, self._sample_pixels()))
-        self._text.settle(lambda session: self._token_input(session, self._tokenizer.encode_batch(SAMPLE_TEXTS)))
+        self._text.settle(lambda session: self._token_input(session, self._encodings(SAMPLE_TEXTS)))
 
     def preprocess(self, image: Image) -> Pixels:
         """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
@@ -100,7 +100,7 @@ class OnnxEncoder(Encoder):
         return session.run(_pixel_input(session, pixels))
 
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
-        encodings = self._tokenizer.encode_batch(list(texts))
+        encodings = self._encodings(texts)
         for text, encoding in zip(texts, encodings, strict=True):
             if encoding.overflowing:
                 logger.warning(
@@ -120,6 +120,9 @@ class OnnxEncoder(Encoder):
         if unknown:
             raise ModelError(f"the text tower of {self.card.name} also wants {', '.join(sorted(unknown))}")
         return {name: arrays[name].astype(dtype) for name, dtype in session.inputs.items()}
+
+    def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
+        return self._tokenizer.encode_batch(list(texts))
 
     def _sample_pixels(self) -> Pixels:
         return np.stack([self.preprocess(picture) for picture in sample_pictures()])

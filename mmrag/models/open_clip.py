@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmrag.errors import MissingExtraError, ModelError
 from mmrag.models.cards import Card, Source
 from mmrag.models.export import complete_folder
-from mmrag.models.graph import save, trace
+from mmrag.models.graph import save, trace, trace_vision
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.quantize import quantize_embedding, quantize_rows
 
@@ -26,6 +26,8 @@ _BESIDE = 1024  # bytes; shapes and other small constants must be in the graph i
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}
 _SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+
+_PLAIN = {"[\u02bc\u2018-\u201b]": "'", "[\u201c-\u201f]": '"', r"\s+": " "}  # what curly quotes and spaces become
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,8 @@ class OpenClip:
             network = open_clip.create_model(architecture, pretrained=None if weights == RANDOM else weights)
         except Exception as error:  # a hub that cannot be reached, a checkpoint of another model, …
             raise ModelError(f"OpenCLIP cannot load {architecture} with {weights!r}: {error}") from error
-        if (
-            not isinstance(network, open_clip.CLIP)
-            or network.text_pool_type != "argmax"
-            or callable(network.text_projection)
-        ):
+        text = open_clip.get_model_config(architecture)["text_cfg"]
+        if not _is_causal(network) or {"hf_tokenizer_name", "tokenizer_kwargs"} & text.keys():
             raise ModelError(f"{architecture} has no text tower of CLIP's kind; such models cannot be exported yet")
         return cls(network.eval(), architecture, weights)
 
@@ -89,17 +88,20 @@ class OpenClip:
     def preprocessing(self) -> Preprocessing:
         """What the image tower expects of a picture."""
         config = self.network.visual.preprocess_cfg
-        height, width = config["size"] if isinstance(config["size"], tuple) else (config["size"], config["size"])
-        ways = {"shortest": max(height, width), "squash": None}
-        if config["resize_mode"] not in ways:
-            raise ModelError(f"pictures cannot be prepared in the way {config['resize_mode']!r} of {self.architecture}")
+        height, width = (config["size"],) * 2 if isinstance(config["size"], int) else config["size"]
+        way, filter_name = config["resize_mode"], config["interpolation"]
+        if way not in ("shortest", "squash") or filter_name not in _RESAMPLE or (way == "shortest" and height != width):
+            raise ModelError(
+                f"{self.architecture} prepares pictures in a way that cannot be exported yet: "
+                f"{way}, {filter_name}, {height} × {width}"
+            )
         return Preprocessing(
             height=height,
             width=width,
-            resample=_RESAMPLE[config["interpolation"]],
+            resample=_RESAMPLE[filter_name],
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
-            shortest_edge=ways[config["resize_mode"]],
+            shortest_edge=height if way == "shortest" else None,
         )
 
     def card(self) -> Card:
@@ -138,36 +140,23 @@ def export_open_clip(
         As it was written.
     """
     model = OpenClip.load(architecture, weights)
+    preprocessing = model.preprocessing
     onnx = out / "onnx"
     onnx.mkdir(parents=True, exist_ok=True)
     for tower, network in (("vision", _trace_vision), ("text", _trace_text)):
-        save(network(model), onnx / f"{tower}_model.onnx", smallest=_BESIDE)
+        graph = network(model)
+        save(graph, onnx / f"{tower}_model.onnx", smallest=_BESIDE)
         if "int8" in precisions:
-            graph = network(model)
             quantize_rows(graph)
             if tower == "text":
                 quantize_embedding(graph, "network.token_embedding.weight")
             save(graph, onnx / f"{tower}_model_int8.onnx", smallest=_BESIDE)
-    return complete_folder(out, card=model.card(), tokenizer=tokenizer_json(), preprocessing=model.preprocessing)
+    return complete_folder(out, card=model.card(), tokenizer=tokenizer_json(), preprocessing=preprocessing)
 
 
 def _trace_vision(model: OpenClip) -> Any:
-    import torch
-
-    class Vision(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = model.network
-
-        def forward(self, pixel_values: Tensor) -> Tensor:
-            vectors: Tensor = self.network.encode_image(pixel_values)
-            return vectors
-
     size = model.preprocessing
-    pixels = torch.zeros(2, 3, size.height, size.width)
-    return trace(
-        Vision(), (pixels,), names=["pixel_values"], output="image_embeds", shapes=({0: torch.export.Dim("batch")},)
-    )
+    return trace_vision(model.network, size.height, size.width)
 
 
 def _trace_text(model: OpenClip) -> Any:
@@ -194,6 +183,12 @@ def _trace_text(model: OpenClip) -> Any:
     return trace(Text(), (ids,), names=["input_ids"], output="text_embeds", shapes=shapes)
 
 
+def _is_causal(network: Any) -> bool:
+    """Tell whether texts end in a token that sees all before it, and nothing behind."""
+    kind = isinstance(network, _open_clip().CLIP) and network.text_pool_type == "argmax"
+    return kind and network.attn_mask is not None and not callable(network.text_projection)
+
+
 def tokenizer_json() -> str:
     """Write CLIP's byte-pair tokenizer as ``tokenizer.json``, from the merges that OpenCLIP carries."""
     from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -211,8 +206,8 @@ def tokenizer_json() -> str:
         )
     )
     tokenizer.add_special_tokens([start, end])
-    spaces = normalizers.Replace(Regex(r"\s+"), " ")
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    plain = [normalizers.Replace(Regex(found), written) for found, written in _PLAIN.items()]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *plain, normalizers.Lowercase()])
     words = pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()

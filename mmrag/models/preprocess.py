@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,9 @@ class Preprocessing:
             height, width = _height_and_width(config["crop_size"] if crops else size)
             if shortest_edge is not None and max(height, width) > shortest_edge:
                 raise ModelError(f"{path}: the crop of {height} × {width} is larger than the shortest edge")
-            scaled = config.get("do_rescale", True) and config.get("rescale_factor", 1 / 255) == 1 / 255
+            scaled = config.get("do_rescale", True) and math.isclose(
+                config.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6
+            )
             if not (scaled and config.get("do_resize", True) and config.get("do_normalize", True)):
                 raise ModelError(f"{path}: pictures must be resized, rescaled by 1/255 and normalised")
             return cls(

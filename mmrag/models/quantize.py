@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 _MICROSOFT = "com.microsoft"
 _LARGEST = 127
+_SMALLEST = 1e-12  # of what is divided by: rows and columns may be all zeros
+_SHARED = {
+    "last_axis": np.array([-1]),
+    "smallest": np.float32(_SMALLEST),
+    "step": np.float32(1 / _LARGEST),
+    "one": np.float32(1),
+    "zero": np.uint8(ZERO),
+}
 
 
 def quantize_blocks(model: onnx_ir.Model) -> None:
@@ -25,8 +33,8 @@ def quantize_blocks(model: onnx_ir.Model) -> None:
 
     model.graph.opset_imports[_MICROSOFT] = 1
     for node in list(model.graph):
-        matrix = node.inputs[1] if node.op_type == "MatMul" else None
-        if matrix is None or matrix.const_value is None or not matrix.is_initializer():
+        matrix = _constant_matrix(node) if node.op_type == "MatMul" else None
+        if matrix is None:
             continue
         name = matrix.name.removesuffix(".T")
         weight = matrix.const_value.numpy().T  # (outputs, inputs)
@@ -59,51 +67,31 @@ def quantize_rows(model: onnx_ir.Model) -> None:
     Dynamic quantisation as ONNX Runtime's tools write it has one scale for a whole batch instead, and then a picture's
     vector depends on the pictures beside it.
     """
-    import onnx_ir as ir
-
     model.graph.opset_imports[_MICROSOFT] = 1
-    shared = {
-        "last_axis": constant("last_axis", np.array([-1])),
-        "step": constant("step", np.float32(1 / _LARGEST)),
-        "one": constant("one", np.float32(1)),
-        "zero": constant("zero", np.uint8(ZERO)),
-    }
+    shared = {name: constant(name, value) for name, value in _SHARED.items()}
     for value in shared.values():
         model.graph.register_initializer(value)
     for node in list(model.graph):
         matrix = _constant_matrix(node)
-        if matrix is None:
-            continue
-        weight = _columns_last(node, matrix.const_value.numpy())  # (inputs, outputs)
-        scales = np.maximum(np.abs(weight).max(axis=0), 1e-12) / _LARGEST
-        stored = constant(f"{matrix.name}.q8", np.round(weight / scales).astype(np.int8))
-        scale = constant(f"{matrix.name}.scale", scales.astype(np.float32))
-        for value in (stored, scale):
-            model.graph.register_initializer(value)
-        rows = node.inputs[0]
-        size = ir.node("ReduceMax", [_then(model, node, "Abs", rows), shared["last_axis"]], attributes={"keepdims": 1})
-        model.graph.insert_before(node, size)
-        row_scale = _then(model, node, "Mul", size.outputs[0], shared["step"])
-        scaled = _then(model, node, "Div", rows, row_scale)
-        rounded = _then(model, node, "QuantizeLinear", scaled, shared["one"], shared["zero"])
-        product = _then(
-            model,
-            node,
-            "MatMulIntegerToFloat",
-            rounded,
-            stored,
-            shared["one"],
-            scale,
-            shared["zero"],
-            domain=_MICROSOFT,
-        )
-        result = _then(model, node, "Mul", product, row_scale)
-        if node.op_type == "Gemm" and len(node.inputs) > 2:
-            result = _then(model, node, "Add", result, node.inputs[2])
-        node.outputs[0].replace_all_uses_with(result, replace_graph_outputs=True)
-        model.graph.remove(node, safe=True)
-        if not matrix.uses():
-            del model.graph.initializers[matrix.name]
+        if matrix is not None:
+            _quantize_product(model, node, matrix, shared)
+
+
+def _quantize_product(model: onnx_ir.Model, node: Any, matrix: Any, shared: dict[str, onnx_ir.Value]) -> None:
+    stored, scale = _columns(model, matrix, transposed=_is_transposed(node))
+    one, zero = shared["one"], shared["zero"]
+    rows = node.inputs[0]
+    size = _then(model, node, "ReduceMax", _then(model, node, "Abs", rows), shared["last_axis"])  # (…, 1)
+    row_scale = _then(model, node, "Mul", _then(model, node, "Max", size, shared["smallest"]), shared["step"])
+    rounded = _then(model, node, "QuantizeLinear", _then(model, node, "Div", rows, row_scale), one, zero)
+    product = _then(model, node, "MatMulIntegerToFloat", rounded, stored, one, scale, zero, domain=_MICROSOFT)
+    result = _then(model, node, "Mul", product, row_scale)
+    if node.op_type == "Gemm" and len(node.inputs) > 2:
+        result = _then(model, node, "Add", result, node.inputs[2])
+    node.outputs[0].replace_all_uses_with(result, replace_graph_outputs=True)
+    model.graph.remove(node, safe=True)
+    if not matrix.uses():
+        del model.graph.initializers[matrix.name]
 
 
 def _then(model: onnx_ir.Model, before: Any, operator: str, *inputs: Any, domain: str = "") -> Any:
@@ -118,12 +106,25 @@ def _constant_matrix(node: Any) -> Any:
     if node.op_type not in ("MatMul", "Gemm"):
         return None
     matrix = node.inputs[1]
-    return matrix if matrix is not None and matrix.const_value is not None and matrix.is_initializer() else None
+    if matrix is None or matrix.const_value is None or not matrix.is_initializer():
+        return None
+    return matrix if len(matrix.const_value.shape) == 2 else None
 
 
-def _columns_last(node: Any, weight: Any) -> Any:
-    transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].as_int()
-    return weight.T if transposed else weight
+def _is_transposed(node: Any) -> bool:
+    return node.op_type == "Gemm" and "transB" in node.attributes and bool(node.attributes["transB"].as_int())
+
+
+def _columns(model: onnx_ir.Model, matrix: Any, *, transposed: bool) -> tuple[onnx_ir.Value, onnx_ir.Value]:
+    """Find a matrix in 8 bits and the scales of its columns; put them into the graph the first time."""
+    name = f"{matrix.name}.T" if transposed else matrix.name
+    stored = model.graph.initializers
+    if f"{name}.q8" not in stored:
+        weight = matrix.const_value.numpy().T if transposed else matrix.const_value.numpy()  # (inputs, outputs)
+        scales = np.maximum(np.abs(weight).max(axis=0), _SMALLEST) / _LARGEST
+        model.graph.register_initializer(constant(f"{name}.q8", np.round(weight / scales).astype(np.int8)))
+        model.graph.register_initializer(constant(f"{name}.scale", scales.astype(np.float32)))
+    return stored[f"{name}.q8"], stored[f"{name}.scale"]
 
 
 def quantize_embedding(model: onnx_ir.Model, name: str) -> None:

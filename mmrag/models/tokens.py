@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,9 @@ Tokens = npt.NDArray[np.int64]
 
 
 def read_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
-    """Load ``tokenizer.json`` so that it cuts at `max_tokens` and does not pad.
+    """Load ``tokenizer.json`` so that it cuts at `max_tokens` and fills up to the longest of a batch.
+
+    What it fills up with is the token that the hub's files name, or else 0.
 
     Raises
     ------
@@ -34,18 +37,35 @@ def read_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
         raise ModelError(f"{path} is damaged: {error}") from error
-    tokenizer.no_padding()
+    tokenizer.enable_padding(pad_id=_named_pad_id(tokenizer, folder / "tokenizer_config.json"))
     tokenizer.enable_truncation(max_tokens)
     return tokenizer
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
-    """Find the token that fills up short texts; 0 where the tokenizer names none."""
-    for name in ("<pad>", "[PAD]", "<|endoftext|>"):
+    """Tell which token fills up short texts."""
+    return int(tokenizer.padding["pad_id"]) if tokenizer.padding else 0
+
+
+def _named_pad_id(tokenizer: Tokenizer, config: Path) -> int:
+    if tokenizer.padding:
+        return pad_id(tokenizer)
+    for name in (_named_pad(config), "<pad>", "[PAD]", "<|endoftext|>"):
         found = tokenizer.token_to_id(name)
         if found is not None:
             return int(found)
     return 0
+
+
+def _named_pad(path: Path) -> str:
+    """Read the padding token of a hub's tokenizer_config.json: SigLIP pads with its end token, though it has <pad>."""
+    if not path.is_file():
+        return ""
+    try:
+        token: Any = json.loads(path.read_text(encoding="utf-8")).get("pad_token")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    return str(token["content"]) if isinstance(token, dict) else token or ""
 
 
 def laid_out(encodings: Sequence[Encoding], *, length: int | None = None, pad_id: int = 0) -> dict[str, Tokens]:
@@ -54,7 +74,7 @@ def laid_out(encodings: Sequence[Encoding], *, length: int | None = None, pad_id
     Parameters
     ----------
     encodings : sequence of Encoding
-        Not padded.
+        As a tokenizer gives them, padded or not.
     length : int or None
         t; by default the length of the longest.
     pad_id : int
@@ -70,5 +90,5 @@ def laid_out(encodings: Sequence[Encoding], *, length: int | None = None, pad_id
     mask = np.zeros_like(ids)
     for row, encoding in enumerate(encodings):
         ids[row, : len(encoding.ids)] = encoding.ids
-        mask[row, : len(encoding.ids)] = 1
+        mask[row, : len(encoding.ids)] = encoding.attention_mask
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -96,11 +96,6 @@ class Tower:
     precision : {"fp32", "bf16", "int8"} or None
         To insist on; by default, what is fastest and faithful.
 
-    Attributes
-    ----------
-    way : Way
-        As it is run: the best that was measured on this machine, or else in the reference's way.
-
     Raises
     ------
     MissingExtraError, ModelError
@@ -113,11 +108,14 @@ class Tower:
         self._files = files
         self._weights = weights
         self._openvino = openvino
-        self._insists = precision is not None
-        self._ways = _ways(files, openvino)
-        if precision is not None:
-            self._ways = [one for one in self._ways if one.precision == precision] or _none(precision, files)
-        self.way = self._best(recall("engines", self._key)) or self._ways[0]
+        self._precision = precision
+        if precision is not None and not self._ways:
+            raise _missing(precision, files)
+
+    @cached_property
+    def way(self) -> Way:
+        """As it is run: the best that was measured on this machine, or else the first there is."""
+        return self._best(recall("engines", self._key)) or self._ways[0]
 
     @cached_property
     def session(self) -> Session:
@@ -143,6 +141,7 @@ class Tower:
         best = self._best(measured)
         if best is None:
             seen = ", ".join(f"{one['engine']} {one['precision']}: cosine {one['cosine']:.4f}" for one in measured)
+            seen = seen or "no engine can load it"
             raise ModelError(
                 f"{self._files['fp32']} cannot be run so: its vectors would not compare with those of single "
                 f"precision ({seen}; {FAITHFUL_COSINE} is needed). Choose another --precision"
@@ -154,7 +153,7 @@ class Tower:
     def _best(self, measured: Any) -> Way | None:
         """Of what was measured, the fastest that fits. Who insists on a precision takes it unsteady too."""
         all_of_them = [Measured(**one) for one in measured or ()]
-        fit = [one for one in all_of_them if one.faithful and (one.steady or self._insists)]
+        fit = [one for one in all_of_them if one.faithful and (one.steady or self._precision)]
         return max(fit, key=lambda one: one.rate).way if fit else None
 
     def _measure(self, samples: Callable[[Session], Samples]) -> list[dict[str, Any]]:
@@ -162,7 +161,15 @@ class Tower:
         reference = self._open(REFERENCE)
         arrays = samples(reference)
         expected = _unit(reference.run(arrays))
-        return [asdict(_measured(way, self._open(way), arrays, expected)) for way in self._ways]
+        found = []
+        for way in self._ways:
+            try:
+                found.append(asdict(_measured(way, self._open(way), arrays, expected)))
+            except ModelError as error:
+                if way == REFERENCE:
+                    raise
+                logger.warning("%s in %s is left out: %s", way.engine, way.precision, error)
+        return found
 
     def _open(self, way: Way) -> Session:
         file = self._files["int8" if way.precision == "int8" else "fp32"]
@@ -170,9 +177,17 @@ class Tower:
 
     @cached_property
     def _key(self) -> list[Any]:
-        states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self._files.values()]
+        files = sorted(beside for path in self._files.values() for beside in path.parent.glob(f"{path.stem}.*"))
+        states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         versions = [metadata.version(engine) for engine in dict.fromkeys(one.engine for one in self._ways)]
-        return [self._weights, states, [asdict(one) for one in self._ways], versions, processor(), usable_cores()]
+        ways, measures = [asdict(one) for one in self._ways], [one.name for one in fields(Measured)]
+        return [self._weights, states, ways, measures, versions, processor(), usable_cores()]
+
+    @cached_property
+    def _ways(self) -> list[Way]:
+        """What may be chosen from. Found late: a search by words must not wait until OpenVINO is imported."""
+        ways = _ways(self._files, self._openvino)
+        return ways if self._precision is None else [one for one in ways if one.precision == self._precision]
 
 
 def _ways(files: Mapping[str, Path], openvino: bool) -> list[Way]:
@@ -186,15 +201,15 @@ def _ways(files: Mapping[str, Path], openvino: bool) -> list[Way]:
     return found
 
 
-def _none(precision: str, files: Mapping[str, Path]) -> list[Way]:
+def _missing(precision: str, files: Mapping[str, Path]) -> ModelError:
     if precision not in PRECISIONS:
-        raise ModelError(f"a precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+        return ModelError(f"a precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
     if precision == "int8":
         path = files["fp32"]
-        raise ModelError(f"there is no {path.stem}_int8.onnx in {path.parent}; use fp32 or bf16")
+        return ModelError(f"there is no {path.stem}_int8.onnx in {path.parent}; use fp32 or bf16")
     if not has_openvino():
-        raise MissingExtraError("openvino", "openvino")
-    raise ModelError(f"this processor ({processor()}) does not compute in bf16; use fp32 or int8")
+        return MissingExtraError("openvino", "openvino")
+    return ModelError(f"this processor ({processor()}) does not compute in bf16; use fp32 or int8")
 
 
 def _measured(way: Way, session: Session, arrays: Samples, expected: Vectors) -> Measured:
@@ -211,4 +226,4 @@ def _measured(way: Way, session: Session, arrays: Samples, expected: Vectors) ->
 
 
 def _unit(vectors: Vectors) -> Vectors:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), dtype=np.float32)
