@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mmrag.errors import InputError, ModelError
+from mmrag.machine import usable_cores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -121,13 +123,13 @@ class Encoder(ABC):
         float32 ``(n, dimension)``
             Of unit length.
         """
-        batches = (images[i : i + self.batch] for i in range(0, len(images), self.batch))
-        return self._joined([self.encode_pixels(np.stack([self.preprocess(image) for image in b])) for b in batches])
+        return self._in_batches(
+            images, lambda some: self._encode_pixels(np.stack([self.preprocess(one) for one in some]))
+        )
 
     def encode_pixels(self, pixels: Pixels) -> Vectors:
         """Embed preprocessed pictures ``(n, 3, height, width)`` into unit ``(n, dimension)``."""
-        batches = (pixels[i : i + self.batch] for i in range(0, len(pixels), self.batch))
-        return self._joined([self._checked(self._embed_pixels(b), len(b)) for b in batches])
+        return self._in_batches(pixels, self._encode_pixels)
 
     def encode_text(self, texts: Sequence[str]) -> Vectors:
         """Embed texts.
@@ -153,8 +155,16 @@ class Encoder(ABC):
             vectors[chosen] = self._checked(self._embed_text([texts[i] for i in chosen]), len(chosen))
         return vectors
 
-    def _joined(self, parts: list[Vectors]) -> Vectors:
-        return np.concatenate([np.empty((0, self.card.dimension), dtype=np.float32), *parts])
+    def _encode_pixels(self, pixels: Pixels) -> Vectors:
+        return self._checked(self._embed_pixels(pixels), len(pixels))
+
+    def _in_batches(self, pictures: Any, encode: Callable[[Any], Vectors]) -> Vectors:
+        """Encode a batch in each core at a time."""
+        batches = [pictures[i : i + self.batch] for i in range(0, len(pictures), self.batch)]
+        if len(batches) < 2:
+            return encode(pictures) if batches else np.empty((0, self.card.dimension), dtype=np.float32)
+        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="mmrag-encode") as pool:
+            return np.concatenate(list(pool.map(encode, batches)))
 
     def _checked(self, vectors: Vectors, count: int) -> Vectors:
         if vectors.shape != (count, self.card.dimension):

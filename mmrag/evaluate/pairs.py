@@ -11,6 +11,7 @@ import numpy as np
 
 from mmrag.errors import InputError, ItemError
 from mmrag.evaluate.retrieval import retrieval_metrics
+from mmrag.machine import usable_cores
 from mmrag.models.registry import load_encoder
 from mmrag.roles import Encoder, Vectors
 from mmrag.sources.image import read_image
@@ -58,7 +59,7 @@ def evaluate_pairs(
 
     def flush() -> None:
         if batch:
-            image_vectors.append(encoder.encode_pixels(np.stack(batch)))
+            image_vectors.append(encoder.encode_image(batch))
             batch.clear()
 
     images = 0
@@ -68,11 +69,11 @@ def evaluate_pairs(
         except ItemError as error:
             logger.warning("%s: %s; skipped", pair.id, error)
             continue
-        batch.append(encoder.preprocess(image))
+        batch.append(image)
         texts += pair.texts
         owner += [images] * len(pair.texts)
         images += 1
-        if len(batch) == encoder.batch:
+        if len(batch) == encoder.batch * usable_cores():
             flush()
             if progress:
                 progress(images)

@@ -1,9 +1,11 @@
-"""Plans and items → committed rows, with the decoder beside the encoder."""
+"""Plans and items → committed rows, with the decoders beside the encoders."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +21,7 @@ from mmrag.ingest.plan import known_rows, make_plan
 from mmrag.ingest.roots import Root
 from mmrag.ingest.tally import Tally
 from mmrag.machine import usable_cores
-from mmrag.roles import Encoder, Vectors
+from mmrag.roles import Encoder
 from mmrag.sources.walk import File
 from mmrag.stores.rows import Row
 from mmrag.stores.table import Table
@@ -120,13 +122,31 @@ class Ingest:
             instead=loader.fail,
         )
 
+    def _rows(self, sources: Sequence[File | Item]) -> Generator[Row]:
+        """Load files and items and embed them, in their order: each core decodes or encodes, whatever is wanted."""
+        cores, batch, view = usable_cores(), self.encoder.batch, self.view
+        with (
+            closing(self._load(sources)) as loaded,
+            ThreadPoolExecutor(cores, thread_name_prefix="mmrag-encode") as pool,
+        ):
+            running: deque[Future[list[Row]]] = deque()
+            try:
+                for some in _batched(loaded, batch):
+                    running.append(pool.submit(embed, some, self.encoder, view))
+                    if len(running) > cores:
+                        yield from running.popleft().result()
+                while running:
+                    yield from running.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
     def _write(self, tally: Tally, sources: Sequence[File | Item]) -> None:
         pending: dict[str, Row] = {}
         done = kept = 0
         committed = time.monotonic()
-        with closing(self._load(sources)) as loaded:
+        with closing(self._rows(sources)) as rows:
             try:
-                for row in map(tally.settle, embed(loaded, self.encoder, self.view)):
+                for row in map(tally.settle, rows):
                     pending[row.id] = row
                     done += 1
                     if self.progress:
@@ -152,22 +172,18 @@ class Ingest:
         self.view = self.view.sync(self.table)
 
 
-def embed(loaded: Iterable[Loaded], encoder: Encoder, view: View) -> Iterator[Row]:
-    """Fill in the vectors of loaded rows, in their order, as many at once as the encoder takes."""
-    for some in _batched(loaded, encoder.batch):
-        pictures = [one for one in some if one.pixels is not None]
-        texts = [one for one in some if one.needs_text]
-        vectors: dict[int, Vectors] = {}
-        if pictures:
-            encoded = encoder.encode_pixels(np.stack([one.pixels for one in pictures if one.pixels is not None]))
-            vectors |= {id(one): vector for one, vector in zip(pictures, encoded, strict=True)}
-        if texts:
-            encoded = encoder.encode_text([one.row.text or "" for one in texts])
-            vectors |= {id(one): vector for one, vector in zip(texts, encoded, strict=True)}
-        for one in some:
-            if one.same_as is not None:
-                vectors[id(one)] = view.vector(one.same_as)
-            yield replace(one.row, vector=vectors.get(id(one)))
+def embed(loaded: Sequence[Loaded], encoder: Encoder, view: View) -> list[Row]:
+    """Fill in the vectors of loaded rows, at most as many as the encoder takes at once."""
+    pictures = [one for one in loaded if one.pixels is not None]
+    texts = [one for one in loaded if one.needs_text]
+    vectors = {id(one): view.vector(one.same_as) for one in loaded if one.same_as is not None}
+    if pictures:
+        encoded = encoder.encode_pixels(np.stack([one.pixels for one in pictures if one.pixels is not None]))
+        vectors |= {id(one): vector for one, vector in zip(pictures, encoded, strict=True)}
+    if texts:
+        encoded = encoder.encode_text([one.row.text or "" for one in texts])
+        vectors |= {id(one): vector for one, vector in zip(texts, encoded, strict=True)}
+    return [replace(one.row, vector=vectors.get(id(one))) for one in loaded]
 
 
 def _batched(sequence: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -56,9 +56,8 @@ class OnnxRuntimeSession(Session):
     ----------
     path : path
         The ONNX file.
-    spinning : bool
-        Whether threads wait spinning between operators: it doubles a long forward pass, and takes the
-        cores from whatever follows a short one.
+    concurrent : bool
+        See `open_session`.
 
     Raises
     ------
@@ -66,14 +65,14 @@ class OnnxRuntimeSession(Session):
         If the file cannot be loaded, or has no output that holds vectors.
     """
 
-    def __init__(self, path: Path, *, spinning: bool) -> None:
+    def __init__(self, path: Path, *, concurrent: bool) -> None:
         import onnxruntime
 
         self._path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = usable_cores()
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        options.intra_op_num_threads = 1 if concurrent else usable_cores()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or they slow what comes after
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no narrower base
@@ -120,6 +119,8 @@ class OpenVinoSession(Session):
         The ONNX file.
     precision : {"fp32", "bf16"}
         What it computes in.
+    concurrent : bool
+        See `open_session`.
 
     Raises
     ------
@@ -127,7 +128,7 @@ class OpenVinoSession(Session):
         If the file cannot be loaded.
     """
 
-    def __init__(self, path: Path, *, precision: str) -> None:
+    def __init__(self, path: Path, *, precision: str, concurrent: bool) -> None:
         core = _core()
         wanted = "bf16" if precision == "bf16" else "f32"
         try:
@@ -136,8 +137,8 @@ class OpenVinoSession(Session):
             self.inputs = {one.get_any_name(): one.get_element_type().to_dtype() for one in model.inputs}
             self.lengths = dict.fromkeys(self.inputs)
             stem, rest = _split(core.read_model(path), model) if precision == "bf16" else (None, model)
-            self._stem = stem and core.compile_model(stem, "CPU", _settings("f32"))
-            self._rest = core.compile_model(rest, "CPU", _settings(wanted))
+            self._stem = stem and core.compile_model(stem, "CPU", _settings("f32", concurrent))
+            self._rest = core.compile_model(rest, "CPU", _settings(wanted, concurrent))
         except RuntimeError as error:
             raise ModelError(f"{path} cannot be loaded by OpenVINO: {error}") from error
         self._path = path
@@ -157,11 +158,12 @@ class OpenVinoSession(Session):
             raise ModelError(f"{self._path} cannot be run by OpenVINO: {error}") from error
 
 
-def _settings(precision: str) -> dict[str, Any]:
+def _settings(precision: str, concurrent: bool) -> dict[str, Any]:
+    cores = usable_cores()
     return {
         "INFERENCE_PRECISION_HINT": precision,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": usable_cores(),
+        "INFERENCE_NUM_THREADS": cores,
+        "NUM_STREAMS": cores if concurrent else 1,
     }
 
 
@@ -211,7 +213,7 @@ def has_bfloat16() -> bool:
     return has_openvino() and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def open_session(engine: str, path: Path, *, precision: str, long: bool) -> Session:
+def open_session(engine: str, path: Path, *, precision: str, concurrent: bool) -> Session:
     """Load an ONNX file.
 
     Parameters
@@ -222,9 +224,10 @@ def open_session(engine: str, path: Path, *, precision: str, long: bool) -> Sess
         The file, of the precision wanted where files differ by it.
     precision : {"fp32", "bf16", "int8"}
         What it computes in; "int8" is a property of the file.
-    long : bool
-        Whether it will run for long at a time, with nothing else to do meanwhile.
+    concurrent : bool
+        Whether several threads call it at once, so that each call keeps to one core, which wastes least;
+        otherwise a call takes all cores, which ends soonest.
     """
     if engine == "openvino":
-        return OpenVinoSession(path, precision=precision)
-    return OnnxRuntimeSession(path, spinning=long)
+        return OpenVinoSession(path, precision=precision, concurrent=concurrent)
+    return OnnxRuntimeSession(path, concurrent=concurrent)

@@ -57,8 +57,8 @@ class OnnxEncoder(Encoder):
         )
         self.decode_at_least = self._preprocess.needed_side
         towers, weights = self._files.towers, self.card.weights
-        self._vision = Tower(towers["vision"], weights, openvino=True, precision=precision)
-        self._text = Tower(towers["text"], weights, openvino=False)
+        self._vision = Tower(towers["vision"], weights, for_pictures=True, precision=precision)
+        self._text = Tower(towers["text"], weights, for_pictures=False)
 
     @property
     def engine(self) -> str:

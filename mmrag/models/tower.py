@@ -7,6 +7,7 @@ model and machine; what was measured is remembered.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -91,8 +92,9 @@ class Tower:
         Its ONNX files: "fp32", and "int8" where there is one.
     weights : str
         Hash of the model's files.
-    openvino : bool
-        Whether OpenVINO may run it. It starts slowly, which matters to what runs once per process.
+    for_pictures : bool
+        It will be run for long, by several threads, and OpenVINO may run it. What reads texts runs once in
+        most processes, and must start quickly.
     precision : {"fp32", "bf16", "int8"} or None
         To insist on; by default, what is fastest and faithful.
 
@@ -103,12 +105,14 @@ class Tower:
     """
 
     def __init__(
-        self, files: Mapping[str, Path], weights: str, *, openvino: bool, precision: str | None = None
+        self, files: Mapping[str, Path], weights: str, *, for_pictures: bool, precision: str | None = None
     ) -> None:
         self._files = files
         self._weights = weights
-        self._openvino = openvino
+        self._for_pictures = for_pictures
         self._precision = precision
+        self._session: Session | None = None
+        self._loading = threading.Lock()
         if precision is not None and not self._ways:
             raise _missing(precision, files)
 
@@ -117,10 +121,13 @@ class Tower:
         """As it is run: the best that was measured on this machine, or else the first there is."""
         return self._best(recall("engines", self._key)) or self._ways[0]
 
-    @cached_property
+    @property
     def session(self) -> Session:
         """The network, loaded when it is first needed."""
-        return self._open(self.way)
+        with self._loading:
+            if self._session is None:
+                self._session = self._open(self.way)
+            return self._session
 
     def settle(self, samples: Callable[[Session], Samples]) -> None:
         """Run in the fastest faithful way from now on; measure all of them if that was never done here.
@@ -148,7 +155,7 @@ class Tower:
             )
         if best != self.way:
             self.way = best
-            self.__dict__.pop("session", None)
+            self._session = None
 
     def _best(self, measured: Any) -> Way | None:
         """Of what was measured, the fastest that fits. Who insists on a precision takes it unsteady too."""
@@ -173,7 +180,7 @@ class Tower:
 
     def _open(self, way: Way) -> Session:
         file = self._files["int8" if way.precision == "int8" else "fp32"]
-        return open_session(way.engine, file, precision=way.precision, long=self._openvino)
+        return open_session(way.engine, file, precision=way.precision, concurrent=self._for_pictures)
 
     @cached_property
     def _key(self) -> list[Any]:
@@ -186,7 +193,7 @@ class Tower:
     @cached_property
     def _ways(self) -> list[Way]:
         """What may be chosen from. Found late: a search by words must not wait until OpenVINO is imported."""
-        ways = _ways(self._files, self._openvino)
+        ways = _ways(self._files, self._for_pictures)
         return ways if self._precision is None else [one for one in ways if one.precision == self._precision]
 
 

@@ -168,6 +168,7 @@ def test_closing_cancels_what_waits():
 
 SCRIPT = """
 import os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have left it ignored
 from mmrag.ingest.ahead import ahead
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start() if {interrupt} else None
 try:
