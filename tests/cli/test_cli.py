@@ -168,7 +168,7 @@ def test_failed_files_are_one_line_each_on_stderr(colours):
         (["index"], "there is no index in"),
         (["index", "nowhere"], "there is no file or folder 'nowhere'; nothing was changed"),
         (["index", ".", "--model", "clip"], "there is no model 'clip'"),
-        (["index", ".", "--model", "./nowhere"], "is not a model folder"),
+        (["index", ".", "--model", "./nowhere"], "there is no model folder"),
         (["index", ".", "--recipe", "fast"], "there is no recipe 'fast'"),
         (["eval", "nowhere.tar"], "there is no file 'nowhere.tar'"),
     ],
