@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from mmrag import recipe as recipes
 from mmrag.errors import (
     IndexExistsError,
-    IndexFormatError,
     IndexLockedError,
     IndexModelError,
     IndexNotFoundError,
@@ -26,6 +25,7 @@ from mmrag.errors import (
     Interrupted,
     StoreError,
 )
+from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
 from mmrag.models.registry import absolute_name, from_home, load_encoder, to_home
@@ -35,10 +35,9 @@ from mmrag.search.queries import as_query
 from mmrag.sources.uri import absolute
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
-from mmrag.stores.manifest import FORMAT, Manifest, has_manifest
+from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
+from mmrag.stores.records import to_item
 from mmrag.stores.registry import view_class
-from mmrag.stores.rows import to_item
-from mmrag.stores.view import View
 from mmrag.types import Changes, Checkup, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
 
     from mmrag.ingest.write import Ingest, Progress
     from mmrag.stores.table import Table
+    from mmrag.stores.view import View
 
     Addable: TypeAlias = str | Path | bytes | Image | Item
     Asked: TypeAlias = str | Path | bytes | Image | Query
@@ -71,17 +71,16 @@ class Index:
         What the index is and who wrote its vectors.
     """
 
-    def __init__(self, home: Path, *, model: str | None = None) -> None:
+    def __init__(self, home: Path, *, model: str | None = None, precision: str | None = None) -> None:
         self.home = home
+        self._precision = precision
         self.manifest = Manifest.read(home / FOLDER_NAME)
         self._writing = threading.RLock()
         self._loading = threading.Lock()
         if model is not None:
-            self._encoder = load_encoder(model)
+            self._encoder = load_encoder(model, precision=precision)
             self._check_identity(self._encoder)
         self._opened: View | None = None
-        with suppress(IndexFormatError):  # a damaged view: what needs it says so, and check mends it
-            self._opened = self._open_view()
 
     def __repr__(self) -> str:
         """Where it is and how much it holds."""
@@ -104,7 +103,7 @@ class Index:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        encoder = load_encoder(from_home(self.manifest.model, self.home))
+        encoder = load_encoder(from_home(self.manifest.model, self.home), precision=self._precision)
         self._check_identity(encoder)
         return encoder
 
@@ -121,6 +120,7 @@ class Index:
         exclude: Sequence[str] = (),
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
+        profile: Profile | None = None,
     ) -> Changes:
         """Add pictures, or bring them up to date.
 
@@ -138,6 +138,8 @@ class Index:
             A shipped recipe's name or a path; only its source and commit settings are used.
         progress : callable or None
             Called with how many files are done and how many there are.
+        profile : Profile or None
+            Where to add up what each stage took.
 
         Returns
         -------
@@ -163,7 +165,7 @@ class Index:
         if missing is not None:
             raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
         items = self._name_items([one for one in listed if not isinstance(one, (str, Path))])
-        with self._ingest(options, progress) as ingest:
+        with self._ingest(options, progress, profile) as ingest:
             changes = Changes()
             if paths:
                 roots = [Root(str(path), globs) for path in paths]
@@ -173,7 +175,13 @@ class Index:
                 changes += ingest.add_items(items)
         return changes
 
-    def update(self, *, recipe: str | IndexRecipe = "default", progress: Progress | None = None) -> Changes:
+    def update(
+        self,
+        *,
+        recipe: str | IndexRecipe = "default",
+        progress: Progress | None = None,
+        profile: Profile | None = None,
+    ) -> Changes:
         """Look again at everything that was added by its path, with the globs it was added with.
 
         A folder that is not there any more, such as an unmounted disk, is reported as a failure, and
@@ -181,7 +189,7 @@ class Index:
         """
         if not self.manifest.folders:
             raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
-        with self._ingest(load_recipe(recipe), progress) as ingest:
+        with self._ingest(load_recipe(recipe), progress, profile) as ingest:
             return self._look_at(ingest, self._roots())
 
     def remove(self, targets: str | Path | Sequence[str | Path]) -> int:
@@ -204,7 +212,7 @@ class Index:
         InputError
             If a target matches nothing; then nothing is removed.
         """
-        with self._ingest(IndexRecipe(), None) as ingest:
+        with self._ingest(IndexRecipe()) as ingest:
             stamps, kept = find_targets(ingest.view, self.home, self._roots(), _as_list(targets))
             ingest.remove(stamps)
             self._write_roots(kept)
@@ -229,7 +237,7 @@ class Index:
         InputError
             If there is no such version, with those that there are.
         """
-        with self._ingest(IndexRecipe(), None) as ingest:
+        with self._ingest(IndexRecipe()) as ingest:
             kept = ingest.table.kept()
             if version not in kept:
                 known = ", ".join(map(str, kept)) or "none yet"
@@ -318,11 +326,13 @@ class Index:
         >>> [hit.item.uri for hit in index.search("a dog on a beach", k=3)]  # doctest: +SKIP
         """
         queries = [as_query(asked) for asked in _as_list(query)]
+        encoder = self.encoder
+        encoder.prepare(words=any(one.text is not None for one in queries))
         hits = run(
             _load_pipeline(pipeline, k=k, min_score=min_score),
             queries,
             view=self._view,
-            encoder=self.encoder,
+            encoder=encoder,
         )
         return hits if _is_many(query) else hits[0]
 
@@ -415,7 +425,9 @@ class Index:
             )
 
     @contextmanager
-    def _ingest(self, options: IndexRecipe, progress: Progress | None) -> Iterator[Ingest]:
+    def _ingest(
+        self, options: IndexRecipe, progress: Progress | None = None, profile: Profile | None = None
+    ) -> Iterator[Ingest]:
         from mmrag.ingest.write import Ingest
 
         with self._writing, write_lock(self.folder):
@@ -431,6 +443,7 @@ class Index:
                 max_seconds=options.source.max_seconds,
                 commit_every=options.store.commit_every,
                 progress=progress,
+                profile=profile or Profile(),
             )
             finish = partial(ingest.finish, since=published.table_version, keep_versions=self.manifest.keep_versions)
             try:
@@ -443,9 +456,11 @@ class Index:
                 self._opened = ingest.view
 
     def _verified_encoder(self) -> Encoder:
-        self._check_identity(self.encoder)
-        self.encoder.verify()
-        return self.encoder
+        encoder = self.encoder
+        self._check_identity(encoder)
+        encoder.verify()
+        self._write_manifest(replace(self.manifest, writer=Writer(encoder.engine, encoder.precision)))
+        return encoder
 
     def _look_at(self, ingest: Ingest, roots: Sequence[Root]) -> Changes:
         changes, kept = look_at(ingest, roots, self._roots())
@@ -463,14 +478,22 @@ class Index:
         return roots_of(self.manifest, self.home)
 
     def _write_roots(self, roots: Sequence[Root]) -> None:
-        manifest = with_roots(self.manifest, roots, self.home)
+        self._write_manifest(with_roots(self.manifest, roots, self.home))
+
+    def _write_manifest(self, manifest: Manifest) -> None:
         if manifest != self.manifest:
             self.manifest = manifest
             with disk_errors(self.folder):
                 manifest.write(self.folder)
 
 
-def create(path: str | Path = ".", *, model: str | None = None, recipe: str | IndexRecipe = "default") -> Index:
+def create(
+    path: str | Path = ".",
+    *,
+    model: str | None = None,
+    precision: str | None = None,
+    recipe: str | IndexRecipe = "default",
+) -> Index:
     """Make a new, empty index in a folder.
 
     Parameters
@@ -479,6 +502,8 @@ def create(path: str | Path = ".", *, model: str | None = None, recipe: str | In
         The folder that will hold ``.mmrag``; it is made if it does not exist.
     model : str or None
         "builtin", the path of a model folder, or "family:reference"; by default the recipe's.
+    precision : {"fp32", "bf16", "int8"} or None
+        What this process encodes pictures in; by default the fastest whose vectors are those of single precision.
     recipe : str or IndexRecipe
         A shipped recipe's name, or a path that ends in ``.toml``.
 
@@ -496,7 +521,7 @@ def create(path: str | Path = ".", *, model: str | None = None, recipe: str | In
         raise IndexExistsError(f"there is an index in {home} already; open it, or delete {folder}")
     name, kind = absolute_name(model or options.model.name), options.store.view
     view_of = view_class(kind)
-    encoder = load_encoder(name)
+    encoder = load_encoder(name, precision=precision)
     encoder.verify()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -515,12 +540,15 @@ def create(path: str | Path = ".", *, model: str | None = None, recipe: str | In
                 model=to_home(name, home),
                 identity=encoder.identity,
                 view=kind,
+                writer=Writer(encoder.engine, encoder.precision),
                 keep_versions=options.store.keep_versions,
             ).write(folder)
-    return Index(home)
+    return Index(home, precision=precision)
 
 
-def open_index(path: str | Path = ".", *, model: str | None = None, upwards: bool = True) -> Index:
+def open_index(
+    path: str | Path = ".", *, model: str | None = None, precision: str | None = None, upwards: bool = True
+) -> Index:
     """Open the nearest index at or above a folder.
 
     Parameters
@@ -530,6 +558,8 @@ def open_index(path: str | Path = ".", *, model: str | None = None, upwards: boo
     model : str or None
         The model that the index must have been written by; by default, the one that it names. Needed
         where a model folder has moved.
+    precision : {"fp32", "bf16", "int8"} or None
+        What this process encodes pictures in; by default the fastest whose vectors are those of single precision.
     upwards : bool
         Whether to look above the folder too.
 
@@ -545,7 +575,7 @@ def open_index(path: str | Path = ".", *, model: str | None = None, upwards: boo
     home = _home(path)
     if not upwards and not has_manifest(home / FOLDER_NAME):
         raise IndexNotFoundError(f"there is no index in {home}; make one: mmrag index FOLDER --index {home}")
-    return Index(find_home(home), model=model)
+    return Index(find_home(home), model=model, precision=precision)
 
 
 def find_home(path: str | Path = ".") -> Path:

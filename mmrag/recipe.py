@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import tomllib
 import types
 import typing
@@ -47,8 +48,12 @@ def load_named(folder: Literal["indexes", "pipelines"], name: str, schema: type[
     schema : type
         The dataclass to build.
     """
-    if name.endswith(".toml"):
-        return load(Path(name), schema)
+    loaded: T = load(Path(name), schema) if name.endswith(".toml") else _load_shipped(folder, name, schema)
+    return loaded
+
+
+@functools.cache
+def _load_shipped(folder: Literal["indexes", "pipelines"], name: str, schema: Any) -> Any:
     home = recipe_folder(folder)
     known = sorted(path.stem for path in home.glob("*.toml"))
     if name not in known:

@@ -98,6 +98,9 @@ class Encoder(ABC):
             raise ModelError(f"{self.card.name} runs in {self.precision} only, not in {precision!r}")
         return self
 
+    def prepare(self, *, words: bool) -> None:  # noqa: B027
+        """Begin to load, beside the caller, what encoding will need: of words, or else of pictures."""
+
     @abstractmethod
     def preprocess(self, image: Image) -> Pixels:
         """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ import typer
 from mmrag.cli.options import (
     IndexOption,
     JsonOption,
+    Precision,
     QuietOption,
     open_corpus,
     print_json,
@@ -22,6 +24,7 @@ from mmrag.cli.options import (
 
 if TYPE_CHECKING:
     from mmrag.index import Index
+    from mmrag.ingest.profile import Profile
     from mmrag.types import Failure
 
 _FAILURES_SHOWN = 10
@@ -47,10 +50,15 @@ def index(
         str | None,
         typer.Option(metavar="NAME", help="'builtin', a model folder, or FAMILY:NAME."),
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="What pictures are encoded in; by default the fastest that gives the same vectors."),
+    ] = None,
     recipe: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="How to store: a name in indexes/, or a .toml file.")
     ] = "default",
     index_dir: IndexOption = None,
+    profiled: Annotated[bool, typer.Option("--profile", help="Tell where the time went.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -62,15 +70,21 @@ def index(
     nearest one upwards is updated. Run it again after an interruption: it goes on where it was.
     """
     from mmrag.errors import InputError
+    from mmrag.ingest.profile import Profile
 
     if exclude and not paths:
         raise InputError("--exclude needs the folder that it belongs to: mmrag index FOLDER --exclude GLOB")
-    corpus = _open_or_create(paths or [], index_dir, model, recipe)
+    profile = Profile() if profiled else None
+    start = time.perf_counter()
+    corpus = _open_or_create(paths or [], index_dir, model, precision, recipe)
     with progress_bar("indexing", quiet=quiet or as_json) as progress:
         if paths:
-            changes = corpus.add(paths, exclude=exclude or (), recipe=recipe, progress=progress)
+            changes = corpus.add(paths, exclude=exclude or (), recipe=recipe, progress=progress, profile=profile)
         else:
-            changes = corpus.update(recipe=recipe, progress=progress)
+            changes = corpus.update(recipe=recipe, progress=progress, profile=profile)
+    if profile:
+        for line in _profile_lines(profile, time.perf_counter() - start):
+            typer.echo(line, err=True)
     if as_json:
         print_json(dataclasses.asdict(changes))
         return
@@ -149,7 +163,9 @@ def _print_versions(corpus: Index, *, as_json: bool) -> None:
         typer.echo("No version is kept yet: the next run that changes something keeps its own.", err=True)
 
 
-def _open_or_create(paths: list[Path], index_dir: Path | None, model: str | None, recipe: str) -> Index:
+def _open_or_create(
+    paths: list[Path], index_dir: Path | None, model: str | None, precision: Precision | None, recipe: str
+) -> Index:
     from mmrag.errors import InputError
     from mmrag.index import FOLDER_NAME, create
     from mmrag.stores.manifest import has_manifest
@@ -160,10 +176,10 @@ def _open_or_create(paths: list[Path], index_dir: Path | None, model: str | None
     home = index_dir or Path()
     home = home.parent if home.name == FOLDER_NAME else home
     if not paths or has_manifest(home / FOLDER_NAME):
-        return open_corpus(index_dir if not paths else home, model)
+        return open_corpus(index_dir if not paths else home, model, precision)
     if index_dir is None:
         _note_index_above()
-    return create(home, model=model, recipe=recipe)
+    return create(home, model=model, precision=precision, recipe=recipe)
 
 
 def _note_index_above() -> None:
@@ -172,6 +188,13 @@ def _note_index_above() -> None:
 
     with suppress(IndexNotFoundError):
         typer.echo(f"mmrag: note: making a new index here; there is one above, in {find_home()}", err=True)
+
+
+def _profile_lines(profile: Profile, seconds: float) -> list[str]:
+    times = profile.times()
+    lines = [f"{'stage':<10} {'items':>9} {'seconds':>9} {'per second':>11}"]
+    lines += [f"{one.stage:<10} {one.items:>9,} {one.seconds:>9.2f} {one.rate:>11,.0f}" for one in times]
+    return [*lines, f"{seconds:.2f} seconds in all; those of stages are summed over threads"]
 
 
 def _tell_failures(failures: tuple[Failure, ...], more: str) -> None:
@@ -198,6 +221,7 @@ def _info_lines(facts: dict[str, Any]) -> list[str]:
         f"index    {printable(facts['home'])}",
         f"items    {facts['images']:,} pictures, {facts['texts']:,} texts{failed}",
         f"model    {facts['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
+        f"engine   {facts['writer']['engine']} in {facts['writer']['precision']}",
         f"folders  {folders}",
         f"view     {facts['view']}, of table version {facts['table_version']}",
         f"versions the last {facts['keep_versions']} are kept (mmrag info --versions, mmrag restore)",

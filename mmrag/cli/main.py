@@ -56,7 +56,3 @@ def main() -> None:
     except OSError as error:  # a full disk behind stdout, a name that is too long, …
         typer.echo(f"mmrag: {error}", err=True)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

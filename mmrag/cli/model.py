@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mmrag.cli.options import JsonOption, QuietOption, print_json, progress_bar
+from mmrag.cli.options import JsonOption, Precision, QuietOption, print_json, progress_bar
 
 
-class Precision(StrEnum):
+class ExportPrecision(StrEnum):
     """What can be exported."""
 
     fp32 = "fp32"
@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     pairs: Annotated[list[Path], typer.Argument(help="Pictures with texts: .tar (webdataset) or .jsonl.")],
     model: Annotated[str, typer.Option(metavar="NAME", help="'builtin', a model folder, or FAMILY:NAME.")] = "builtin",
+    precision: Annotated[Precision | None, typer.Option(help="What pictures are encoded in.")] = None,
     text_key: TextKeyOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -47,10 +48,12 @@ def evaluate(
     Tells how often the right picture, or text, is among the first 1, 5, 10.
     """
     from mmrag.evaluate import evaluate_pairs
+    from mmrag.models.registry import load_encoder
 
+    encoder = load_encoder(model, precision=precision)
     with progress_bar("encoding", quiet=quiet) as progress:
         tell = (lambda done: progress(done, 0)) if progress else None
-        report = evaluate_pairs(pairs, model=model, text_key=text_key, progress=tell)
+        report = evaluate_pairs(pairs, model=encoder, text_key=text_key, progress=tell)
     if as_json:
         print_json(report)
         return
@@ -149,7 +152,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The model folder to write.")],
     precision: Annotated[
-        list[Precision] | None, typer.Option(help="Also in 8 bits? Repeatable; fp32 is always written.")
+        list[ExportPrecision] | None, typer.Option(help="Also in 8 bits? Repeatable; fp32 is always written.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -159,7 +162,7 @@ def export(
     """
     from mmrag.models.open_clip import export_open_clip
 
-    precisions = precision or list(Precision)
+    precisions = precision or list(ExportPrecision)
     card = export_open_clip(architecture, weights=weights, out=out, precisions=[one.value for one in precisions])
     if as_json:
         print_json({"model": str(out), "name": card.name, "dimension": card.dimension, "weights": card.weights})

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,11 +30,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
-def open_corpus(index_dir: Path | None, model: str | None = None) -> Index:
+class Precision(StrEnum):
+    """What pictures can be encoded in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    int8 = "int8"
+
+
+def open_corpus(index_dir: Path | None, model: str | None = None, precision: str | None = None) -> Index:
     """Open the index that --index names, and no other; without it, the nearest one upwards."""
     from mmrag.index import open_index
 
-    return open_index(index_dir or ".", model=model, upwards=index_dir is None)
+    return open_index(index_dir or ".", model=model, precision=precision, upwards=index_dir is None)
 
 
 def print_json(data: Any) -> None:

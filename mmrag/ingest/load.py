@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from mmrag.errors import ItemError, TooLargeError
+from mmrag.ingest.profile import Profile
 from mmrag.roles import Encoder, Pixels
 from mmrag.sources.file import read_file
 from mmrag.sources.image import as_rgb, read_image
@@ -63,6 +64,7 @@ class Loader:
     home: Path
     max_pixels: int
     content: Mapping[str, int]
+    profile: Profile = field(default_factory=Profile)
     reading: Room = field(default_factory=lambda: Room(MAX_BYTES))
     decoding: Room = field(default_factory=lambda: Room(MAX_PIXELS))
 
@@ -108,33 +110,40 @@ class Loader:
         row |= {"size": file.size, "mtime_ns": file.mtime_ns}
         if file.problem:
             raise ItemError(file.problem)
-        content = read_file(file.path, admit=_taker(self.reading, held))
+        with self.profile.stage("read"):
+            content = read_file(file.path, admit=_taker(self.reading, held))
         row |= {"size": content.size, "mtime_ns": content.mtime_ns}
         return self._load_bytes(content.data, row, held)
 
     def _load_bytes(self, data: bytes, row: dict[str, Any], held: ExitStack) -> Loaded:
-        row["content_hash"] = hash_bytes(data)
+        with self.profile.stage("read", items=0):
+            row["content_hash"] = hash_bytes(data)
         same_as = self.content.get(row["content_hash"])
         if same_as is not None:
             return Loaded(Row(**row), same_as=same_as)
         try:
-            image = read_image(
-                data,
-                at_least=self.encoder.decode_at_least,
-                max_pixels=self.max_pixels,
-                admit=_taker(self.decoding, held),
-            )
+            with self.profile.stage("decode"):
+                image = read_image(
+                    data,
+                    at_least=self.encoder.decode_at_least,
+                    max_pixels=self.max_pixels,
+                    admit=_taker(self.decoding, held),
+                )
         except TooLargeError:
             row["content_hash"] = None  # another limit may allow it: try again next time
             raise
-        return Loaded(Row(**row), pixels=self.encoder.preprocess(image))
+        return Loaded(Row(**row), pixels=self._preprocess(image))
 
     def _load_picture(self, image: Image.Image, row: dict[str, Any]) -> Loaded:
         row["content_hash"] = hash_pixels(image)
         same_as = self.content.get(row["content_hash"])
         if same_as is not None:
             return Loaded(Row(**row), same_as=same_as)
-        return Loaded(Row(**row), pixels=self.encoder.preprocess(image))
+        return Loaded(Row(**row), pixels=self._preprocess(image))
+
+    def _preprocess(self, image: Image.Image) -> Pixels:
+        with self.profile.stage("preprocess"):
+            return self.encoder.preprocess(image)
 
     def _load_text(self, item: Item, row: dict[str, Any]) -> Loaded:
         digest = hashlib.sha256((item.text or "").encode()).hexdigest()

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from mmrag.errors import RecipeError
 from mmrag.recipe import load_named
 from mmrag.sources.limits import MAX_PIXELS
-from mmrag.stores.manifest import KEEP_VERSIONS
-from mmrag.stores.table import STAMPS_PER_VERSION
+from mmrag.stores.manifest import KEEP_VERSIONS, STAMPS_PER_VERSION
 
 
 @dataclass(frozen=True)

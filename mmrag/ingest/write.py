@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from mmrag.errors import Interrupted
 from mmrag.ingest.ahead import ahead
 from mmrag.ingest.plan import known_rows, make_plan
+from mmrag.ingest.profile import Profile
 from mmrag.ingest.roots import Root
 from mmrag.ingest.tally import Tally
 from mmrag.machine import usable_cores
@@ -61,10 +62,13 @@ class Ingest:
     max_seconds: float
     commit_every: int
     progress: Progress | None = None
+    profile: Profile = field(default_factory=Profile)
 
     def add_files(self, roots: Sequence[Root], others: Sequence[Root]) -> Changes:
         """Make the rows below `roots` agree with the files there; `others` are indexed too, and left alone."""
+        start = time.perf_counter()
         plan = make_plan(roots, others, self.view, self.home)
+        self.profile.add("walk", plan.unchanged + plan.still_failing + len(plan.read), time.perf_counter() - start)
         tally = Tally(self.view, plan.known, plan.vanished, plan.lost)
         if plan.read:
             self._write(tally, plan.read)
@@ -109,7 +113,7 @@ class Ingest:
 
         rows = self.view.scan(("content_hash", "failure"))
         content = {content_hash: ref for ref, content_hash, failure in rows if failure is None}
-        return Loader(self.encoder, self.home, self.max_pixels, content)
+        return Loader(self.encoder, self.home, self.max_pixels, content, self.profile)
 
     def _load(self, sources: Sequence[File | Item]) -> Generator[Loaded]:
         loader = self._loader()
@@ -132,13 +136,17 @@ class Ingest:
             running: deque[Future[list[Row]]] = deque()
             try:
                 for some in _batched(loaded, batch):
-                    running.append(pool.submit(embed, some, self.encoder, view))
+                    running.append(pool.submit(self._embed, some, view))
                     if len(running) > cores:
                         yield from running.popleft().result()
                 while running:
                     yield from running.popleft().result()
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _embed(self, loaded: Sequence[Loaded], view: View) -> list[Row]:
+        with self.profile.stage("encode", len(loaded)):
+            return embed(loaded, self.encoder, view)
 
     def _write(self, tally: Tally, sources: Sequence[File | Item]) -> None:
         pending: dict[str, Row] = {}
@@ -165,11 +173,12 @@ class Ingest:
     def _commit(self, pending: dict[str, Row]) -> None:
         if not pending:
             return
-        self.table.upsert(list(pending.values()))
-        pending.clear()
-        if self.table.scattered():
-            self.table.compact()
-        self.view = self.view.sync(self.table)
+        with self.profile.stage("write", len(pending)):
+            self.table.upsert(list(pending.values()))
+            pending.clear()
+            if self.table.scattered():
+                self.table.compact()
+            self.view = self.view.sync(self.table)
 
 
 def embed(loaded: Sequence[Loaded], encoder: Encoder, view: View) -> list[Row]:

@@ -6,6 +6,7 @@ OpenVINO is faster at indexing, above all in bfloat16; ONNX Runtime starts faste
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
 import threading
@@ -73,6 +74,8 @@ class OnnxRuntimeSession(Session):
         options.log_severity_level = 3
         options.intra_op_num_threads = 1 if concurrent else usable_cores()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or they slow what comes after
+        if not concurrent:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it costs more
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no narrower base
@@ -201,6 +204,12 @@ def _core() -> openvino.Core:
     import openvino
 
     return openvino.Core()
+
+
+def engine_version(engine: str) -> str:
+    """Tell which version of an engine is installed."""
+    module = importlib.import_module(engine)
+    return str(module.__version__)
 
 
 def has_openvino() -> bool:

@@ -91,6 +91,10 @@ class OnnxEncoder(Encoder):
         self._vision.settle(lambda session: _pixel_input(session, self._sample_pixels()))
         self._text.settle(lambda session: self._token_input(session, self._encodings(SAMPLE_TEXTS)))
 
+    def prepare(self, *, words: bool) -> None:
+        """Begin to load the text tower, or else the image tower, in a thread."""
+        (self._text if words else self._vision).prepare()
+
     def preprocess(self, image: Image) -> Pixels:
         """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
         return self._preprocess(image)

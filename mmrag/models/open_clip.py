@@ -214,7 +214,9 @@ def tokenizer_json() -> str:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", special_tokens=[(token, source.encoder[token]) for token in (start, end)]
     )
-    return json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
+    written = json.loads(tokenizer.to_str())
+    written["model"]["merges"] = [" ".join(pair) for pair in written["model"]["merges"]]  # loads in half the time
+    return json.dumps(written, ensure_ascii=False, separators=(",", ":"))
 
 
 def _open_clip() -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 from mmrag.errors import ModelError
@@ -92,6 +91,8 @@ def _opener(family: str, name: str) -> Opener:
             opener: Opener = getattr(importlib.import_module(module), attribute)
             return opener
         return found
+    from importlib import metadata  # slow to import, and seldom needed
+
     third_party = {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
     if family in third_party:
         return third_party[family].load()  # type: ignore[no-any-return]

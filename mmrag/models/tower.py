@@ -10,17 +10,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmrag.errors import MissingExtraError, ModelError
+from mmrag.errors import MissingExtraError, MmragError, ModelError
 from mmrag.machine import processor, usable_cores
-from mmrag.models.engines import Array, Session, has_bfloat16, has_openvino, open_session
+from mmrag.models.engines import Array, Session, engine_version, has_bfloat16, has_openvino, open_session
 from mmrag.models.memo import recall, remembered
 from mmrag.roles import PRECISIONS, Vectors
 
@@ -129,6 +129,15 @@ class Tower:
                 self._session = self._open(self.way)
             return self._session
 
+    def prepare(self) -> None:
+        """Begin to load the network in a thread; whoever needs it waits for that, and hears of what went wrong."""
+        if self._session is None and not self._loading.locked():
+            threading.Thread(target=self._load_quietly, name="mmrag-prepare").start()
+
+    def _load_quietly(self) -> None:
+        with suppress(MmragError):
+            _ = self.session
+
     def settle(self, samples: Callable[[Session], Samples]) -> None:
         """Run in the fastest faithful way from now on; measure all of them if that was never done here.
 
@@ -186,7 +195,7 @@ class Tower:
     def _key(self) -> list[Any]:
         files = sorted(beside for path in self._files.values() for beside in path.parent.glob(f"{path.stem}.*"))
         states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        versions = [metadata.version(engine) for engine in dict.fromkeys(one.engine for one in self._ways)]
+        versions = [engine_version(engine) for engine in dict.fromkeys(one.engine for one in self._ways)]
         ways, measures = [asdict(one) for one in self._ways], [one.name for one in fields(Measured)]
         return [self._weights, states, ways, measures, versions, processor(), usable_cores()]
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mmrag.errors import QueryError, RecipeError
 from mmrag.roles import Encoder
 from mmrag.search.queries import encode_queries
 from mmrag.search.recall import recall
-from mmrag.stores.view import View
 from mmrag.types import Hit, Query
+
+if TYPE_CHECKING:
+    from mmrag.stores.view import View
 
 
 @dataclass(frozen=True)

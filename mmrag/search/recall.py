@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmrag.roles import Vectors
-from mmrag.stores.rows import to_item
-from mmrag.stores.view import View
+from mmrag.stores.records import to_item
 from mmrag.types import Hit
+
+if TYPE_CHECKING:
+    from mmrag.stores.view import View
 
 Candidate = tuple[float, dict[str, Any]]
 

@@ -14,6 +14,9 @@ from mmrag.roles import Identity
 from mmrag.stores.files import disk_errors, read_json, write_json
 
 FORMAT = 2
+
+STAMPS_PER_VERSION = 1 << 24
+"""Rows of one commit are stamped in order, from the version's number times this."""
 KEEP_VERSIONS = 10
 
 _NAME = "manifest.json"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from mmrag.errors import RecipeError
-from mmrag.stores.view import View
+
+if TYPE_CHECKING:
+    from mmrag.stores.view import View
 
 _VIEWS = {
     "exact": "mmrag.stores.exact:ExactView",

@@ -1,17 +1,15 @@
-"""The columns of a row, and rows ↔ items."""
+"""The columns of a row, and rows → Arrow."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mmrag.roles import Vectors
-from mmrag.types import Item, Modality
+from mmrag.types import Modality
 
 COLUMNS = pa.schema(
     [
@@ -79,14 +77,3 @@ def to_arrow(rows: Sequence[Row], first_stamp: int, dimension: int) -> pa.Table:
         )
     )
     return pa.Table.from_arrays(columns, schema=table_schema(dimension))
-
-
-def to_item(record: Mapping[str, Any]) -> Item:
-    """Record of a row → Item."""
-    return Item(
-        uri=record["uri"],
-        id=record["id"],
-        modality=record["modality"],
-        text=record["text"],
-        metadata=json.loads(record["metadata"]) if record["metadata"] else {},
-    )

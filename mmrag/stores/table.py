@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
+from mmrag.stores.manifest import STAMPS_PER_VERSION
 from mmrag.stores.rows import Row, table_schema, to_arrow
 from mmrag.types import Version
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-STAMPS_PER_VERSION = 1 << 24
 
 _NAME = "items"
 _TAG = "mmrag-"

@@ -17,7 +17,7 @@ COMMANDS = ["index", "search", "remove", "info", "restore", "check", "eval", "tr
 def run(*arguments, code=0, **options):
     """Run the real command in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "mmrag.cli.main", *arguments], capture_output=True, text=True, timeout=120, **options
+        [sys.executable, "-m", "mmrag", *arguments], capture_output=True, text=True, timeout=120, **options
     )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -262,7 +262,7 @@ def test_odd_arguments_are_told_in_one_line(tmp_path, colours, arguments):
 def test_a_full_disk_behind_stdout(corpus):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "mmrag.cli.main", "info"], cwd=corpus, stdout=full, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "mmrag", "info"], cwd=corpus, stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert done.returncode != 0
     assert "Traceback" not in done.stderr

@@ -182,7 +182,7 @@ def test_texts_of_all_lengths_equal_open_clip_at_77_tokens(network, folder):
 
 def test_texts_in_8_bits(network, folder):
     encoder = OnnxEncoder(folder)
-    encoder._text = Tower(ModelFolder.read(folder).towers["text"], "", openvino=False, precision="int8")
+    encoder._text = Tower(ModelFolder.read(folder).towers["text"], "", for_pictures=False, precision="int8")
     together = encoder.encode_text(TEXTS)
     alone = np.concatenate([encoder.encode_text([text]) for text in TEXTS])
     assert cosines(together, text_reference(network, TEXTS)).min() >= 0.999

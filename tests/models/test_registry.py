@@ -23,7 +23,7 @@ def test_names_of_families_cannot_be_taken_twice():
 
 def test_third_parties_join_by_entry_point(monkeypatch):
     point = metadata.EntryPoint("thirdparty", "tests.toy:open_toy", registry.ENTRY_POINTS)
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [point] if group == "mmrag.models" else [])
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point] if group == "mmrag.models" else [])
     assert registry.load_encoder("thirdparty:7").card.revision == "7"
 
 

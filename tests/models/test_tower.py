@@ -52,7 +52,7 @@ class Machine:
             ("openvino", "bf16"): Fake(1),
         }
 
-    def open_session(self, engine, path, *, precision, long):
+    def open_session(self, engine, path, *, precision, concurrent):
         self.opened.append((engine, precision))
         session = self.sessions[engine, precision]
         if session is None:
@@ -68,7 +68,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(tower, "has_openvino", lambda: machine.openvino)
     monkeypatch.setattr(tower, "has_bfloat16", lambda: machine.bfloat16)
     monkeypatch.setattr(tower, "time", SimpleNamespace(perf_counter=lambda: Machine.now))
-    monkeypatch.setattr(tower, "metadata", SimpleNamespace(version=lambda name: "1"))
+    monkeypatch.setattr(tower, "engine_version", lambda engine: "1")
     return machine
 
 
@@ -81,7 +81,7 @@ def files(tmp_path):
 
 
 def settled(files, *, precision=None, openvino=True):
-    chosen = Tower(files, "sha256:0", openvino=openvino, precision=precision)
+    chosen = Tower(files, "sha256:0", for_pictures=openvino, precision=precision)
     chosen.settle(lambda session: {"numbers": NUMBERS})
     return chosen
 
@@ -90,14 +90,14 @@ def test_the_fastest_is_chosen_once_and_remembered(machine, files):
     assert settled(files).way == Way("openvino", "bf16")
     assert sorted(set(machine.opened)) == sorted(machine.sessions)
     machine.opened.clear()
-    again = Tower(files, "sha256:0", openvino=True)
+    again = Tower(files, "sha256:0", for_pictures=True)
     assert again.way == Way("openvino", "bf16")
     again.settle(lambda session: pytest.fail("measured again"))
     assert machine.opened == []
 
 
 def test_before_anything_is_measured_the_reference_runs(machine, files):
-    fresh = Tower(files, "sha256:0", openvino=True)
+    fresh = Tower(files, "sha256:0", for_pictures=True)
     assert fresh.session is machine.sessions["onnxruntime", "fp32"]
     fresh.settle(lambda session: {"numbers": NUMBERS})
     assert fresh.session is machine.sessions["openvino", "bf16"]
@@ -145,7 +145,7 @@ def test_a_changed_file_is_measured_again(machine, files, tmp_path, changed):
     settled(files)
     (tmp_path / changed).write_text("changed")
     machine.sessions["openvino", "bf16"].noise = 0.2
-    assert Tower(files, "sha256:0", openvino=True).way == tower.REFERENCE
+    assert Tower(files, "sha256:0", for_pictures=True).way == tower.REFERENCE
     assert settled(files).way == Way("openvino", "fp32")
 
 
@@ -166,15 +166,15 @@ def test_a_cache_that_cannot_be_written_is_no_error(machine, files, tmp_path):
 
 def test_what_is_missing_for_a_precision_is_said_at_once(machine, files):
     with pytest.raises(ModelError, match="a precision is one of fp32, bf16, int8, not 'fp16'"):
-        Tower(files, "", openvino=True, precision="fp16")
+        Tower(files, "", for_pictures=True, precision="fp16")
     with pytest.raises(ModelError, match=r"there is no vision_model_int8\.onnx in .*; use fp32 or bf16"):
-        Tower({"fp32": files["fp32"]}, "", openvino=True, precision="int8")
+        Tower({"fp32": files["fp32"]}, "", for_pictures=True, precision="int8")
     machine.bfloat16 = False
     with pytest.raises(ModelError, match=r"this processor \(.+\) does not compute in bf16; use fp32 or int8"):
-        Tower(files, "", openvino=True, precision="bf16")
+        Tower(files, "", for_pictures=True, precision="bf16")
     machine.openvino = False
     with pytest.raises(MissingExtraError, match=r"pip install 'mmrag\[openvino\]'"):
-        Tower(files, "", openvino=True, precision="bf16")
+        Tower(files, "", for_pictures=True, precision="bf16")
 
 
 def test_the_precision_reaches_the_encoder():
@@ -248,7 +248,9 @@ def pixels(builtin, photographs):
 @pytest.fixture(scope="module")
 def expected(builtin, pixels):
     """The photographs' vectors, by ONNX Runtime."""
-    session = open_session("onnxruntime", builtin.folder / "onnx" / "vision_model.onnx", precision="fp32", long=False)
+    session = open_session(
+        "onnxruntime", builtin.folder / "onnx" / "vision_model.onnx", precision="fp32", concurrent=False
+    )
     return unit(session.run({"pixel_values": pixels}))
 
 
@@ -257,7 +259,7 @@ def unit(vectors):
 
 
 def openvino(builtin, precision):
-    return open_session("openvino", builtin.folder / "onnx" / "vision_model.onnx", precision=precision, long=True)
+    return open_session("openvino", builtin.folder / "onnx" / "vision_model.onnx", precision=precision, concurrent=True)
 
 
 @needs_openvino
