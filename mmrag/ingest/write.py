@@ -60,9 +60,9 @@ class Ingest:
     commit_every: int
     progress: Progress | None = None
 
-    def add_files(self, roots: Sequence[Root], others: Sequence[Root]) -> Changes:
-        """Make the rows below `roots` agree with the files there; `others` are indexed too, and left alone."""
-        plan = make_plan(roots, others, self.view, self.home)
+    def add_files(self, roots: Sequence[Root], others: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
+        """Make the rows below `roots` agree with the files there; `only` and `others` are as in `make_plan`."""
+        plan = make_plan(roots, others, self.view, self.home, only=only)
         tally = Tally(self.view, plan.known, plan.vanished, plan.lost)
         if plan.read:
             self._write(tally, plan.read)
