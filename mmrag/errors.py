@@ -8,6 +8,7 @@ MmragError
 │   └── TooLargeError     it is beyond a limit, which another run may raise
 ├── ModelError            a model is unknown, incomplete or damaged
 │   └── MissingExtraError a package of an optional extra is not installed
+├── WatchError            a folder cannot be watched for changes
 └── StoreError            an index on disk cannot be used as asked
     ├── IndexNotFoundError
     ├── IndexExistsError
@@ -61,6 +62,10 @@ class MissingExtraError(ModelError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed, and this needs it. Install it: pip install 'mmrag[{extra}]'")
+
+
+class WatchError(MmragError):
+    """A folder cannot be watched for changes."""
 
 
 class StoreError(MmragError):

@@ -28,6 +28,7 @@ from mmrag.errors import (
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
+from mmrag.ingest.watch import Told, changed_paths, untold, when_free
 from mmrag.models.registry import absolute_name, from_home, load_encoder, to_home
 from mmrag.roles import Encoder
 from mmrag.search.pipeline import Pipeline, run
@@ -191,6 +192,71 @@ class Index:
             raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
         with self._ingest(load_recipe(recipe), progress, profile) as ingest:
             return self._look_at(ingest, self._roots())
+
+    def watch(
+        self,
+        sources: str | Path | Sequence[str | Path] | None = None,
+        *,
+        exclude: Sequence[str] = (),
+        recipe: str | IndexRecipe = "default",
+        progress: Progress | None = None,
+        profile: Profile | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Changes]:
+        """Bring the index up to date, and keep it so while files change: only what has changed is looked at.
+
+        The lock is held only while a change is made; where another process holds it, the change waits. The
+        index is then the one that `update` would have made. `WATCHFILES_FORCE_POLLING=1` in the
+        environment has files compared where the system does not tell of changes, as on network drives.
+
+        Parameters
+        ----------
+        sources : path, sequence of paths, or None
+            Folders and files to add, as for `add`; by default everything that was added by its path.
+        exclude, recipe, progress, profile
+            As for `add`.
+        stop : Event or None
+            Ends it when it is set, within a second.
+
+        Yields
+        ------
+        Changes
+            Of the first run, and then of each that changed something. A failure is told once while its file
+            stays the same.
+
+        Raises
+        ------
+        WatchError
+            If the system cannot watch that many folders.
+        InputError, IndexLockedError, Interrupted
+            As `add`.
+        """
+        stop = stop or threading.Event()
+        options, named = load_recipe(recipe), [] if sources is None else _as_list(sources)
+        chosen = [Root(str(absolute(source, self.home))) for source in named]
+        told: set[Told] = set()
+
+        def watched() -> list[Root]:
+            return inside(joined(chosen, self._roots()), chosen) if chosen else self._roots()
+
+        def catch_up(only: Sequence[str] | None) -> Changes:
+            with self._ingest(options, progress, profile) as ingest:
+                return self._look_at(ingest, inside(self._roots(), chosen or self._roots()), only=only)
+
+        def begin() -> Changes:
+            if not named:
+                return self.update(recipe=options, progress=progress, profile=profile)
+            return self.add(named, exclude=exclude, recipe=options, progress=progress, profile=profile)
+
+        begun = False
+        for only in changed_paths(watched, stop):
+            changes = when_free(partial(catch_up, only), stop) if begun else begin()
+            failed, states = untold(changes.failed, told, self._view)
+            told = states if only is None else told | states
+            changes = replace(changes, failed=failed)
+            if changes.any() or not begun:
+                yield changes
+            begun = True
 
     def remove(self, targets: str | Path | Sequence[str | Path]) -> int:
         """Take items out of the index; files are not touched.
@@ -452,6 +518,10 @@ class Index:
             except Interrupted:
                 finish()
                 raise
+            except KeyboardInterrupt as error:
+                raise Interrupted(
+                    "stopped; what was done before is kept and can be searched. Run the same command to go on"
+                ) from error
             finally:
                 self._opened = ingest.view
 
@@ -462,8 +532,8 @@ class Index:
         self._write_manifest(replace(self.manifest, writer=Writer(encoder.engine, encoder.precision)))
         return encoder
 
-    def _look_at(self, ingest: Ingest, roots: Sequence[Root]) -> Changes:
-        changes, kept = look_at(ingest, roots, self._roots())
+    def _look_at(self, ingest: Ingest, roots: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
+        changes, kept = look_at(ingest, roots, self._roots(), only=only)
         self._write_roots(kept)
         return changes
 

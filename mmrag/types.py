@@ -196,6 +196,10 @@ class Changes:
         """Sum up two changes."""
         return Changes(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
+    def any(self) -> bool:
+        """Tell whether there is something to tell."""
+        return bool(self.added or self.updated or self.moved or self.removed or self.failed)
+
     def __str__(self) -> str:
         """One line, as the command line prints it."""
         parts = ["added", "updated", "moved", "removed", "unchanged"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,14 +26,14 @@ from mmrag.cli.options import (
 if TYPE_CHECKING:
     from mmrag.index import Index
     from mmrag.ingest.profile import Profile
-    from mmrag.types import Failure
+    from mmrag.types import Changes, Failure
 
 _FAILURES_SHOWN = 10
 
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    app.command(epilog="Example:  mmrag index ./images --exclude '*.png'")(index)
+    app.command(epilog="Example:  mmrag index ./images --exclude '*.png'    mmrag index --watch ./images")(index)
     app.command(epilog="Example:  mmrag remove ./images/2019")(remove)
     app.command(epilog="Example:  mmrag info --failed    mmrag info --versions")(info)
 
@@ -57,6 +58,14 @@ def index(
     recipe: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="How to store: a name in indexes/, or a .toml file.")
     ] = "default",
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Then keep up with what changes, until Ctrl-C. Where the system tells of no changes, as on "
+            "network drives, set WATCHFILES_FORCE_POLLING=1.",
+        ),
+    ] = False,
     index_dir: IndexOption = None,
     profiled: Annotated[bool, typer.Option("--profile", help="Tell where the time went.")] = False,
     as_json: JsonOption = False,
@@ -78,13 +87,35 @@ def index(
     start = time.perf_counter()
     corpus = _open_or_create(paths or [], index_dir, model, precision, recipe)
     with progress_bar("indexing", quiet=quiet or as_json) as progress:
-        if paths:
+        if watch:
+            batches = corpus.watch(
+                paths or None, exclude=exclude or (), recipe=recipe, progress=progress, profile=profile
+            )
+            changes = next(batches)
+        elif paths:
             changes = corpus.add(paths, exclude=exclude or (), recipe=recipe, progress=progress, profile=profile)
         else:
             changes = corpus.update(recipe=recipe, progress=progress, profile=profile)
     if profile:
         for line in _profile_lines(profile, time.perf_counter() - start):
             typer.echo(line, err=True)
+    _tell(changes, as_json=as_json)
+    if watch:
+        _keep_up(batches, changes, as_json=as_json)
+
+
+def _keep_up(batches: Iterator[Changes], total: Changes, *, as_json: bool) -> None:
+    typer.echo("watching; Ctrl-C ends it", err=True)
+    try:
+        for changes in batches:
+            total += changes
+            _tell(changes, as_json=as_json)
+    except KeyboardInterrupt:
+        counts = (f"{getattr(total, name):,} {name}" for name in ("added", "updated", "moved", "removed"))
+        typer.echo(f"stopped watching; in all {' · '.join(counts)}", err=True)
+
+
+def _tell(changes: Changes, *, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(changes))
         return

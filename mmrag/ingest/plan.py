@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmrag.ingest.roots import Root
-from mmrag.sources.uri import is_below
+from mmrag.ingest.roots import Root, innermost
+from mmrag.sources.uri import is_below, to_uri
 from mmrag.sources.walk import File, walk
 from mmrag.stores.view import View
 
@@ -64,7 +64,9 @@ def known_rows(view: View, refs: Iterable[int]) -> dict[str, Known]:
     }
 
 
-def make_plan(roots: Sequence[Root], others: Sequence[Root], view: View, home: Path) -> Plan:
+def make_plan(
+    roots: Sequence[Root], others: Sequence[Root], view: View, home: Path, *, only: Sequence[str] | None = None
+) -> Plan:
     """Compare the files below `roots` with what is known of them.
 
     Files below a folder that could not be listed are left as they are: nothing is known of them.
@@ -79,10 +81,15 @@ def make_plan(roots: Sequence[Root], others: Sequence[Root], view: View, home: P
         What the index remembers.
     home : path
         The folder that uris are relative to.
+    only : sequence of str or None
+        Paths: look at them, and what lies below them, alone.
     """
-    rows = view.scan(("uri", "size", "mtime_ns", "failure"))
+    if only is not None and any(is_below(str(home), path) for path in only):
+        only = None  # uris in the home do not begin with its path
+    refs = None if only is None else view.find_below([to_uri(path, home) for path in only])
+    rows = view.scan(("uri", "size", "mtime_ns", "failure"), refs)
     remembered = {row[1]: row for row in rows if row[3] is not None}  # the others live only in memory
-    files, unlisted = _find_files(roots, [*others, *roots], home)
+    files, unlisted = _find_files(roots, [*others, *roots], home, only)
     settled = {
         uri
         for uri, file in files.items()
@@ -100,18 +107,27 @@ def make_plan(roots: Sequence[Root], others: Sequence[Root], view: View, home: P
     return plan
 
 
-def _find_files(roots: Sequence[Root], every: Sequence[Root], home: Path) -> tuple[dict[str, File], list[str]]:
+def _find_files(
+    roots: Sequence[Root], every: Sequence[Root], home: Path, only: Sequence[str] | None
+) -> tuple[dict[str, File], list[str]]:
     """Walk `roots`: the files that are theirs, by uri, and the paths of the folders that could not be listed."""
     files: dict[str, File] = {}
     unlisted: list[str] = []
     for root in roots:
-        found = walk(Path(root.path), home=home, exclude=root.exclude)
+        found = walk(Path(root.path), home=home, exclude=root.exclude, only=_in_root(only, root))
         unlisted += [folder.path for folder in found.unlisted]
         inner = [one.path for one in every if one != root and is_below(one.path, root.path)]
         for file in (*found.files, *found.unlisted):
             if not inner or not any(is_below(file.path, path) for path in inner):
                 files.setdefault(file.uri, file)
     return files, unlisted
+
+
+def _in_root(only: Sequence[str] | None, root: Root) -> list[str] | None:
+    """Choose what has to be looked at in one root."""
+    if only is None or any(is_below(root.path, path) for path in only):
+        return None
+    return [path for path in only if is_below(path, root.path)]
 
 
 def _sort_in(plan: Plan, file: File) -> None:
@@ -133,14 +149,9 @@ def _sort_out(
     lost: list[int] = []
     for uri, ref in absent.items():
         path = os.path.join(home, uri)
-        owner = _innermost(path, every)
+        owner = innermost(path, every)
         if owner in gone:
             lost.append(ref)
         elif owner in roots and not any(is_below(path, folder) for folder in unlisted):
             vanished.append(ref)
     return vanished, lost
-
-
-def _innermost(path: str, roots: Sequence[Root]) -> Root | None:
-    around = [root for root in roots if is_below(path, root.path)]
-    return max(around, key=lambda root: len(root.path), default=None)

@@ -53,7 +53,15 @@ def inside(roots: Sequence[Root], outer: Sequence[Root]) -> list[Root]:
     return [root for root in roots if any(is_below(root.path, one.path) for one in outer)]
 
 
-def look_at(ingest: Ingest, roots: Sequence[Root], every: Sequence[Root]) -> tuple[Changes, list[Root]]:
+def innermost(path: str, roots: Sequence[Root]) -> Root | None:
+    """Choose the root that decides about a path."""
+    around = [root for root in roots if is_below(path, root.path)]
+    return max(around, key=lambda root: len(root.path), default=None)
+
+
+def look_at(
+    ingest: Ingest, roots: Sequence[Root], every: Sequence[Root], *, only: Sequence[str] | None = None
+) -> tuple[Changes, list[Root]]:
     """Bring an index up to date with some of its roots.
 
     A file that is gone is forgotten. A folder that is gone is reported and kept, with its pictures, until they
@@ -67,6 +75,8 @@ def look_at(ingest: Ingest, roots: Sequence[Root], every: Sequence[Root]) -> tup
         What is looked at.
     every : sequence of Root
         All that the index has.
+    only : sequence of str or None
+        Look at these paths alone.
 
     Returns
     -------
@@ -79,8 +89,8 @@ def look_at(ingest: Ingest, roots: Sequence[Root], every: Sequence[Root]) -> tup
     gone = [root for root in every if not os.path.lexists(root.path)]
     lost = [root for root in gone if not ingest.view.find("uri", [to_uri(root.path, home)])]
     present = [root for root in roots if root not in lost]
-    changes = ingest.add_files(present, [root for root in every if root not in present])
-    still_lost = _with_pictures(lost, ingest.view, home)
+    changes = ingest.add_files(present, [root for root in every if root not in present], only=only)
+    still_lost = [root for root in lost if ingest.view.find_below([to_uri(root.path, home)])]
     forgotten = [root for root in gone if root in present or (root in lost and root not in still_lost)]
     failed = [Failure(to_uri(root.path, home), f"{_LOST} {root.path}") for root in still_lost]
     return changes + Changes(failed=tuple(failed)), [root for root in every if root not in forgotten]
@@ -114,10 +124,3 @@ def find_targets(
         kept = [root for root in kept if not is_below(root.path, path)]
         stamps |= found
     return sorted(stamps), kept
-
-
-def _with_pictures(lost: Sequence[Root], view: View, home: Path) -> list[Root]:
-    if not lost:
-        return []
-    paths = [str(home / uri) for _, uri in view.scan(("uri",))]
-    return [root for root in lost if any(is_below(path, root.path) for path in paths)]

@@ -64,10 +64,10 @@ class Ingest:
     progress: Progress | None = None
     profile: Profile = field(default_factory=Profile)
 
-    def add_files(self, roots: Sequence[Root], others: Sequence[Root]) -> Changes:
-        """Make the rows below `roots` agree with the files there; `others` are indexed too, and left alone."""
+    def add_files(self, roots: Sequence[Root], others: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
+        """Make the rows below `roots` agree with the files there; `only` and `others` are as in `make_plan`."""
         start = time.perf_counter()
-        plan = make_plan(roots, others, self.view, self.home)
+        plan = make_plan(roots, others, self.view, self.home, only=only)
         self.profile.add("walk", plan.unchanged + plan.still_failing + len(plan.read), time.perf_counter() - start)
         tally = Tally(self.view, plan.known, plan.vanished, plan.lost)
         if plan.read:

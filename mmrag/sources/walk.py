@@ -57,7 +57,7 @@ class Walk:
     unlisted: list[File] = field(default_factory=list)
 
 
-def walk(root: Path, *, home: Path, exclude: Sequence[str] = ()) -> Walk:
+def walk(root: Path, *, home: Path, exclude: Sequence[str] = (), only: Sequence[str] | None = None) -> Walk:
     """Find the pictures in a folder by their suffixes, or take one file whatever its suffix.
 
     Where there is nothing, nothing is found. Hidden files and folders, ``node_modules`` and
@@ -73,16 +73,21 @@ def walk(root: Path, *, home: Path, exclude: Sequence[str] = ()) -> Walk:
     exclude : sequence of str
         Globs. A glob leaves out what it matches by name (``*.png``, ``2019``) or by path relative
         to `root` (``2019/raw/*``), with everything below.
+    only : sequence of str or None
+        Paths in `root`: what a walk of the whole would find at and below them; none of them is a link
+        to a folder, or behind one.
     """
     found = Walk()
-    if not os.path.lexists(root):
-        return found
-    if not os.path.isdir(root):
-        found.files.append(describe(str(root), home))
-        return found
-    globs = [glob.removeprefix("./").rstrip("/") for glob in exclude]
+    globs = _clean(exclude)
     visited: set[tuple[int, int]] = set()
-    folders, links = [(str(root), "")], deque[tuple[str, str]]()
+    folders, links = list[tuple[str, str]](), deque[tuple[str, str]]()
+    for start in [str(root)] if only is None else only:
+        if not os.path.lexists(start) or not is_wanted(start, str(root), exclude):
+            continue
+        if os.path.isdir(start):
+            folders.append((start, "".join(f"{name}/" for name in _names(start, str(root)))))
+        elif start == str(root) or has_suffix(start):
+            found.files.append(describe(start, home))
     while folders or links:
         folder, relative = folders.pop() if folders else links.popleft()
         try:
@@ -99,7 +104,7 @@ def walk(root: Path, *, home: Path, exclude: Sequence[str] = ()) -> Walk:
         for entry in _wanted(listed, relative, globs):
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append((entry.path, f"{relative}{entry.name}/"))
-            elif entry.name[entry.name.rfind(".") :].lower() in SUFFIXES:
+            elif has_suffix(entry.name):
                 found.files.append(describe(entry.path, home, entry.stat))
     found.files.sort(key=lambda file: file.path)
     return found
@@ -113,12 +118,33 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _wanted(entries: Sequence[os.DirEntry[str]], relative: str, globs: Sequence[str]) -> Iterator[os.DirEntry[str]]:
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name in SKIPPED_FOLDERS:
-            continue
-        path = relative + entry.name
-        if not any(fnmatch.fnmatch(entry.name, g) or fnmatch.fnmatch(path, g) for g in globs):
-            yield entry
+    return (entry for entry in entries if _is_named_well(entry.name, relative + entry.name, globs))
+
+
+def is_wanted(path: str, root: str, exclude: Sequence[str]) -> bool:
+    """Tell whether a walk of `root` would come to `path`, which lies in it, by the names on the way."""
+    globs, names = _clean(exclude), _names(path, root)
+    return all(_is_named_well(name, "/".join(names[: n + 1]), globs) for n, name in enumerate(names))
+
+
+def has_suffix(name: str) -> bool:
+    """Tell whether a file may be a picture by its name."""
+    return name[name.rfind(".") :].lower() in SUFFIXES
+
+
+def _is_named_well(name: str, path: str, globs: Sequence[str]) -> bool:
+    if name.startswith(".") or name in SKIPPED_FOLDERS:
+        return False
+    return not any(fnmatch.fnmatch(name, g) or fnmatch.fnmatch(path, g) for g in globs)
+
+
+def _clean(exclude: Sequence[str]) -> list[str]:
+    return [glob.removeprefix("./").rstrip("/") for glob in exclude]
+
+
+def _names(path: str, root: str) -> list[str]:
+    """List the names on the way from `root` to `path`."""
+    return [name for name in path.removeprefix(root.rstrip("/")).split("/") if name]
 
 
 def describe(path: str, home: Path, about_it: Callable[[], os.stat_result] | None = None) -> File:

@@ -227,6 +227,20 @@ class View(ABC):
             refs += (rows | (number << SEGMENT_SHIFT)).tolist()
         return refs
 
+    def find_below(self, uris: Sequence[str]) -> list[int]:
+        """Find the refs of the rows whose uri is one of `uris`, or that of something in such a folder."""
+        import pyarrow.compute as pc
+
+        refs = set(self.find("uri", uris))
+        for number, segment in enumerate(self.segments):
+            with damage_told(self.folder):
+                column = segment.sound_columns["uri"]
+            matching = np.zeros(len(segment.alive), dtype=bool)
+            for uri in uris:
+                matching |= pc.starts_with(column, f"{uri.rstrip('/')}/").to_numpy()
+            refs.update((np.flatnonzero(matching & segment.alive) | (number << SEGMENT_SHIFT)).tolist())
+        return sorted(refs)
+
     def vector(self, ref: int) -> Vectors:
         """Read one row's vector, ``(dimension,)``."""
         segment, row = self._locate(ref)
