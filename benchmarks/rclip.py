@@ -25,7 +25,16 @@ def install() -> Path:
     if not command.is_file():
         uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "uv"
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", _python(), HOME], check=True)
-        packages = ["uv", "pip", "install", "--quiet", "--python", HOME / "bin" / "python", f"rclip=={VERSION}"]
+        packages = [
+            "uv",
+            "pip",
+            "install",
+            "--quiet",
+            "--compile-bytecode",
+            "--python",
+            HOME / "bin" / "python",
+            f"rclip=={VERSION}",
+        ]
         subprocess.run([uv, *packages[1:]], check=True)
     return command
 
@@ -43,7 +52,7 @@ def prepare(model: Path, data: Path) -> dict[str, str]:
     Returns
     -------
     dict
-        The environment to run rclip in.
+        What to add to the environment that rclip runs in.
     """
     folder = data / _FOLDER
     folder.mkdir(parents=True)
@@ -60,4 +69,4 @@ def prepare(model: Path, data: Path) -> dict[str, str]:
     shutil.copyfile(merges, data / "tokenizer" / merges.name)
     for name in _LEGAL:
         (data / name).touch()
-    return {**os.environ, "RCLIP_DATADIR": str(data), "HF_HUB_OFFLINE": "1"}
+    return {"RCLIP_DATADIR": str(data), "PYTHONPATH": ""}

@@ -8,9 +8,9 @@ import functools
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from mmrag.errors import RecipeError
 
@@ -48,7 +48,9 @@ def load_named(folder: Literal["indexes", "pipelines"], name: str, schema: type[
     schema : type
         The dataclass to build.
     """
-    loaded: T = load(Path(name), schema) if name.endswith(".toml") else _load_shipped(folder, name, schema)
+    loaded: T = (
+        load(Path(name), schema) if name.endswith(".toml") else _load_shipped(folder, name, cast(Hashable, schema))
+    )
     return loaded
 
 
