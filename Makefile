@@ -21,7 +21,7 @@ soak: $(ENV)/ready
 	$(ENV)/bin/pytest -m soak
 
 bench: $(ENV)/ready
-	for part in builtin speed; do $(ENV)/bin/python -m benchmarks.$$part || exit 1; done
+	for part in builtin precision indexing searching folders; do $(ENV)/bin/python -m benchmarks.$$part || exit 1; done
 
 # The built-in model, from the packages that carry its pretrained towers and from Flickr8k in webdataset tars.
 FLICKR8K ?= ../shared/data/flickr8k
@@ -43,8 +43,8 @@ $(ENV)/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "mmrag needs Python 3.11 or newer; name one: make test PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv --clear $(ENV)
 	$(ENV)/bin/pip install --quiet uv
-	$(ENV)/bin/uv pip install --quiet --python $(ENV)/bin/python --editable ".[demo,openvino,torch,train,dev]"
+	$(ENV)/bin/uv pip install --quiet --compile-bytecode --python $(ENV)/bin/python --editable ".[demo,openvino,torch,train,dev]"
 	@touch $@
 
 clean:
-	rm -rf $(ENV) $(DEMO) mmrag-demo dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(ENV) $(DEMO) .venv-rclip .bench mmrag-demo dist .mypy_cache .ruff_cache .pytest_cache
