@@ -13,7 +13,6 @@ import threading
 import time
 from queue import Empty, Queue
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,6 +21,7 @@ from mmrag.errors import InputError
 from mmrag.ingest import watch
 from mmrag.ingest.roots import Root
 from mmrag.stores.lock import write_lock
+from tests.fresh import assert_like_new
 
 MAIN = """
 from mmrag.cli.main import main
@@ -94,28 +94,6 @@ def line(*, added=0, updated=0, moved=0, removed=0, unchanged=0, failed=0):
 def picture(path, rgb):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (16, 12), rgb).save(path)
-
-
-def contents(index):
-    rows = index._view.scan(("uri", "id", "content_hash", "failure"))
-    return {row[1]: (row[2:], index._view.vector(row[0]) if row[4] is None else np.empty(0)) for row in rows}
-
-
-def assert_like_new(home, *roots, exclude=()):
-    """The index equals one made from nothing, and looking again finds nothing to do."""
-    found = contents(mmrag.open(home))
-    (home / ".mmrag").rename(home / ".kept")
-    new = mmrag.create(home, model="toy:1")
-    new.add(list(roots), exclude=exclude)
-    expected = contents(new)
-    shutil.rmtree(home / ".mmrag")
-    (home / ".kept").rename(home / ".mmrag")
-    assert found.keys() == expected.keys()
-    for uri, (about, vector) in found.items():
-        assert about == expected[uri][0]
-        assert np.allclose(vector, expected[uri][1], atol=1e-5)
-    changes = mmrag.open(home).update()
-    assert (changes.added, changes.updated, changes.moved, changes.removed, changes.failed) == (0, 0, 0, 0, ())
 
 
 def test_everything_that_can_happen_to_a_folder(colours, tmp_path, start):
