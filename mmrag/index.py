@@ -61,8 +61,8 @@ _POLL_SECONDS = 0.05
 class Index:
     """A corpus on disk: made by `create`, found by `open`.
 
-    One open Index may be shared by threads. A search uses the newest view that this Index has seen;
-    call `refresh` to see what other processes have added since.
+    One open Index may be shared by threads. What it sees is what was committed when it was first looked
+    into; call `refresh` to see what other processes have added since.
 
     Attributes
     ----------

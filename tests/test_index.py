@@ -405,11 +405,11 @@ def test_another_index_in_the_same_place_is_noticed(index, colours):
 def test_an_index_made_meanwhile_is_not_wiped(colours, monkeypatch):
     import mmrag.index
 
-    def slow_load(name):
+    def slow_load(name, *, precision):
         monkeypatch.undo()
         monkeypatch.chdir(colours.parent)
         mmrag.create(".", model="toy:1").add("images")
-        return load_encoder(name)
+        return load_encoder(name, precision=precision)
 
     monkeypatch.setattr(mmrag.index, "load_encoder", slow_load)
     with pytest.raises(IndexExistsError, match="another process"):
@@ -457,6 +457,7 @@ def test_a_second_writer_is_told_who_holds_the_lock(index):
 
 def test_others_see_changes_after_refresh(index, colours):
     reader = mmrag.open(".")
+    assert len(reader) == 6
     Image.new("RGB", (8, 8), "orange").save(colours / "orange.png")
     index.add("images")
     assert len(reader) == 6

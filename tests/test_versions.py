@@ -196,7 +196,7 @@ def test_a_reader_does_not_wait_for_ever(index, monkeypatch):
     monkeypatch.setattr("mmrag.index._WAIT_SECONDS", 0.2)
     shutil.rmtree(index.folder / "views")
     with write_lock(index.folder), pytest.raises(IndexLockedError, match="is writing"):
-        mmrag.open(".")
+        mmrag.open(".").search("red")
 
 
 @pytest.mark.parametrize("number", [0, 2, 99])

@@ -192,13 +192,16 @@ def test_ctrl_c_in_the_middle(corpus):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_at_any_moment(corpus, how):
-    chance, before = random.Random(how), 0  # noqa: S311
+    chance, before, stopped = random.Random(how), 0, {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}[how]  # noqa: S311
+    codes = []
     for _ in range(4):
         code, told = stop(how, lambda: time.sleep(chance.uniform(0, 3)))
-        assert code == {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}[how]
+        codes.append(code)
+        assert code in (stopped, 0)  # it may have ended before
         assert not told or (how == signal.SIGINT and len(told) == 1 and told[0].startswith("mmrag: stopped"))
         assert items(corpus) >= before
         before = items(corpus)
+    assert stopped in codes
     with started(SLOW_MAIN, "index", "images", "--model", "toy:1") as process:
         assert b"0 failed" in process.communicate(timeout=60)[0]
     assert items(corpus) == 150
