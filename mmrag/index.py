@@ -468,13 +468,18 @@ class Index:
                 if view.table_version == self._open_table().version:
                     return view
                 with self._writing, write_lock(self.folder):
-                    return self._published_view().sync(self._open_table())
+                    return self._synced(self._published_view(), self._open_table())
             except StoreError as error:
                 if view.published:
                     return view
                 if not isinstance(error, IndexLockedError) or time.monotonic() > deadline:
                     raise
             time.sleep(_POLL_SECONDS)
+
+    def _synced(self, view: View, table: Table) -> View:
+        if view.published and view.table_version != table.version:
+            table.withdraw_unreadable(since=view.table_version)
+        return view.sync(table)
 
     def _open_table(self) -> Table:
         from mmrag.stores.table import Table
@@ -502,7 +507,7 @@ class Index:
             published = self._published_view()
             ingest = Ingest(
                 table=table,
-                view=published.sync(table),
+                view=self._synced(published, table),
                 load_encoder=self._verified_encoder,
                 home=self.home,
                 max_pixels=options.source.max_pixels,
@@ -521,6 +526,13 @@ class Index:
             except KeyboardInterrupt as error:
                 raise Interrupted(
                     "stopped; what was done before is kept and can be searched. Run the same command to go on"
+                ) from error
+            except StoreError as error:
+                if not table.withdraw_unreadable(since=ingest.view.table_version):
+                    raise
+                raise StoreError(
+                    f"what was written last to {self.folder} was cut short, as by a full disk, and is taken back. What "
+                    "was committed before is kept and can be searched; make room, and run the same command again"
                 ) from error
             finally:
                 self._opened = ingest.view

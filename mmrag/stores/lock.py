@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmrag.errors import IndexLockedError
@@ -24,18 +24,19 @@ def write_lock(folder: Path) -> Iterator[None]:
     """
     path = folder / "lock"
     with disk_errors(folder):
-        handle = path.open("a+", encoding="utf-8")
+        handle = path.open("ab+", buffering=0)
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             handle.seek(0)
-            holder = handle.read().strip() or "another process"
+            holder = handle.read().decode(errors="replace").strip() or "another process"
             raise IndexLockedError(
                 f"{holder} is writing to {folder}; wait until it has finished, or stop it"
             ) from error
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
+        with suppress(OSError):  # on a full disk the lock holds, too
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
-        handle.truncate(0)
+        with suppress(OSError):
+            handle.truncate(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
+from mmrag.stores.files import disk_errors
 from mmrag.stores.manifest import STAMPS_PER_VERSION
 from mmrag.stores.rows import Row, table_schema, to_arrow
 from mmrag.types import Version
@@ -47,10 +49,15 @@ def _store_errors(method: Callable[Concatenate[Table, P], R]) -> Callable[Concat
             if not _is_lancedbs(error):
                 raise
             raise StoreError(
-                f"the table in {self.folder} failed: {error}. The last committed version is kept"
+                f"the table in {self.folder} failed: {_reason(error)}. The last committed version is kept"
             ) from error
 
     return wrapper
+
+
+def _reason(error: Exception) -> str:
+    """Keep what an error says on one line, without the place in Lance's source."""
+    return " ".join(re.sub(r", /\S+\.rs:\d+:\d+", "", str(error)).split())
 
 
 def _is_lancedbs(error: Exception) -> bool:
@@ -213,6 +220,36 @@ class Table:
         """Commit the rows of an earlier version as a new one."""
         self._table.restore(version)
 
+    def withdraw_unreadable(self, *, since: int) -> bool:
+        """Take back the newest versions, those after `since`, as far as they cannot be read. Hold the write lock.
+
+        On a full disk Lance may commit a version with a file that was cut short. Nobody relies on a version
+        before the view is published with it.
+
+        Returns
+        -------
+        bool
+            Whether there was one.
+        """
+        withdrawn = False
+        vars(self).pop("_table", None)
+        while self.version > since and not self._is_readable():
+            (newest,) = (p for p in _manifests(self.folder / f"{_NAME}.lance") if _number(p) == self.version)
+            with disk_errors(self.folder):
+                newest.unlink()
+            vars(self).pop("_table")
+            withdrawn = True
+        return withdrawn
+
+    def _is_readable(self) -> bool:
+        try:
+            self.stamps()  # the foot of a file, which names its columns, is what is written last
+        except IndexFormatError:
+            raise
+        except StoreError:
+            return False
+        return True
+
     @_store_errors
     def overgrown(self) -> bool:
         """Tell whether so many versions can be pruned that it is time to `compact`."""
@@ -247,6 +284,15 @@ def _connect(folder: Path) -> LanceTable:
     import lancedb
 
     return lancedb.connect(folder).open_table(_NAME)
+
+
+def _manifests(dataset: Path) -> list[Path]:
+    return list((dataset / "_versions").glob("*.manifest"))
+
+
+def _number(manifest: Path) -> int:
+    number = int(manifest.stem)
+    return _MOST_VERSIONS - number if len(manifest.stem) == _BACKWARDS_DIGITS else number
 
 
 def newest_version(dataset: Path) -> int | None:
