@@ -100,17 +100,19 @@ def _until_unsure(
 ) -> Generator[list[str]]:
     """Gather what has changed until it is quiet. Ends when everything has to be looked at."""
     pending: set[str] = set()
+    unsure = False
     first = last = 0.0
     for changes in events:
         now, current = time.monotonic(), roots()
         if any(_place(path) != place for path, place in places.items()):
             return
         fresh = {path for change, path in changes if _matters(change.name, path, current)}
-        if len(pending | fresh) > _MANY or any(_is_behind_link(path, current) for path in fresh):
-            return
         first, last = first if pending else now, now if fresh else last
         pending |= fresh
+        unsure = unsure or len(pending) > _MANY or any(_is_behind_link(path, current) for path in fresh)
         if pending and (now - last >= _QUIET_SECONDS or now - first >= _PATIENT_SECONDS):
+            if unsure:
+                return
             yield _outermost(pending)
             pending.clear()
 
@@ -134,11 +136,15 @@ def _events(paths: Sequence[str], stop: Event) -> Generator[set[FileChange]]:
         if isinstance(error, RuntimeError) and not str(error).startswith("Error creating"):
             _log.info("everything is looked at again: %s", error)  # a name that is not UTF-8, for one
             return
-        reason = str(error).partition(" (Error {")[0]
-        raise WatchError(
-            f"cannot watch {', '.join(paths)}: {reason}. Raise the system's limits (sysctl fs.inotify.max_user_watches "
-            "and max_user_instances), or have the files compared instead: WATCHFILES_FORCE_POLLING=1"
-        ) from error
+        raise WatchError(f"cannot watch {', '.join(paths)}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    reason = str(error).partition(" (Error {")[0]
+    remedy = "raise the system's limits (sysctl fs.inotify.max_user_watches and max_user_instances)"
+    if isinstance(error, PermissionError):
+        remedy = "let this user list the folder"
+    return f"{reason}; {remedy}, or have the files compared instead: WATCHFILES_FORCE_POLLING=1"
 
 
 def _matters(change: str, path: str, roots: Sequence[Root]) -> bool:
