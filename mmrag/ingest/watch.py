@@ -37,6 +37,7 @@ does not fit, and watchfiles does not say so (samuelcolvin/watchfiles#348)."""
 _TICK_MILLISECONDS = 250
 _STEP_MILLISECONDS = 50
 _LOCKED_SECONDS = 0.5
+_DENIED = "Permission denied"
 
 Told: TypeAlias = tuple[str, str, object]
 """A reason, a uri, and what tells its content from another."""
@@ -68,6 +69,7 @@ def changed_paths(roots: Callable[[], Sequence[Root]], stop: Event) -> Generator
         places = {root.path: _place(root.path) for root in roots()}
         with closing(_events([path for path, place in places.items() if place], stop)) as events:
             if next(events, None) is None:  # from here on, nothing that happens is missed
+                stop.wait(_QUIET_SECONDS)
                 continue
             yield None
             yield from _until_unsure(events, roots, places)
@@ -133,7 +135,11 @@ def _events(paths: Sequence[str], stop: Event) -> Generator[set[FileChange]]:
     except FileNotFoundError:  # it has just gone
         return
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not str(error).startswith("Error creating"):
+        if (
+            isinstance(error, RuntimeError)
+            and not str(error).startswith("Error creating")
+            and _DENIED not in str(error)
+        ):
             _log.info("everything is looked at again: %s", error)  # a name that is not UTF-8, for one
             return
         raise WatchError(f"cannot watch {', '.join(paths)}: {_reason(error)}") from error
@@ -141,10 +147,12 @@ def _events(paths: Sequence[str], stop: Event) -> Generator[set[FileChange]]:
 
 def _reason(error: Exception) -> str:
     reason = str(error).partition(" (Error {")[0]
-    remedy = "raise the system's limits (sysctl fs.inotify.max_user_watches and max_user_instances)"
-    if isinstance(error, PermissionError):
-        remedy = "let this user list the folder"
-    return f"{reason}; {remedy}, or have the files compared instead: WATCHFILES_FORCE_POLLING=1"
+    if _DENIED in reason:
+        return f"{reason}; folders are watched where this user may list all that is in them"
+    return (
+        f"{reason}; raise the system's limits (sysctl fs.inotify.max_user_watches and max_user_instances), or have the "
+        "files compared instead: WATCHFILES_FORCE_POLLING=1"
+    )
 
 
 def _matters(change: str, path: str, roots: Sequence[Root]) -> bool:

@@ -9,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 from queue import Empty, Queue
 
 import pytest
@@ -335,3 +337,23 @@ def test_events_that_may_be_lost_mean_everything(tmp_path, monkeypatch):
 
     assert told(watch._MANY) == [watch._MANY]
     assert told(watch._MANY + 1) == []
+
+
+@pytest.mark.parametrize("polling", ["", "1"])
+def test_a_folder_that_may_not_be_listed_is_told(polling):
+    code = (
+        "import os, platform, sys, threading, watchfiles; from mmrag.ingest import watch; "
+        "os.geteuid() or os.setuid(65534); root = watch.Root(sys.argv[1])\n"
+        "try: next(watch.changed_paths(lambda: [root], threading.Event()))\n"
+        "except watch.WatchError as error: print(error)"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # an ordinary user cannot come to the folders that pytest makes
+        locked = Path(folder, "locked")
+        locked.mkdir()
+        locked.chmod(0)
+        Path(folder).chmod(0o755)
+        environment = {**os.environ, "WATCHFILES_FORCE_POLLING": polling}
+        command = [sys.executable, "-c", code, folder]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+        locked.chmod(0o700)
+    assert f'about ["{locked}"]; folders are watched where this user may list' in done.stdout, done.stderr
