@@ -37,6 +37,7 @@ does not fit, and watchfiles does not say so (samuelcolvin/watchfiles#348)."""
 _TICK_MILLISECONDS = 250
 _STEP_MILLISECONDS = 50
 _LOCKED_SECONDS = 0.5
+_DENIED = "Permission denied"
 
 Told: TypeAlias = tuple[str, str, object]
 """A reason, a uri, and what tells its content from another."""
@@ -68,6 +69,7 @@ def changed_paths(roots: Callable[[], Sequence[Root]], stop: Event) -> Generator
         places = {root.path: _place(root.path) for root in roots()}
         with closing(_events([path for path, place in places.items() if place], stop)) as events:
             if next(events, None) is None:  # from here on, nothing that happens is missed
+                stop.wait(_QUIET_SECONDS)
                 continue
             yield None
             yield from _until_unsure(events, roots, places)
@@ -100,17 +102,19 @@ def _until_unsure(
 ) -> Generator[list[str]]:
     """Gather what has changed until it is quiet. Ends when everything has to be looked at."""
     pending: set[str] = set()
+    unsure = False
     first = last = 0.0
     for changes in events:
         now, current = time.monotonic(), roots()
         if any(_place(path) != place for path, place in places.items()):
             return
         fresh = {path for change, path in changes if _matters(change.name, path, current)}
-        if len(pending | fresh) > _MANY or any(_is_behind_link(path, current) for path in fresh):
-            return
         first, last = first if pending else now, now if fresh else last
         pending |= fresh
+        unsure = unsure or len(pending) > _MANY or any(_is_behind_link(path, current) for path in fresh)
         if pending and (now - last >= _QUIET_SECONDS or now - first >= _PATIENT_SECONDS):
+            if unsure:
+                return
             yield _outermost(pending)
             pending.clear()
 
@@ -131,14 +135,24 @@ def _events(paths: Sequence[str], stop: Event) -> Generator[set[FileChange]]:
     except FileNotFoundError:  # it has just gone
         return
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not str(error).startswith("Error creating"):
+        if (
+            isinstance(error, RuntimeError)
+            and not str(error).startswith("Error creating")
+            and _DENIED not in str(error)
+        ):
             _log.info("everything is looked at again: %s", error)  # a name that is not UTF-8, for one
             return
-        reason = str(error).partition(" (Error {")[0]
-        raise WatchError(
-            f"cannot watch {', '.join(paths)}: {reason}. Raise the system's limits (sysctl fs.inotify.max_user_watches "
-            "and max_user_instances), or have the files compared instead: WATCHFILES_FORCE_POLLING=1"
-        ) from error
+        raise WatchError(f"cannot watch {', '.join(paths)}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    reason = str(error).partition(" (Error {")[0]
+    if _DENIED in reason:
+        return f"{reason}; folders are watched where this user may list all that is in them"
+    return (
+        f"{reason}; raise the system's limits (sysctl fs.inotify.max_user_watches and max_user_instances), or have the "
+        "files compared instead: WATCHFILES_FORCE_POLLING=1"
+    )
 
 
 def _matters(change: str, path: str, roots: Sequence[Root]) -> bool:

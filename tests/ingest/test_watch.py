@@ -9,12 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 from queue import Empty, Queue
 
 import pytest
 from PIL import Image
+from watchfiles import Change
 
 import mmrag
 from mmrag.errors import InputError
@@ -324,13 +327,33 @@ def test_paths_in_others_are_left_out():
     assert watch._outermost(["/a/b", "/a", "/a b", "/a/b/c", "/ab"]) == ["/a", "/a b", "/ab"]
 
 
-def test_events_that_may_be_lost_mean_everything(tmp_path):
+def test_events_that_may_be_lost_mean_everything(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "_QUIET_SECONDS", 0)
     roots = [Root(str(tmp_path))]
-    flood = [{(watch_change(), str(tmp_path / f"{n}.png")) for n in range(watch._MANY + 1)}, set()]
-    assert list(watch._until_unsure(flood, lambda: roots, {})) == []
+
+    def told(count):
+        events = [{(Change.deleted, str(tmp_path / f"{n}.png")) for n in range(count)}]
+        return [len(paths) for paths in watch._until_unsure(events, lambda: roots, {})]
+
+    assert told(watch._MANY) == [watch._MANY]
+    assert told(watch._MANY + 1) == []
 
 
-def watch_change():
-    from watchfiles import Change
-
-    return Change.deleted
+@pytest.mark.parametrize("polling", ["", "1"])
+def test_a_folder_that_may_not_be_listed_is_told(polling):
+    code = (
+        "import os, platform, sys, threading, watchfiles; from mmrag.ingest import watch; "
+        "os.geteuid() or os.setuid(65534); root = watch.Root(sys.argv[1])\n"
+        "try: next(watch.changed_paths(lambda: [root], threading.Event()))\n"
+        "except watch.WatchError as error: print(error)"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # an ordinary user cannot come to the folders that pytest makes
+        locked = Path(folder, "locked")
+        locked.mkdir()
+        locked.chmod(0)
+        Path(folder).chmod(0o755)
+        environment = {**os.environ, "WATCHFILES_FORCE_POLLING": polling}
+        command = [sys.executable, "-c", code, folder]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+        locked.chmod(0o700)
+    assert f'about ["{locked}"]; folders are watched where this user may list' in done.stdout, done.stderr
