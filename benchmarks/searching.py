@@ -37,6 +37,8 @@ ROUNDS = 11
 WORDS = "a dog on a beach"
 
 FLOOR = """
+import os
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import typer, numpy, pyarrow, onnxruntime, tokenizers
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 @app.command()
@@ -158,14 +160,21 @@ def warm(home: Path) -> dict[str, Any]:
 
 
 def interleaved(*functions: Callable[[], object]) -> list[float]:
-    """Median seconds of each, called in turns."""
+    """Median seconds of each, called twenty times in its turn; the first five of a turn are not counted."""
     times: list[list[float]] = [[] for _ in functions]
-    for _ in range(45):
+    for _ in range(4):
         for function, found in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            found.append(time.perf_counter() - start)
-    return [statistics.median(found[5:]) for found in times]
+            found += timed(function)[5:]
+    return [statistics.median(found) for found in times]
+
+
+def timed(function: Callable[[], object]) -> list[float]:
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def main() -> None:

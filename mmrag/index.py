@@ -28,7 +28,6 @@ from mmrag.errors import (
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
-from mmrag.ingest.watch import Told, changed_paths, untold, when_free
 from mmrag.models.registry import absolute_name, from_home, load_encoder, to_home
 from mmrag.roles import Encoder
 from mmrag.search.pipeline import Pipeline, run
@@ -45,6 +44,7 @@ from mmrag.version import __version__
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mmrag.ingest.watch import Told
     from mmrag.ingest.write import Ingest, Progress
     from mmrag.stores.table import Table
     from mmrag.stores.view import View
@@ -231,6 +231,8 @@ class Index:
         InputError, IndexLockedError, Interrupted
             As `add`.
         """
+        from mmrag.ingest.watch import changed_paths, untold, when_free  # imports what a search does without
+
         stop = stop or threading.Event()
         options, named = load_recipe(recipe), [] if sources is None else _as_list(sources)
         chosen = [Root(str(absolute(source, self.home))) for source in named]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -67,8 +68,7 @@ class OnnxRuntimeSession(Session):
     """
 
     def __init__(self, path: Path, *, concurrent: bool) -> None:
-        import onnxruntime
-
+        onnxruntime = _onnxruntime()
         self._path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -206,9 +206,19 @@ def _core() -> openvino.Core:
     return openvino.Core()
 
 
+@functools.cache
+def _onnxruntime() -> Any:
+    """Import ONNX Runtime without its telemetry, which would give this machine a number and report what it runs."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # where somebody else has imported it before
+    return onnxruntime
+
+
 def engine_version(engine: str) -> str:
     """Tell which version of an engine is installed."""
-    module = importlib.import_module(engine)
+    module = _onnxruntime() if engine == "onnxruntime" else importlib.import_module(engine)
     return str(module.__version__)
 
 
