@@ -153,19 +153,20 @@ class Encoder(ABC):
             raise InputError("encode_text takes a list of texts; put the one text into a list")
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors = np.empty((len(texts), self.card.dimension), dtype=np.float32)
-        for start in range(0, len(order), self.batch):
-            chosen = order[start : start + self.batch]
-            vectors[chosen] = self._checked(self._embed_text([texts[i] for i in chosen]), len(chosen))
+        vectors[order] = self._in_batches([texts[i] for i in order], self._encode_text)
         return vectors
+
+    def _encode_text(self, texts: Sequence[str]) -> Vectors:
+        return self._checked(self._embed_text(texts), len(texts))
 
     def _encode_pixels(self, pixels: Pixels) -> Vectors:
         return self._checked(self._embed_pixels(pixels), len(pixels))
 
-    def _in_batches(self, pictures: Any, encode: Callable[[Any], Vectors]) -> Vectors:
-        """Encode a batch in each core at a time."""
-        batches = [pictures[i : i + self.batch] for i in range(0, len(pictures), self.batch)]
+    def _in_batches(self, inputs: Any, encode: Callable[[Any], Vectors]) -> Vectors:
+        """Encode a batch on each core at a time."""
+        batches = [inputs[i : i + self.batch] for i in range(0, len(inputs), self.batch)]
         if len(batches) < 2:
-            return encode(pictures) if batches else np.empty((0, self.card.dimension), dtype=np.float32)
+            return encode(inputs) if batches else np.empty((0, self.card.dimension), dtype=np.float32)
         with ThreadPoolExecutor(usable_cores(), thread_name_prefix="mmrag-encode") as pool:
             return np.concatenate(list(pool.map(encode, batches)))
 

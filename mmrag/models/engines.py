@@ -33,7 +33,10 @@ _FIRST_CONVOLUTIONS = 6
 
 
 class Session(ABC):
-    """A network that is loaded and ready to run. `run` may be called from several threads.
+    """A network that is loaded and ready to run.
+
+    `run` may be called from several threads at once. Each call keeps to one core: threads that share a
+    network's layers spend much of their time waiting for each other, and each core its own batch wastes nothing.
 
     Attributes
     ----------
@@ -58,7 +61,7 @@ class OnnxRuntimeSession(Session):
     ----------
     path : path
         The ONNX file.
-    concurrent : bool
+    quick : bool
         See `open_session`.
 
     Raises
@@ -67,15 +70,14 @@ class OnnxRuntimeSession(Session):
         If the file cannot be loaded, or has no output that holds vectors.
     """
 
-    def __init__(self, path: Path, *, concurrent: bool) -> None:
+    def __init__(self, path: Path, *, quick: bool) -> None:
         onnxruntime = _onnxruntime()
         self._path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = 1 if concurrent else usable_cores()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or they slow what comes after
-        if not concurrent:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it costs more
+        options.intra_op_num_threads = 1
+        if quick:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no narrower base
@@ -122,8 +124,6 @@ class OpenVinoSession(Session):
         The ONNX file.
     precision : {"fp32", "bf16"}
         What it computes in.
-    concurrent : bool
-        See `open_session`.
 
     Raises
     ------
@@ -131,7 +131,7 @@ class OpenVinoSession(Session):
         If the file cannot be loaded.
     """
 
-    def __init__(self, path: Path, *, precision: str, concurrent: bool) -> None:
+    def __init__(self, path: Path, *, precision: str) -> None:
         core = _core()
         wanted = "bf16" if precision == "bf16" else "f32"
         try:
@@ -140,8 +140,8 @@ class OpenVinoSession(Session):
             self.inputs = {one.get_any_name(): one.get_element_type().to_dtype() for one in model.inputs}
             self.lengths = dict.fromkeys(self.inputs)
             stem, rest = _split(core.read_model(path), model) if precision == "bf16" else (None, model)
-            self._stem = stem and core.compile_model(stem, "CPU", _settings("f32", concurrent))
-            self._rest = core.compile_model(rest, "CPU", _settings(wanted, concurrent))
+            self._stem = stem and core.compile_model(stem, "CPU", _settings("f32"))
+            self._rest = core.compile_model(rest, "CPU", _settings(wanted))
         except RuntimeError as error:
             raise ModelError(f"{path} cannot be loaded by OpenVINO: {error}") from error
         self._path = path
@@ -161,13 +161,9 @@ class OpenVinoSession(Session):
             raise ModelError(f"{self._path} cannot be run by OpenVINO: {error}") from error
 
 
-def _settings(precision: str, concurrent: bool) -> dict[str, Any]:
+def _settings(precision: str) -> dict[str, Any]:
     cores = usable_cores()
-    return {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": cores,
-        "NUM_STREAMS": cores if concurrent else 1,
-    }
+    return {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": cores, "NUM_STREAMS": cores}
 
 
 def _split(first: openvino.Model, second: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
@@ -232,7 +228,7 @@ def has_bfloat16() -> bool:
     return has_openvino() and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def open_session(engine: str, path: Path, *, precision: str, concurrent: bool) -> Session:
+def open_session(engine: str, path: Path, *, precision: str, quick: bool) -> Session:
     """Load an ONNX file.
 
     Parameters
@@ -243,10 +239,9 @@ def open_session(engine: str, path: Path, *, precision: str, concurrent: bool) -
         The file, of the precision wanted where files differ by it.
     precision : {"fp32", "bf16", "int8"}
         What it computes in; "int8" is a property of the file.
-    concurrent : bool
-        Whether several threads call it at once, so that each call keeps to one core, which wastes least;
-        otherwise a call takes all cores, which ends soonest.
+    quick : bool
+        Load it as quickly as can be, and leave the graph as it is written: for what runs once in most processes.
     """
     if engine == "openvino":
-        return OpenVinoSession(path, precision=precision, concurrent=concurrent)
-    return OnnxRuntimeSession(path, concurrent=concurrent)
+        return OpenVinoSession(path, precision=precision)
+    return OnnxRuntimeSession(path, quick=quick)

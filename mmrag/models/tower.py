@@ -93,8 +93,8 @@ class Tower:
     weights : str
         Hash of the model's files.
     for_pictures : bool
-        It will be run for long, by several threads, and OpenVINO may run it. What reads texts runs once in
-        most processes, and must start quickly.
+        It will be run for long, and OpenVINO may run it. What reads texts runs once in most processes, and must
+        start quickly.
     precision : {"fp32", "bf16", "int8"} or None
         To insist on; by default, what is fastest and faithful.
 
@@ -189,7 +189,7 @@ class Tower:
 
     def _open(self, way: Way) -> Session:
         file = self._files["int8" if way.precision == "int8" else "fp32"]
-        return open_session(way.engine, file, precision=way.precision, concurrent=self._for_pictures)
+        return open_session(way.engine, file, precision=way.precision, quick=not self._for_pictures)
 
     @cached_property
     def _key(self) -> list[Any]:

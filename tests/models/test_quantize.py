@@ -41,7 +41,7 @@ def session(tmp_path_factory):
     assert not {"square", "last"} & set(model.graph.initializers)
     path = tmp_path_factory.mktemp("quantize") / "vision_model_int8.onnx"
     save(model, path, smallest=1024)
-    return open_session("onnxruntime", path, precision="int8", concurrent=False)
+    return open_session("onnxruntime", path, precision="int8", quick=False)
 
 
 def test_products_are_nearly_those_of_single_precision(session):

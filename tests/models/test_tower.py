@@ -52,7 +52,7 @@ class Machine:
             ("openvino", "bf16"): Fake(1),
         }
 
-    def open_session(self, engine, path, *, precision, concurrent):
+    def open_session(self, engine, path, *, precision, quick):
         self.opened.append((engine, precision))
         session = self.sessions[engine, precision]
         if session is None:
@@ -248,9 +248,7 @@ def pixels(builtin, photographs):
 @pytest.fixture(scope="module")
 def expected(builtin, pixels):
     """The photographs' vectors, by ONNX Runtime."""
-    session = open_session(
-        "onnxruntime", builtin.folder / "onnx" / "vision_model.onnx", precision="fp32", concurrent=False
-    )
+    session = open_session("onnxruntime", builtin.folder / "onnx" / "vision_model.onnx", precision="fp32", quick=False)
     return unit(session.run({"pixel_values": pixels}))
 
 
@@ -259,7 +257,7 @@ def unit(vectors):
 
 
 def openvino(builtin, precision):
-    return open_session("openvino", builtin.folder / "onnx" / "vision_model.onnx", precision=precision, concurrent=True)
+    return open_session("openvino", builtin.folder / "onnx" / "vision_model.onnx", precision=precision, quick=False)
 
 
 @needs_openvino
