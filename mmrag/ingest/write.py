@@ -135,8 +135,8 @@ class Ingest:
         ):
             running: deque[Future[list[Row]]] = deque()
             try:
-                for some in _batched(loaded, batch):
-                    running.append(pool.submit(self._embed, some, view))
+                for size in batch_sizes(len(sources), batch, cores):
+                    running.append(pool.submit(self._embed, list(islice(loaded, size)), view))
                     if len(running) > cores:
                         yield from running.popleft().result()
                 while running:
@@ -179,6 +179,16 @@ class Ingest:
             if self.table.scattered():
                 self.table.compact()
             self.view = self.view.sync(self.table)
+
+
+def batch_sizes(total: int, batch: int, cores: int) -> Iterator[int]:
+    """Cut a total into batches, the same number for each core; the last ones are smaller, so that all end together."""
+    rounds, rest = divmod(total, batch * cores)
+    yield from [batch] * (rounds * cores)
+    for core in range(cores):
+        share = (rest + core) // cores
+        if share:
+            yield share
 
 
 def embed(loaded: Sequence[Loaded], encoder: Encoder, view: View) -> list[Row]:
