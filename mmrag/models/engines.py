@@ -6,7 +6,6 @@ OpenVINO is faster at indexing, above all in bfloat16; ONNX Runtime starts faste
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import os
 import sys
@@ -176,8 +175,7 @@ def _split(first: openvino.Model, second: openvino.Model) -> tuple[openvino.Mode
     model
         From the cut, its new first input, to the output.
     """
-    import openvino
-
+    openvino = _openvino()
     cuts = [_convolution_input(model, _FIRST_CONVOLUTIONS) for model in (first, second)]
     if None in cuts:
         return None, second
@@ -196,10 +194,16 @@ def _convolution_input(model: openvino.Model, number: int) -> Any:
 
 @functools.cache
 def _core() -> openvino.Core:
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # it has a stand-in, which sends nothing
+    return _openvino().Core()
+
+
+@functools.cache
+def _openvino() -> Any:
+    """Import OpenVINO without its telemetry; it has a stand-in of its own, which sends nothing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # None: cannot be imported
     import openvino
 
-    return openvino.Core()
+    return openvino
 
 
 @functools.cache
@@ -214,7 +218,7 @@ def _onnxruntime() -> Any:
 
 def engine_version(engine: str) -> str:
     """Tell which version of an engine is installed."""
-    module = _onnxruntime() if engine == "onnxruntime" else importlib.import_module(engine)
+    module = _onnxruntime() if engine == "onnxruntime" else _openvino()
     return str(module.__version__)
 
 
