@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmrag.index import Index, create
     from mmrag.index import open_index as open
     from mmrag.models.cards import Card
-    from mmrag.models.registry import load_encoder, register
+    from mmrag.models.registry import load_encoder, load_generator, load_matcher, register
 
 __all__ = [
     "Card",
@@ -38,6 +38,8 @@ __all__ = [
     "create",
     "evaluate_pairs",
     "load_encoder",
+    "load_generator",
+    "load_matcher",
     "open",
     "register",
 ]
@@ -48,6 +50,8 @@ _LAZY = {
     "create": "mmrag.index:create",
     "evaluate_pairs": "mmrag.evaluate:evaluate_pairs",
     "load_encoder": "mmrag.models.registry:load_encoder",
+    "load_generator": "mmrag.models.registry:load_generator",
+    "load_matcher": "mmrag.models.registry:load_matcher",
     "open": "mmrag.index:open_index",
     "register": "mmrag.models.registry:register",
 }

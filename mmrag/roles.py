@@ -1,4 +1,8 @@
-"""What a model promises in each role it plays. Encoder: pictures or words → unit vectors."""
+"""What a model promises in each role it plays.
+
+Encoder: pictures or words → unit vectors. Matcher: (text, item) pairs → how well they match. Generator: pictures →
+words. One model may play several roles, with one network.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +23,12 @@ if TYPE_CHECKING:
 
     from mmrag.models.cards import Card
 
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 Vectors = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float32]
+Wanted = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -44,38 +50,34 @@ class Identity:
         return None
 
 
-class Encoder(ABC):
-    """Pictures and texts → unit vectors in one space.
-
-    A family implements `preprocess`, `_embed_pixels` and `_embed_text`; batching and checks are here.
-    Every method may be called from several threads at once.
+class Model(ABC):
+    """A network, whatever its roles. Every method may be called from several threads at once.
 
     Attributes
     ----------
     card : Card
         What the model is.
     identity : Identity
-        What must be equal for two sets of vectors to be comparable.
-    batch : int
-        How many pictures or texts go through the network at once.
-    decode_at_least : int or None
-        The side, in pixels, that pictures are shrunk to; decoders may then skip finer detail.
+        What must be equal for two sets of results to be comparable.
     """
 
     card: Card
     identity: Identity
-    batch: int = 16
-    decode_at_least: int | None = None
 
     @property
     def engine(self) -> str:
-        """What computes the vectors of pictures. Not part of the identity: ways that agree are interchangeable."""
+        """What computes. Not part of the identity: ways that agree are interchangeable."""
         return self.card.family
 
     @property
     def precision(self) -> str:
-        """What it computes in: "fp32", "bf16" or "int8"."""
+        """What it computes in: one of `PRECISIONS`."""
         return "fp32"
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda" or "mps"."""
+        return "cpu"
 
     def verify(self) -> None:  # noqa: B027
         """Check that the model's files are the ones its card describes; asked before indexing.
@@ -86,8 +88,8 @@ class Encoder(ABC):
             If they are not.
         """
 
-    def at_precision(self, precision: str) -> Encoder:
-        """Give this encoder computing in "fp32", "bf16" or "int8".
+    def at_precision(self, precision: str) -> Self:
+        """Give this model computing in one of `PRECISIONS`.
 
         Raises
         ------
@@ -98,20 +100,57 @@ class Encoder(ABC):
             raise ModelError(f"{self.card.name} runs in {self.precision} only, not in {precision!r}")
         return self
 
-    def prepare(self, *, words: bool) -> None:  # noqa: B027
+    def on_device(self, device: str) -> Self:
+        """Give this model computing on "auto", "cpu", "cuda" or "mps".
+
+        Raises
+        ------
+        ModelError
+            If it cannot be done with this model, or on this machine.
+        """
+        if device not in ("auto", self.device):
+            raise ModelError(f"{self.card.name} runs on {self.device} only, not on {device!r}")
+        return self
+
+
+class Encoder(Model):
+    """Pictures and texts → unit vectors in one space.
+
+    A family implements `preprocess`, `_embed_pixels` and `_embed_text`, or those of them that the modalities
+    of its card need; batching and checks are here.
+
+    Attributes
+    ----------
+    batch : int
+        How many pictures or texts go through the network at once.
+    decode_at_least : int or None
+        The side, in pixels, that pictures are shrunk to; decoders may then skip finer detail.
+    """
+
+    batch: int = 16
+    decode_at_least: int | None = None
+
+    def prepare(self, *, words: bool) -> None:
         """Begin to load, beside the caller, what encoding will need: of words, or else of pictures."""
 
-    @abstractmethod
-    def preprocess(self, image: Image) -> Pixels:
+    def preprocess(self, image: Image) -> Pixels:  # noqa: ARG002
         """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
+        raise ModelError(f"{self.card.name} reads texts only; a model that sees pictures is needed: mmrag models")
 
-    @abstractmethod
     def _embed_pixels(self, pixels: Pixels) -> Vectors:
-        """Embed ``(n, 3, height, width)`` into ``(n, dimension)``, at most `batch` at once."""
+        """Embed ``(n, 3, height, width)`` into ``(n, dimension)``, or ``(n, vectors, dimension)``; n ≤ `batch`."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def _embed_text(self, texts: Sequence[str]) -> Vectors:
+    def _embed_text(self, texts: Sequence[str]) -> Vectors:  # noqa: ARG002
         """Embed n texts into ``(n, dimension)``, at most `batch` at once."""
+        raise ModelError(
+            f"{self.card.name} sees pictures only; search by a picture (--image FILE), or take a model that "
+            "reads words: mmrag models"
+        )
+
+    def _embed_query(self, texts: Sequence[str]) -> Vectors:
+        """Embed n texts that are asked, where a model reads those in another way than what is stored."""
+        return self._embed_text(texts)
 
     def encode_image(self, images: Sequence[Image]) -> Vectors:
         """Embed pictures.
@@ -124,15 +163,17 @@ class Encoder(ABC):
         Returns
         -------
         float32 ``(n, dimension)``
-            Of unit length.
+            Of unit length. ``(n, vectors, dimension)`` if the card says that a picture has several.
         """
         return self._in_batches(
-            images, lambda some: self._encode_pixels(np.stack([self.preprocess(one) for one in some]))
+            images,
+            lambda some: self._encode_pixels(np.stack([self.preprocess(one) for one in some])),
+            self._picture_shape,
         )
 
     def encode_pixels(self, pixels: Pixels) -> Vectors:
-        """Embed preprocessed pictures ``(n, 3, height, width)`` into unit ``(n, dimension)``."""
-        return self._in_batches(pixels, self._encode_pixels)
+        """Embed preprocessed pictures ``(n, 3, height, width)`` as `encode_image` does."""
+        return self._in_batches(pixels, self._encode_pixels, self._picture_shape)
 
     def encode_text(self, texts: Sequence[str]) -> Vectors:
         """Embed texts.
@@ -149,34 +190,160 @@ class Encoder(ABC):
         float32 ``(n, dimension)``
             Of unit length, in the order given.
         """
+        return self._encode_words(texts, self._embed_text)
+
+    def encode_query(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts that are asked; most models read them as they read any text.
+
+        Parameters and result as those of `encode_text`.
+        """
+        return self._encode_words(texts, self._embed_query)
+
+    @property
+    def _picture_shape(self) -> tuple[int, ...]:
+        shape = (self.card.vectors, self.card.dimension)
+        return shape if self.card.vectors > 1 else shape[1:]
+
+    def _encode_words(self, texts: Sequence[str], embed: Callable[[Sequence[str]], Vectors]) -> Vectors:
         if isinstance(texts, str):
             raise InputError("encode_text takes a list of texts; put the one text into a list")
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        vectors = np.empty((len(texts), self.card.dimension), dtype=np.float32)
-        vectors[order] = self._in_batches([texts[i] for i in order], self._encode_text)
+        shape = (self.card.dimension,)
+        vectors = np.empty((len(texts), *shape), dtype=np.float32)
+        vectors[order] = self._in_batches(
+            [texts[i] for i in order], lambda some: self._checked(embed(some), (len(some), *shape)), shape
+        )
         return vectors
 
-    def _encode_text(self, texts: Sequence[str]) -> Vectors:
-        return self._checked(self._embed_text(texts), len(texts))
-
     def _encode_pixels(self, pixels: Pixels) -> Vectors:
-        return self._checked(self._embed_pixels(pixels), len(pixels))
+        return self._checked(self._embed_pixels(pixels), (len(pixels), *self._picture_shape))
 
-    def _in_batches(self, inputs: Any, encode: Callable[[Any], Vectors]) -> Vectors:
+    def _in_batches(self, inputs: Any, encode: Callable[[Any], Vectors], shape: tuple[int, ...]) -> Vectors:
         """Encode a batch on each core at a time."""
         batches = [inputs[i : i + self.batch] for i in range(0, len(inputs), self.batch)]
         if len(batches) < 2:
-            return encode(inputs) if batches else np.empty((0, self.card.dimension), dtype=np.float32)
+            return encode(inputs) if batches else np.empty((0, *shape), dtype=np.float32)
         with ThreadPoolExecutor(usable_cores(), thread_name_prefix="mmrag-encode") as pool:
             return np.concatenate(list(pool.map(encode, batches)))
 
-    def _checked(self, vectors: Vectors, count: int) -> Vectors:
-        if vectors.shape != (count, self.card.dimension):
-            raise ModelError(
-                f"{self.card.name} gave vectors of shape {vectors.shape}, "
-                f"not ({count}, {self.card.dimension}) as its card says"
-            )
+    def _checked(self, vectors: Vectors, shape: tuple[int, ...]) -> Vectors:
+        if vectors.shape != shape:
+            raise ModelError(f"{self.card.name} gave vectors of shape {vectors.shape}, not {shape} as its card says")
         if not np.isfinite(vectors).all():
             raise ModelError(f"{self.card.name} gave vectors that are not finite numbers")
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
         return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How well each of some texts matches each of some items; not a number where nobody asked.
+
+    Attributes
+    ----------
+    logits : float32 ``(texts, items)``
+        The raw logit of "match".
+    probabilities : float32 ``(texts, items)``
+        That they match, from 0 to 1.
+    cosines : float32 ``(texts, items)`` or None
+        Of the model's own encoder, if it has one.
+    """
+
+    logits: Scores
+    probabilities: Scores
+    cosines: Scores | None = None
+
+    @property
+    def scores(self) -> Scores:
+        """What items are ranked by: the logit, plus the cosine where there is one.
+
+        As BLIP's and LAVIS's evaluation of retrieval rank (Li et al. 2022, section 5.1).
+        """
+        return self.logits if self.cosines is None else self.logits + self.cosines
+
+
+class Matcher(Model):
+    """(text, item) pairs → whether they match.
+
+    What depends on an item alone is computed once, by `features`, and judged with any number of texts.
+
+    Attributes
+    ----------
+    feature_shape : tuple of int or None
+        Of one item's features, float32, worth keeping; None if an item is its own features.
+    """
+
+    feature_shape: tuple[int, ...] | None = None
+
+    @abstractmethod
+    def features(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Compute what texts are matched with: of pictures (upright RGB), or of texts, as the card's modalities say.
+
+        Returns
+        -------
+        float32 ``(n, *feature_shape)``, or the texts themselves
+        """
+
+    @abstractmethod
+    def match(self, texts: Sequence[str], features: Sequence[Any], wanted: Wanted | None = None) -> Judgement:
+        """Judge pairs of texts and items.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            What is longer than the card's `max_tokens` is cut, with a warning in the log.
+        features : sequence
+            n entries, as `features` gives them.
+        wanted : bool ``(texts, n)`` or None
+            Which pairs to judge; by default all.
+        """
+
+
+class Generator(Model):
+    """Pictures, and a question about them → words."""
+
+    @abstractmethod
+    def caption(
+        self,
+        images: Sequence[Image],
+        *,
+        prompt: str = "",
+        beams: int = 3,
+        nucleus: float | None = None,
+        max_tokens: int = 30,
+        seed: int | None = None,
+    ) -> list[str]:
+        """Describe pictures.
+
+        Parameters
+        ----------
+        images : sequence of PIL images
+            Upright RGB pictures.
+        prompt : str
+            What each caption begins with.
+        beams : int
+            Of beam search.
+        nucleus : float or None
+            Instead of beam search, sample from the smallest set of tokens whose probabilities sum up to
+            this (Holtzman et al. 2020).
+        max_tokens : int
+            How many tokens are generated at most.
+        seed : int or None
+            Decides what is sampled.
+        """
+
+    @abstractmethod
+    def answer(
+        self, images: Sequence[Image], questions: Sequence[str], *, beams: int = 3, max_tokens: int = 10
+    ) -> list[str]:
+        """Answer a question about each picture, in the model's own words."""
+
+    @abstractmethod
+    def rank_answers(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> Scores:
+        """Tell how likely each of a list of answers is for each picture and its question.
+
+        Returns
+        -------
+        float32 ``(pictures, answers)``
+            The natural logarithm of an answer's probability, over all its tokens.
+        """

@@ -10,7 +10,7 @@ def test_the_public_names_are_exactly_these():
     assert mmrag.__all__ == [
         *("Card", "Changes", "Checkup", "Failure", "Hit", "Index", "Item", "MmragError", "Query", "Version"),
         *("__version__",),
-        *("create", "evaluate_pairs", "load_encoder", "open", "register"),
+        *("create", "evaluate_pairs", "load_encoder", "load_generator", "load_matcher", "open", "register"),
     ]
     assert dir(mmrag) == mmrag.__all__
     assert all(getattr(mmrag, name) is not None for name in mmrag.__all__)

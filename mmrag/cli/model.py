@@ -1,22 +1,13 @@
-"""eval, train, models export: how good a model is, making a better one, and running one without torch."""
+"""eval and train: how good a model is, and making a better one."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mmrag.cli.options import JsonOption, Precision, QuietOption, print_json, progress_bar
-
-
-class ExportPrecision(StrEnum):
-    """What can be exported."""
-
-    fp32 = "fp32"
-    int8 = "int8"
-
 
 TextKeyOption = Annotated[
     str | None,
@@ -28,11 +19,6 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("eval", epilog="Example:  mmrag eval pairs.tar --model builtin --json")(evaluate)
     app.command(epilog="Example:  mmrag train pairs-*.tar --val val.tar --out ./my-model")(train)
-    models = typer.Typer(help="Models as files.", rich_markup_mode=None, no_args_is_help=True)
-    models.command(epilog="Example:  mmrag models export ViT-B-32-256 --weights datacomp_s34b_b86k --out ./vit-b-32")(
-        export
-    )
-    app.add_typer(models, name="models")
 
 
 def evaluate(
@@ -143,28 +129,3 @@ def train(
 def _line(direction: str, figures: dict[str, Any]) -> str:
     recall = "  ".join(f"{name} {value:5.1f} %" for name, value in figures.items() if name.startswith("R@"))
     return f"{direction.replace('_', ' '):<14} {recall}  median rank {figures['median_rank']:g}"
-
-
-def export(
-    architecture: Annotated[str, typer.Argument(help="An architecture of OpenCLIP, such as ViT-B-32-256.")],
-    weights: Annotated[
-        str, typer.Option(metavar="TAG|FILE", help="OpenCLIP's tag, downloaded; a checkpoint; or 'random', to time it.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The model folder to write.")],
-    precision: Annotated[
-        list[ExportPrecision] | None, typer.Option(help="Also in 8 bits? Repeatable; fp32 is always written.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Write a CLIP of OpenCLIP as ONNX files, so that it runs without torch.
-
-    By default in single precision and in 8 bits. Needs: pip install 'mmrag[torch]'
-    """
-    from mmrag.models.open_clip import export_open_clip
-
-    precisions = precision or list(ExportPrecision)
-    card = export_open_clip(architecture, weights=weights, out=out, precisions=[one.value for one in precisions])
-    if as_json:
-        print_json({"model": str(out), "name": card.name, "dimension": card.dimension, "weights": card.weights})
-    else:
-        typer.echo(f"{card.name}, {card.dimension} dimensions → {out}\nUse it:  mmrag index FOLDER --model {out}")

@@ -31,11 +31,21 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress ba
 
 
 class Precision(StrEnum):
-    """What pictures can be encoded in."""
+    """What networks can compute in."""
 
     fp32 = "fp32"
     bf16 = "bf16"
+    fp16 = "fp16"
     int8 = "int8"
+
+
+class Device(StrEnum):
+    """Where networks can compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
 
 
 def open_corpus(index_dir: Path | None, model: str | None = None, precision: str | None = None) -> Index:

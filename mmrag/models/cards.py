@@ -15,6 +15,8 @@ from mmrag.models.memo import remembered
 
 CARD_NAME = "card.toml"
 
+Role = Literal["encoder", "matcher", "generator"]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -36,9 +38,13 @@ class Card:
     family : str
         Which file of `mmrag.models` runs it.
     roles : tuple of str
-        What it can do: "encoder".
+        What it can do: "encoder", "matcher", "generator".
+    modalities : tuple of str
+        What it embeds, judges or describes: "image", "text".
     dimension : int
         Length of its vectors.
+    vectors : int
+        How many of them a picture has. The cosine of one query vector and several is the highest of theirs.
     max_tokens : int
         Longest text that it reads, in tokens, special tokens counted.
     text_padding : {"longest", "full"}
@@ -56,7 +62,9 @@ class Card:
     family: str
     revision: str
     dimension: int
-    roles: tuple[Literal["encoder"], ...] = ("encoder",)
+    roles: tuple[Role, ...] = ("encoder",)
+    modalities: tuple[Literal["image", "text"], ...] = ("image", "text")
+    vectors: int = 1
     max_tokens: int = 128
     text_padding: Literal["longest", "full"] = "longest"
     languages: tuple[str, ...] = ()
@@ -71,8 +79,8 @@ class Card:
 
     def __post_init__(self) -> None:
         """Refuse numbers that no model has."""
-        if self.dimension < 1 or self.max_tokens < 2:
-            raise RecipeError("dimension must be at least 1 and max_tokens at least 2")
+        if self.dimension < 1 or self.max_tokens < 2 or self.vectors < 1:
+            raise RecipeError("dimension and vectors must be at least 1, and max_tokens at least 2")
 
 
 def read_card(folder: Path) -> Card:

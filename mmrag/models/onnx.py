@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -70,9 +70,9 @@ class OnnxEncoder(Encoder):
         """What pictures are encoded in: "fp32", "bf16" or "int8"."""
         return self._vision.way.precision
 
-    def at_precision(self, precision: str) -> Encoder:
+    def at_precision(self, precision: str) -> Self:
         """Give this encoder, encoding pictures in "fp32", "bf16" or "int8"."""
-        return OnnxEncoder(self.folder, precision=precision)
+        return type(self)(self.folder, precision=precision)
 
     def verify(self) -> None:
         """Check that the files are the ones that the card describes, and find the fastest faithful way to run them.

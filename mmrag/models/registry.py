@@ -6,12 +6,15 @@ import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from mmrag.errors import ModelError
 from mmrag.models.cards import CARD_NAME
-from mmrag.roles import Encoder
+from mmrag.roles import Encoder, Generator, Matcher, Model
 
-Opener = Callable[[str], Encoder]
+Opener = Callable[[str], Model]
+
+R = TypeVar("R", bound=Model)
 
 ENTRY_POINTS = "mmrag.models"
 
@@ -31,33 +34,54 @@ def register(family: str, opener: Opener) -> None:
     family : str
         A name without a colon that is not taken.
     opener : callable
-        Takes what stands after the colon and returns an `Encoder`.
+        Takes what stands after the colon and returns a `Model`: an `Encoder`, a `Matcher`, a `Generator`,
+        or several of these at once.
     """
     if not family.isidentifier() or family in _FAMILIES:
         raise ModelError(f"{family!r} cannot be registered: it is taken, or not a plain word")
     _FAMILIES[family] = opener
 
 
-def load_encoder(name: str, *, precision: str | None = None) -> Encoder:
+def load_encoder(name: str, *, precision: str | None = None, device: str = "auto") -> Encoder:
     """Load the encoder that `name` stands for.
 
     Parameters
     ----------
     name : str
         "builtin", the path of a model folder, or "family:reference".
-    precision : {"fp32", "bf16", "int8"} or None
+    precision : {"fp32", "bf16", "fp16", "int8"} or None
         What it computes in; by default the fastest whose vectors are those of single precision.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where it computes.
 
     Raises
     ------
     ModelError
-        If nothing goes by that name, or it cannot compute so.
+        If nothing goes by that name, it plays another role, or it cannot compute so.
     """
+    return _load(name, Encoder, precision, device)
+
+
+def load_matcher(name: str, *, precision: str | None = None, device: str = "auto") -> Matcher:
+    """Load the matcher that `name` stands for; parameters and errors as those of `load_encoder`."""
+    return _load(name, Matcher, precision, device)  # type: ignore[type-abstract]
+
+
+def load_generator(name: str, *, precision: str | None = None, device: str = "auto") -> Generator:
+    """Load the generator that `name` stands for; parameters and errors as those of `load_encoder`."""
+    return _load(name, Generator, precision, device)  # type: ignore[type-abstract]
+
+
+def _load(name: str, role: type[R], precision: str | None, device: str) -> R:
     if _is_path(name):
         name = f"{_FOLDER}{name}"
     family, _, reference = name.partition(":")
-    encoder = _opener(family, name)(reference)
-    return encoder if precision is None else encoder.at_precision(precision)
+    model = _opener(family, name)(reference)
+    if not isinstance(model, role):
+        plays = " and ".join(model.card.roles)
+        raise ModelError(f"{name} is no {role.__name__.lower()}: it plays the role of {plays}. See: mmrag models")
+    model = model.on_device(device)
+    return model if precision is None else model.at_precision(precision)
 
 
 def absolute_name(name: str) -> str:

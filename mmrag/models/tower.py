@@ -220,6 +220,8 @@ def _ways(files: Mapping[str, Path], openvino: bool) -> list[Way]:
 def _missing(precision: str, files: Mapping[str, Path]) -> ModelError:
     if precision not in PRECISIONS:
         return ModelError(f"a precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision == "fp16":
+        return ModelError("ONNX models run in fp32, bf16 or int8, not in fp16")
     if precision == "int8":
         path = files["fp32"]
         return ModelError(f"there is no {path.stem}_int8.onnx in {path.parent}; use fp32 or bf16")

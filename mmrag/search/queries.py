@@ -49,7 +49,7 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Vectors:
     if words:
         texts = [queries[i].text or "" for i in words]
         _warn_of_languages(texts, encoder)
-        vectors[words] = encoder.encode_text(texts)
+        vectors[words] = encoder.encode_query(texts)
     if pictures:
         vectors[pictures] = encoder.encode_image([_load(queries[i].image, encoder) for i in pictures])
     return vectors
