@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mmrag.cli import corpus, demo, maintenance, model, models, search
+from mmrag.cli.options import switch_network_off
 from mmrag.errors import Interrupted, MmragError
 from mmrag.version import __version__
 
@@ -33,12 +34,17 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001
         bool,
         typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Open no network connection, as HF_HUB_OFFLINE=1.")
+    ] = False,
 ) -> None:
     """Find pictures by words or by pictures, on this machine, offline."""
+    if offline:
+        switch_network_off()
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -71,8 +71,13 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
+def switch_network_off() -> None:
+    """Forbid this process every look-up in a hub; to be called before anything of a hub's is imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 @contextmanager
-def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress | None]:
+def progress_bar(label: str, *, quiet: bool, unit: Literal["items", "bytes"] = "items") -> Iterator[Progress | None]:
     """Show done/total, rate and time left on stderr, if that is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
@@ -80,11 +85,13 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress | None]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         ProgressColumn,
         TextColumn,
         TimeRemainingColumn,
+        TransferSpeedColumn,
     )
     from rich.text import Text
 
@@ -93,7 +100,8 @@ def progress_bar(label: str, *, quiet: bool) -> Iterator[Progress | None]:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:,.1f}/s")
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    counts = (MofNCompleteColumn(), Rate()) if unit == "items" else (DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn(label), BarColumn(), *counts, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)

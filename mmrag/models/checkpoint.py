@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmrag.errors import ModelError
+from mmrag.models import cache
 from mmrag.models.cards import hash_files
 
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json")
-_WEIGHTS = ("*.safetensors", "*/*.safetensors")
+_WEIGHTS = ("*.safetensors", "*/*.safetensors", "*.bin", "*/*.bin")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Checkpoint:
         Raises
         ------
         ModelError
-            If it is not here, or damaged; with the command that fetches it.
+            If it is not here, only in part, or damaged; with the command that fetches it.
         """
         folder = Path(reference).expanduser()
         if not folder.is_dir():
@@ -64,16 +65,8 @@ class Checkpoint:
 
 
 def _in_cache(reference: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    name, _, revision = reference.partition("@")
-    try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision or None, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise ModelError(
-            f"{reference!r} is neither a folder nor a model that is here; fetch it: mmrag models pull hf:{reference}"
-        ) from error
+    repository, _, revision = reference.partition("@")
+    return cache.locate(repository, revision or "main", pull=f"hf:{reference}")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mmrag.errors import ModelError
+from mmrag.models import catalogue
 from mmrag.models.cards import CARD_NAME
 from mmrag.roles import Encoder, Generator, Matcher, Model
 
@@ -48,7 +49,7 @@ def load_encoder(name: str, *, precision: str | None = None, device: str = "auto
     Parameters
     ----------
     name : str
-        "builtin", the path of a model folder, or "family:reference".
+        "builtin", the path of a model folder, a short name of the catalogue, or "family:reference".
     precision : {"fp32", "bf16", "fp16", "int8"} or None
         What it computes in; by default the fastest whose vectors are those of single precision.
     device : {"auto", "cpu", "cuda", "mps"}
@@ -72,11 +73,21 @@ def load_generator(name: str, *, precision: str | None = None, device: str = "au
     return _load(name, Generator, precision, device)  # type: ignore[type-abstract]
 
 
-def _load(name: str, role: type[R], precision: str | None, device: str) -> R:
-    if _is_path(name):
-        name = f"{_FOLDER}{name}"
+def open_model(name: str) -> Model:
+    """Open the model that `name` stands for, whatever roles it plays; its networks are not loaded yet.
+
+    Raises
+    ------
+    ModelError
+        If nothing goes by that name, or it is not here.
+    """
+    name = f"{_FOLDER}{name}" if _is_path(name) else catalogue.full_name(name)
     family, _, reference = name.partition(":")
-    model = _opener(family, name)(reference)
+    return _opener(family, name)(reference)
+
+
+def _load(name: str, role: type[R], precision: str | None, device: str) -> R:
+    model = open_model(name)
     if not isinstance(model, role):
         plays = " and ".join(model.card.roles)
         raise ModelError(f"{name} is no {role.__name__.lower()}: it plays the role of {plays}. See: mmrag models")
@@ -85,9 +96,9 @@ def _load(name: str, role: type[R], precision: str | None, device: str) -> R:
 
 
 def absolute_name(name: str) -> str:
-    """Make a model's name independent of the current folder: a path becomes absolute."""
+    """Make a model's name independent of the current folder and of the catalogue: a path becomes absolute."""
     path = name.removeprefix(_FOLDER)
-    return str(Path(path).expanduser().resolve()) if path != name or _is_path(name) else name
+    return str(Path(path).expanduser().resolve()) if path != name or _is_path(name) else catalogue.full_name(name)
 
 
 def to_home(name: str, home: Path) -> str:
@@ -122,6 +133,6 @@ def _opener(family: str, name: str) -> Opener:
         return third_party[family].load()  # type: ignore[no-any-return]
     known = ", ".join(sorted({*_FAMILIES, *third_party}))
     raise ModelError(
-        f"there is no model {name!r}; give 'builtin', the path of a model folder (./my-model), "
-        f"or FAMILY:NAME with one of the families {known}"
+        f"there is no model {name!r}; give 'builtin', the path of a model folder (./my-model), a name that "
+        f"`mmrag models` lists, or FAMILY:NAME with one of the families {known}.{catalogue.did_you_mean(name)}"
     )

@@ -1,0 +1,98 @@
+"""What of a hub's models is here: a look at the cache folder of huggingface_hub, without it and without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from mmrag.errors import ModelError
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "onnx/*.onnx")
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps what was fetched: HF_HUB_CACHE, or hub below HF_HOME."""
+    given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    if given:
+        return Path(os.path.expandvars(given)).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+def repository_folder(repository: str) -> Path:
+    """Where a repository's blobs, snapshots and refs lie, or would."""
+    return hub_cache() / f"models--{repository.replace('/', '--')}"
+
+
+def snapshot(repository: str, revision: str = "main") -> Path | None:
+    """Find the folder of a repository's files at a branch, tag or commit; None if nothing of it is here."""
+    folder = repository_folder(repository)
+    commit = revision
+    with suppress(OSError):
+        commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+    path = folder / "snapshots" / commit
+    return path if path.is_dir() else None
+
+
+def partly_here(repository: str) -> bool:
+    """Tell whether a fetch was begun and has not ended."""
+    return any(repository_folder(repository).glob("blobs/*.incomplete"))
+
+
+def missing(folder: Path) -> str | None:
+    """Say what weights a snapshot or any other model folder lacks; None if they are all there."""
+    gaps = []
+    for glob in ("*.safetensors", "*.bin"):
+        gap = _missing_shards(folder, f"{glob}.index.json")
+        if gap is None and any(path.is_file() for path in folder.glob(glob)):
+            return None
+        gaps += [gap] if gap else []
+    if gaps:
+        return gaps[0]
+    found = (path for glob in _WEIGHTS for path in folder.glob(glob))
+    return None if any(path.is_file() for path in found) else "its weights"
+
+
+def is_here(repository: str, revision: str = "main") -> bool:
+    """Tell whether a repository's snapshot is here with all its weights."""
+    path = snapshot(repository, revision)
+    return path is not None and missing(path) is None
+
+
+def locate(repository: str, revision: str, *, pull: str) -> Path:
+    """Find a repository's snapshot that is here with all its weights.
+
+    Parameters
+    ----------
+    repository, revision : str
+        As the hub names them.
+    pull : str
+        What `mmrag models pull` takes to fetch it.
+
+    Raises
+    ------
+    ModelError
+        If it is not here, or only in part; with the command that fetches it.
+    """
+    path = snapshot(repository, revision)
+    gap = missing(path) if path else None
+    if path and gap is None:
+        return path
+    if path or partly_here(repository):
+        what = f"{gap} is missing" if gap else "the download has not ended"
+        raise ModelError(f"{repository!r} is here only in part, {what}; fetch the rest: mmrag models pull {pull}")
+    raise ModelError(f"{repository!r} is neither a folder nor a model that is here; fetch it: mmrag models pull {pull}")
+
+
+def _missing_shards(folder: Path, glob: str) -> str | None:
+    """Name the first shard that an index speaks of and that is not there."""
+    for index in folder.glob(glob):
+        with suppress(OSError, ValueError, KeyError, AttributeError):
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            gap = next((shard for shard in shards if not (folder / shard).is_file()), None)
+            if gap:
+                return str(gap)
+    return None

@@ -1,0 +1,190 @@
+"""Which files of which repositories a model needs; code is never among them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmrag.errors import MissingExtraError, ModelError
+from mmrag.models import cache, catalogue
+
+Choice = Callable[[Collection[str]], list[str]]
+
+_REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_MODULE = r"(\d+_\w+/)?"  # a layer of sentence-transformers has a folder of its own
+_SMALL = re.compile(rf"{_MODULE}[\w.-]+\.(json|txt|model)|README\.md")
+_INDEX = re.compile(r".*\.index\.json")
+_SAFETENSORS = re.compile(rf"{_MODULE}model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_BIN = re.compile(rf"{_MODULE}pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
+_ONNX = re.compile(r"onnx/((vision|text)_model|model)\.onnx(_data|\.data)?")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Some files of a repository.
+
+    Attributes
+    ----------
+    repository, revision : str
+        As the hub names them.
+    choose : callable
+        Takes the names of all files and returns those that are needed.
+    weights : bool
+        Whether weights are among them.
+    """
+
+    repository: str
+    revision: str
+    choose: Choice
+    weights: bool = True
+
+    def is_here(self) -> bool:
+        """Tell whether they have been fetched."""
+        if self.weights:
+            return cache.is_here(self.repository, self.revision)
+        return cache.snapshot(self.repository, self.revision) is not None
+
+
+def needs(name: str) -> list[Need]:
+    """Say what a model needs of the hub; the first is the model itself, and nothing is needed of what ships with mmrag.
+
+    Parameters
+    ----------
+    name : str
+        A short name of the catalogue, or "family:reference".
+
+    Raises
+    ------
+    ModelError
+        If no hub has models of that name or kind.
+    MissingExtraError
+        If the library that knows where the weights are is not installed.
+    """
+    full = catalogue.full_name(name)
+    if full == "builtin":
+        return []
+    family, _, reference = full.partition(":")
+    if family not in _FAMILIES or not reference:
+        raise ModelError(f"{name!r} cannot be fetched; {_what_can_be(name)}")
+    return _FAMILIES[family](reference)
+
+
+def _what_can_be(name: str) -> str:
+    if Path(name).expanduser().is_dir():
+        return "it is a folder, which is used as it is"
+    if ":" not in name and _REPOSITORY.fullmatch(name) and "/" in name:
+        return f"a repository of the hub is written hf:{name}"
+    kinds = ", ".join(f"{family}:NAME" for family in sorted(_FAMILIES))
+    return f"give a name that `mmrag models` lists, or one of {kinds}.{catalogue.did_you_mean(name)}"
+
+
+def small_files(names: Collection[str]) -> list[str]:
+    """Choose configuration, tokenizer, preprocessor and model card."""
+    return sorted(name for name in names if _SMALL.fullmatch(name) and not _INDEX.fullmatch(name))
+
+
+def torch_files(names: Collection[str]) -> list[str]:
+    """Choose what a model of transformers, timm or sentence-transformers is made of: safetensors, or else .bin."""
+    safe = {name for name in names if _SAFETENSORS.fullmatch(name)}
+    has_safe = {name.rpartition("/")[0] for name in safe}
+    other = {name for name in names if _BIN.fullmatch(name) and name.rpartition("/")[0] not in has_safe}
+    return [*small_files(names), *sorted(safe | other)] if safe | other else []
+
+
+def onnx_files(names: Collection[str]) -> list[str]:
+    """Choose the towers in single precision, and what is beside them."""
+    towers = sorted(name for name in names if _ONNX.fullmatch(name))
+    return [*small_files(names), *towers] if towers else []
+
+
+def _hub(reference: str) -> list[Need]:
+    return [_repository(reference, torch_files)]
+
+
+def _onnx(reference: str) -> list[Need]:
+    return [_repository(reference, onnx_files)]
+
+
+def _repository(reference: str, choose: Choice) -> Need:
+    repository, _, revision = reference.partition("@")
+    if not _REPOSITORY.fullmatch(repository):
+        raise ModelError(
+            f"{repository!r} is no name of a hub's repository, which look like openai/clip-vit-base-patch32"
+        )
+    return Need(repository, revision or "main", choose)
+
+
+def _timm(reference: str) -> list[Need]:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("timm", "torch") from error
+    try:
+        config = timm.get_pretrained_cfg(reference, allow_unregistered=False) if timm.is_model(reference) else None
+    except RuntimeError as error:  # an unknown tag
+        raise ModelError(f"timm has no such weights: {error}") from error
+    if config is None or not config.hf_hub_id:
+        near = ", ".join(timm.list_models(f"*{reference.partition('.')[0]}*", pretrained=True)[:5])
+        raise ModelError(
+            f"timm knows of no weights {reference!r} on a hub, so they cannot be fetched{near and f'; it has {near} …'}"
+        )
+    return [_repository(config.hf_hub_id, torch_files)]
+
+
+def _open_clip(reference: str) -> list[Need]:
+    architecture, _, tag = reference.partition("/")
+    library = open_clip_library()
+    table = library.get_pretrained_cfg(architecture, tag)
+    if not table:
+        tags = ", ".join(library.list_pretrained_tags_by_model(architecture)) or "none"
+        raise ModelError(
+            f"OpenCLIP has no weights {tag!r} of {architecture!r}; it has: {tags}. All: mmrag models --all"
+        )
+    repository, _, file = table["hf_hub"].rpartition("/")
+    if not repository:
+        raise ModelError(
+            f"the weights {tag} of {architecture} are on no hub, so they cannot be checked and are not fetched; "
+            f"fetch {table.get('url') or 'them'} yourself and give the file's path"
+        )
+    weights = Need(repository, "main", lambda names: _open_clip_files(names, file))
+    text = library.get_model_config(architecture)["text_cfg"]
+    towers = dict.fromkeys(text[key] for key in ("hf_model_name", "hf_tokenizer_name") if key in text)
+    others = [Need(tower, "main", small_files, weights=False) for tower in towers if tower != repository]
+    return [weights, *others]
+
+
+def _open_clip_files(names: Collection[str], file: str) -> list[str]:
+    """Choose the weights that OpenCLIP's table names, or as safetensors, as OpenCLIP itself prefers them."""
+    wanted = file or "open_clip_pytorch_model.bin"
+    safe = "open_clip_model.safetensors" if not file else str(Path(file).with_suffix(".safetensors"))
+    found = next((name for name in (safe, wanted) if name in names), None)
+    return [*small_files(names), found] if found else []
+
+
+def open_clip_library() -> Any:
+    """Import OpenCLIP, whose tables say where its weights are.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise MissingExtraError("open_clip", "torch") from error
+    return open_clip
+
+
+_FAMILIES: dict[str, Callable[[str], list[Need]]] = {
+    "blip": _hub,
+    "blip2": _hub,
+    "cross": _hub,
+    "hf": _hub,
+    "onnx": _onnx,
+    "openclip": _open_clip,
+    "timm": _timm,
+}
