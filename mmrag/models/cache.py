@@ -82,7 +82,7 @@ def locate(repository: str, revision: str, *, pull: str) -> Path:
     if path and gap is None:
         return path
     if path or partly_here(repository):
-        what = f"{gap} is missing" if gap else "the download has not ended"
+        what = f"without {gap}" if gap else "its download has not ended"
         raise ModelError(f"{repository!r} is here only in part, {what}; fetch the rest: mmrag models pull {pull}")
     raise ModelError(f"{repository!r} is neither a folder nor a model that is here; fetch it: mmrag models pull {pull}")
 

@@ -1,0 +1,378 @@
+"""Fetching models from a hub on this machine: whole, cut short, spoilt, refused, and not at all."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub import constants
+
+from mmrag.errors import ModelError
+from mmrag.models import cache, hub
+from mmrag.models.checkpoint import Checkpoint
+from tests.models.hub_server import COMMIT, LARGE, Hub
+from tests.test_disk import disk, disk_with  # noqa: F401
+
+REPOSITORY = "someone/model"
+NAME = f"hf:{REPOSITORY}"
+WEIGHTS = np.random.default_rng(0).bytes(3_000_000)
+FILES = {
+    ".gitattributes": b"*.bin filter=lfs",
+    "README.md": b"---\nlicense: mit\n---\n",
+    "config.json": b'{"model_type": "clip"}',
+    "vocab.json": b'{"a": 1}' + b" " * 200_000,
+    "model.safetensors": WEIGHTS,
+    "pytorch_model.bin": b"p" * 2_000_000,
+    "tf_model.h5": b"h" * 2_000_000,
+    "modeling_clip.py": b"raise SystemExit",
+    "onnx/model.onnx": b"o" * 2_000_000,
+}
+NEEDED = {"README.md", "config.json", "vocab.json", "model.safetensors"}
+SIZE = sum(len(FILES[name]) for name in NEEDED)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A hub, and an empty cache folder."""
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(hub, "_PAUSE", 0.01)
+    with Hub({REPOSITORY: dict(FILES)}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        yield server
+        huggingface_hub.close_session()
+
+
+def fails(name=NAME, **options):
+    """The one line that a pull fails with, within seconds."""
+    start = time.perf_counter()
+    with pytest.raises(ModelError) as caught:
+        hub.pull(name, **options)
+    assert time.perf_counter() - start < 5
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def blobs():
+    return sorted(cache.repository_folder(REPOSITORY).glob("blobs/*"))
+
+
+def test_a_pull_fetches_what_is_needed_and_nothing_else(server):
+    told = []
+    done = hub.pull(NAME, progress=lambda *state: told.append(state))
+    assert {path.relative_to(done.folder).as_posix() for path in done.folder.rglob("*")} == NEEDED
+    assert all((done.folder / name).read_bytes() == FILES[name] for name in NEEDED)
+    assert (done.commit, done.size, done.received, server.served) == (COMMIT, SIZE, SIZE, SIZE)
+    assert told[-1] == (SIZE, SIZE)
+    assert told == sorted(told)
+    assert Checkpoint.locate(REPOSITORY).path == done.folder.resolve()
+    assert Checkpoint.locate(REPOSITORY).revision == COMMIT
+    assert Checkpoint.locate(f"{REPOSITORY}@{COMMIT}").path == done.folder.resolve()
+
+
+def test_huggingface_hub_finds_what_was_pulled(server):
+    folder = hub.pull(NAME).folder
+    found = huggingface_hub.snapshot_download(REPOSITORY, cache_dir=cache.hub_cache(), local_files_only=True)
+    assert found == str(folder)
+    assert huggingface_hub.try_to_load_from_cache(REPOSITORY, "config.json", cache_dir=cache.hub_cache())
+
+
+def test_a_second_pull_fetches_nothing(server):
+    whole = hub.pull(NAME)
+    served = server.served
+    again = hub.pull(NAME)
+    assert (again.received, server.served) == (0, served)
+    assert again.folder == whole.folder
+
+
+def test_bin_only_where_there_is_no_safetensors(server):
+    files = server.repositories[REPOSITORY]
+    del files["model.safetensors"]
+    folder = hub.pull(NAME).folder
+    assert {path.name for path in folder.iterdir()} == NEEDED - {"model.safetensors"} | {"pytorch_model.bin"}
+    del files["pytorch_model.bin"]
+    server.repositories["someone/flax"] = files
+    assert "has none of the files that mmrag reads" in fails("hf:someone/flax")
+
+
+def test_shards_layers_and_indexes(server):
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    server.repositories[REPOSITORY] = {
+        "config.json": b"{}",
+        "modules.json": b"[]",
+        "1_Pooling/config.json": b"{}",
+        "2_Dense/pytorch_model.bin": b"dense",
+        "checkpoint-5/config.json": b"{}",
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        **{shard: shard.encode() for shard in shards},
+        "pytorch_model.bin.index.json": b"{}",
+        "pytorch_model-00001-of-00001.bin": b"x",
+        "model.fp16.safetensors": b"x",
+        "training_args.bin": b"x",
+    }
+    folder = hub.pull(NAME).folder
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert found == {
+        *("config.json", "modules.json", "1_Pooling/config.json", "2_Dense/pytorch_model.bin"),
+        *("model.safetensors.index.json", *shards),
+    }
+    (folder / shards[1]).resolve().unlink()
+    with pytest.raises(ModelError, match=rf"only in part, without {shards[1]}; fetch the rest: mmrag models pull hf:"):
+        Checkpoint.locate(REPOSITORY)
+    assert hub.pull(NAME).received == len(shards[1])
+    assert Checkpoint.locate(REPOSITORY)
+
+
+def test_onnx_repositories_are_fetched_for_onnx_only(server):
+    server.repositories[REPOSITORY] |= {
+        name: name.encode()
+        for name in ("onnx/vision_model.onnx", "onnx/text_model.onnx", "onnx/vision_model_fp16.onnx", "tokenizer.json")
+    }
+    folder = hub.pull(f"onnx:{REPOSITORY}").folder
+    towers = {path.name for path in (folder / "onnx").iterdir()}
+    assert towers == {"vision_model.onnx", "text_model.onnx", "model.onnx"}
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_cut_connections_are_resumed_at_once(server):
+    server.cuts = [1_000_000, 500_000]
+    done = hub.pull(NAME)
+    assert (done.folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert server.served == done.received < SIZE + 2 * 16_384
+    assert [headers.get("range") for headers in server.asked("model.safetensors")][0] is None
+    assert all("range" in headers for headers in server.asked("model.safetensors")[1:])
+
+
+def test_a_lost_connection_keeps_what_came_and_the_next_pull_goes_on(server):
+    server.cuts = [1_000_000, 0, 0, 0, 0]
+    message = fails()
+    assert "the connection was lost with 1.0 of 3.0 MB of model.safetensors here; pull again" in message
+    with pytest.raises(
+        ModelError, match=r"only in part, its download has not ended; fetch the rest: mmrag models pull"
+    ):
+        Checkpoint.locate(REPOSITORY)
+    kept = next(path.stat().st_size for path in blobs() if path.suffix == ".incomplete")
+    server.cuts, server.served = [], 0
+    hub.pull(NAME)
+    assert server.served == len(WEIGHTS) - kept
+    assert not [path for path in blobs() if path.suffix == ".incomplete"]
+
+
+def test_a_server_without_ranges_sends_all_again(server):
+    server.cuts, server.ranges = [1_000_000], False
+    done = hub.pull(NAME)
+    assert (done.folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_killed_pull_goes_on_where_it_was(server):
+    server.pause = 0.005
+    process = subprocess.Popen([sys.executable, "-m", "mmrag", "models", "pull", NAME], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while max((p.stat().st_size for p in blobs() if p.suffix == ".incomplete"), default=0) < 500_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = sum(path.stat().st_size for path in blobs())
+    assert 500_000 < kept < SIZE
+    server.pause = 0
+    time.sleep(0.2)  # until the server has noticed
+    server.served = 0
+    done = subprocess.run(
+        [sys.executable, "-m", "mmrag", "models", "pull", NAME], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{NAME} is here and whole, 3 MB, " in done.stdout
+    assert server.served == SIZE - kept
+    assert (cache.snapshot(REPOSITORY) / "model.safetensors").read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_spoilt_bytes_are_removed(server, name):
+    server.spoilt = {name}
+    message = fails()
+    assert message.startswith(f"{name} of {REPOSITORY} came with another hash than {server.address} lists")
+    assert not cache.is_here(REPOSITORY)
+    server.spoilt = set()
+    assert (hub.pull(NAME).folder / name).read_bytes() == FILES[name]
+
+
+def test_a_file_that_went_bad_on_disk_is_fetched_again(server, caplog):
+    folder = hub.pull(NAME).folder
+    blob = (folder / "model.safetensors").resolve()
+    blob.write_bytes(WEIGHTS[:-1] + b"x" if WEIGHTS[-1:] != b"x" else WEIGHTS[:-1] + b"y")
+    assert hub.pull(NAME).received == len(WEIGHTS)
+    assert "model.safetensors was damaged" in caplog.text
+    assert blob.read_bytes() == WEIGHTS
+
+
+def test_names_that_the_hub_does_not_have(server):
+    message = fails("hf:openai/clip-vit-base-patch23")
+    assert message.startswith(f"{server.address} has no model 'openai/clip-vit-base-patch23', or a private one")
+    assert "HF_TOKEN" in message
+    assert "Did you mean clip-b32" in message
+    assert "has no revision 'v9'; without @v9 its newest is fetched" in fails(f"{NAME}@v9")
+    assert "is no name of a hub's repository" in fails("hf:../../etc/passwd")
+    assert "Did you mean siglip2-base" in fails("siglip2-bas")
+    assert "FAMILY" not in fails("nonsense:x/y")
+
+
+def test_private_models_need_a_token(server, monkeypatch):
+    server.private[REPOSITORY] = "secret"
+    assert "set HF_TOKEN to a token that may read it" in fails()
+    monkeypatch.setenv("HF_TOKEN", "wrong")
+    assert "set HF_TOKEN to a token that may read it" in fails()
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert hub.pull(NAME).received == SIZE
+
+
+def test_gated_models_name_their_page(server):
+    server.gated.add(REPOSITORY)
+    assert f"is gated: accept its licence on {server.address}/{REPOSITORY}, set HF_TOKEN" in fails()
+
+
+def test_a_token_stays_with_the_hub(server, monkeypatch):
+    server.private[REPOSITORY] = "secret"
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with Hub({REPOSITORY: dict(FILES)}) as elsewhere:
+        server.elsewhere = elsewhere.address.replace("127.0.0.1", "localhost")
+        hub.pull(NAME)
+        assert [path for _, path, _ in elsewhere.log] == [
+            f"/{REPOSITORY}/resolve/{COMMIT}/{name}" for name in ("vocab.json", "model.safetensors")
+        ]
+        assert all("authorization" not in headers for _, _, headers in elsewhere.log)
+    assert all(headers["authorization"] == "Bearer secret" for _, _, headers in server.log)
+
+
+def test_no_hub(server, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    assert fails().startswith(f"{address} cannot be reached (")
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    assert "HF_ENDPOINT must be an address" in fails()
+
+
+def test_a_hub_that_never_answers(server, monkeypatch):
+    monkeypatch.setattr(hub, "_TIMEOUT", (0.3, 0.3, 0.3, 0.3))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert "cannot be reached (timed out)" in fails()
+
+
+def test_a_hub_in_trouble(server):
+    server.status = 503
+    assert fails() == f"{server.address} answers 503 for {REPOSITORY}; try again in a while"
+    server.status = 403
+    assert "refuses someone/model (403)" in fails()
+
+
+def test_an_answer_that_is_not_a_hubs(server, monkeypatch):
+    monkeypatch.setattr("tests.models.hub_server.digest", lambda content: "../../../../tmp/evil")
+    assert "does not answer as a model hub does" in fails()
+    assert not cache.hub_cache().exists()
+
+
+def test_no_room_is_told_before_anything_is_fetched(server, monkeypatch):
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    message = fails()
+    assert "needs 3 MB more, and" in message
+    assert "has 1 MB free; make room, or set HF_HOME" in message
+    assert server.served == 0
+
+
+def test_a_disk_that_fills_up_meanwhile(server, monkeypatch, disk):  # noqa: F811
+    monkeypatch.setenv("HF_HOME", str(disk / "hf"))
+    monkeypatch.setattr(hub, "_check_room", lambda plans: None)
+    with disk_with(disk, 1_000_000):
+        assert "the disk is full: someone/model needs 3 MB in" in fails()
+    server.served = 0
+    assert (hub.pull(NAME).folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert server.served < SIZE - 500_000
+
+
+def test_a_cache_that_may_not_be_written(server, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    assert "set HF_HOME to a folder that may be written" in fails()
+
+
+def test_two_pulls_at_once(server):
+    server.cuts = [1_000_000, 0, 0]
+    fails()
+    aside = next(path for path in blobs() if path.suffix == ".incomplete")
+    holder = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import fcntl, sys, time; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print('held');"
+            "sys.stdout.flush(); time.sleep(60)",
+            str(aside),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        holder.stdout.readline()
+        assert fails() == f"another process is fetching {REPOSITORY}; wait until it is done"
+        holder.kill()
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_opens_no_socket(server, monkeypatch, variable):
+    def never(*arguments, **options):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(socket, "socket", never)
+    monkeypatch.setattr(socket, "getaddrinfo", never)
+    assert "is not here, or only in part, and the network is switched off" in fails()
+    assert server.log == []
+
+
+def test_offline_knows_what_is_here(server, monkeypatch):
+    folder = hub.pull(NAME).folder
+    asked = len(server.log)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hub.pull(NAME).folder == folder
+    (folder / "model.safetensors").unlink()
+    assert "only in part" in fails()
+    assert len(server.log) == asked
+
+
+def test_open_clip_and_timm_name_their_repositories(server, monkeypatch):
+    pytest.importorskip("open_clip", reason="needs the torch extra")
+    server.repositories |= {
+        "laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k": {
+            "open_clip_config.json": b"{}",
+            "open_clip_pytorch_model.bin": b"pickle",
+            "open_clip_model.safetensors": b"safe",
+        },
+        "xlm-roberta-base": {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"not needed"},
+        "timm/resnet50.a1_in1k": {"config.json": b"{}", "model.safetensors": b"safe", "pytorch_model.bin": b"pickle"},
+    }
+    folder = hub.pull("openclip-multilingual").folder
+    assert {path.name for path in folder.iterdir()} == {"open_clip_config.json", "open_clip_model.safetensors"}
+    text = cache.snapshot("xlm-roberta-base")
+    assert {path.name for path in text.iterdir()} == {"config.json", "tokenizer.json"}
+    assert {path.name for path in hub.pull("timm:resnet50").folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert "OpenCLIP has no weights 'nonsense' of 'ViT-B-32'; it has: openai, laion400m_e31" in fails(
+        "openclip:ViT-B-32/nonsense"
+    )
+    assert "timm knows of no weights 'resnet5000'" in fails("timm:resnet5000")
+    assert "Invalid pretrained tag (nonsense) for resnet50" in fails("timm:resnet50.nonsense")
+
+
+def test_large_and_small_files_are_both_among_those_tested():
+    assert len(FILES["config.json"]) < LARGE < len(FILES["vocab.json"])
