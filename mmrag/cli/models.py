@@ -104,12 +104,16 @@ def pull(
 
     HF_HOME says where to, HF_ENDPOINT from where, HF_TOKEN who asks.
     """
-    from mmrag.models.hub import pull as fetch
+    from mmrag.errors import Interrupted
+    from mmrag.models.pull import pull as fetch
 
     if offline:
         switch_network_off()
     with progress_bar(name, quiet=quiet or as_json, unit="bytes") as progress:
-        done = fetch(name, progress=progress)
+        try:
+            done = fetch(name, progress=progress)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"stopped; what came is kept, and mmrag models pull {name} goes on from there") from stop
     if as_json:
         print_json({**dataclasses.asdict(done), "folder": str(done.folder) if done.folder else None})
     elif done.folder is None:
@@ -136,11 +140,11 @@ def _row(entry: Entry) -> Sequence[str]:
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lay out rows in columns; numbers end where the others do."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = {_COLUMNS.index("dim"), _COLUMNS.index("MB")}
-    return [
-        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(cells))
-        for cells in (list(zip(row, widths, strict=True)) for row in rows)
-    ]
+    return ["  ".join(map(_aligned, _COLUMNS, row, widths)).rstrip() for row in rows]
+
+
+def _aligned(column: str, cell: str, width: int) -> str:
+    return cell.rjust(width) if column in ("dim", "MB") else cell.ljust(width)
 
 
 def _list_open_clip(known: set[str], *, as_json: bool) -> None:

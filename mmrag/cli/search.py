@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmrag.cli.options import IndexOption, open_corpus, print_json, printable, shown_path
+from mmrag.cli.upgrade import offer_upgrade
 
 if TYPE_CHECKING:
     from mmrag.index import Index
@@ -64,6 +65,8 @@ def search(
             typer.echo(_line(hit, on_disk))
     if not hits:
         typer.echo(f"mmrag: {_why_nothing(corpus)}", err=True)
+    if not (as_json or paths):
+        offer_upgrade(corpus)
 
 
 def _flat(hit: Hit) -> dict[str, object]:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from mmrag.errors import ModelError
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "onnx/*.onnx")
+Kind = Literal["torch", "onnx"]
+
+_WEIGHTS = {"torch": ("*.safetensors", "*.bin", "*.pt", "*.pth"), "onnx": ("onnx/*.onnx",)}
+_REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def is_repository(name: str) -> bool:
+    """Tell whether a repository of the hub could be called so."""
+    return bool(_REPOSITORY.fullmatch(name))
 
 
 def hub_cache() -> Path:
@@ -42,52 +52,53 @@ def partly_here(repository: str) -> bool:
     return any(repository_folder(repository).glob("blobs/*.incomplete"))
 
 
-def missing(folder: Path) -> str | None:
+def missing(folder: Path, kind: Kind = "torch") -> str | None:
     """Say what weights a snapshot or any other model folder lacks; None if they are all there."""
     gaps = []
-    for glob in ("*.safetensors", "*.bin"):
-        gap = _missing_shards(folder, f"{glob}.index.json")
+    for glob in _WEIGHTS[kind]:
+        gap = _missing_shard(folder, f"{glob}.index.json")
         if gap is None and any(path.is_file() for path in folder.glob(glob)):
             return None
         gaps += [gap] if gap else []
-    if gaps:
-        return gaps[0]
-    found = (path for glob in _WEIGHTS for path in folder.glob(glob))
-    return None if any(path.is_file() for path in found) else "its weights"
+    return gaps[0] if gaps else "its weights"
 
 
-def is_here(repository: str, revision: str = "main") -> bool:
+def is_here(repository: str, revision: str = "main", kind: Kind = "torch") -> bool:
     """Tell whether a repository's snapshot is here with all its weights."""
     path = snapshot(repository, revision)
-    return path is not None and missing(path) is None
+    return path is not None and missing(path, kind) is None
 
 
-def locate(repository: str, revision: str, *, pull: str) -> Path:
+def locate(reference: str, *, family: str = "hf", kind: Kind = "torch") -> Path:
     """Find a repository's snapshot that is here with all its weights.
 
     Parameters
     ----------
-    repository, revision : str
-        As the hub names them.
-    pull : str
-        What `mmrag models pull` takes to fetch it.
+    reference : str
+        "owner/name", or "owner/name@revision".
+    family : str
+        Before the colon, for `mmrag models pull`.
+    kind : {"torch", "onnx"}
+        Which weights are looked for.
 
     Raises
     ------
     ModelError
         If it is not here, or only in part; with the command that fetches it.
     """
-    path = snapshot(repository, revision)
-    gap = missing(path) if path else None
+    repository, _, revision = reference.partition("@")
+    path = snapshot(repository, revision or "main")
+    gap = missing(path, kind) if path else None
     if path and gap is None:
         return path
+    pull = f"mmrag models pull {family}:{reference}"
     if path or partly_here(repository):
         what = f"without {gap}" if gap else "its download has not ended"
-        raise ModelError(f"{repository!r} is here only in part, {what}; fetch the rest: mmrag models pull {pull}")
-    raise ModelError(f"{repository!r} is neither a folder nor a model that is here; fetch it: mmrag models pull {pull}")
+        raise ModelError(f"{reference!r} is here only in part, {what}; fetch the rest: {pull}")
+    raise ModelError(f"{reference!r} is neither a folder nor a model that is here; fetch it: {pull}")
 
 
-def _missing_shards(folder: Path, glob: str) -> str | None:
+def _missing_shard(folder: Path, glob: str) -> str | None:
     """Name the first shard that an index speaks of and that is not there."""
     for index in folder.glob(glob):
         with suppress(OSError, ValueError, KeyError, AttributeError):

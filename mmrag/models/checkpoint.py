@@ -48,7 +48,7 @@ class Checkpoint:
         """
         folder = Path(reference).expanduser()
         if not folder.is_dir():
-            folder = _in_cache(reference)
+            folder = cache.locate(reference)
         config = _read_config(folder / "config.json")
         revision = folder.name if folder.parent.name == "snapshots" else ""
         return cls(reference, folder.resolve(), revision, config)
@@ -62,11 +62,6 @@ class Checkpoint:
         """Hash all files that results depend on."""
         found = {path for glob in (*_SMALL_FILES, *_WEIGHTS) for path in self.path.glob(glob) if path.is_file()}
         return hash_files(self.path, sorted(found))
-
-
-def _in_cache(reference: str) -> Path:
-    repository, _, revision = reference.partition("@")
-    return cache.locate(repository, revision or "main", pull=f"hf:{reference}")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ from mmrag.models import cache, catalogue
 
 Choice = Callable[[Collection[str]], list[str]]
 
-_REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _MODULE = r"(\d+_\w+/)?"  # a layer of sentence-transformers has a folder of its own
-_SMALL = re.compile(rf"{_MODULE}[\w.-]+\.(json|txt|model)|README\.md")
+_SMALL = re.compile(rf"{_MODULE}[\w.-]+\.(json|txt|model)|README\.md|card\.toml")
 _INDEX = re.compile(r".*\.index\.json")
 _SAFETENSORS = re.compile(rf"{_MODULE}model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _BIN = re.compile(rf"{_MODULE}pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
-_ONNX = re.compile(r"onnx/((vision|text)_model|model)\.onnx(_data|\.data)?")
+_ONNX = re.compile(r"onnx/((vision|text)_)?model\.(onnx(_data|\.data)?|safetensors)")
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,19 @@ class Need:
         As the hub names them.
     choose : callable
         Takes the names of all files and returns those that are needed.
-    weights : bool
-        Whether weights are among them.
+    weights : {"torch", "onnx"} or None
+        Which weights are among them.
     """
 
     repository: str
     revision: str
     choose: Choice
-    weights: bool = True
+    weights: cache.Kind | None = "torch"
 
     def is_here(self) -> bool:
         """Tell whether they have been fetched."""
         if self.weights:
-            return cache.is_here(self.repository, self.revision)
+            return cache.is_here(self.repository, self.revision, self.weights)
         return cache.snapshot(self.repository, self.revision) is not None
 
 
@@ -75,7 +74,7 @@ def needs(name: str) -> list[Need]:
 def _what_can_be(name: str) -> str:
     if Path(name).expanduser().is_dir():
         return "it is a folder, which is used as it is"
-    if ":" not in name and _REPOSITORY.fullmatch(name) and "/" in name:
+    if cache.is_repository(name) and "/" in name:
         return f"a repository of the hub is written hf:{name}"
     kinds = ", ".join(f"{family}:NAME" for family in sorted(_FAMILIES))
     return f"give a name that `mmrag models` lists, or one of {kinds}.{catalogue.did_you_mean(name)}"
@@ -97,7 +96,7 @@ def torch_files(names: Collection[str]) -> list[str]:
 def onnx_files(names: Collection[str]) -> list[str]:
     """Choose the towers in single precision, and what is beside them."""
     towers = sorted(name for name in names if _ONNX.fullmatch(name))
-    return [*small_files(names), *towers] if towers else []
+    return [*small_files(names), *towers] if any(name.endswith(".onnx") for name in towers) else []
 
 
 def _hub(reference: str) -> list[Need]:
@@ -105,12 +104,12 @@ def _hub(reference: str) -> list[Need]:
 
 
 def _onnx(reference: str) -> list[Need]:
-    return [_repository(reference, onnx_files)]
+    return [replace(_repository(reference, onnx_files), weights="onnx")]
 
 
 def _repository(reference: str, choose: Choice) -> Need:
     repository, _, revision = reference.partition("@")
-    if not _REPOSITORY.fullmatch(repository):
+    if not cache.is_repository(repository):
         raise ModelError(
             f"{repository!r} is no name of a hub's repository, which look like openai/clip-vit-base-patch32"
         )
@@ -152,7 +151,7 @@ def _open_clip(reference: str) -> list[Need]:
     weights = Need(repository, "main", lambda names: _open_clip_files(names, file))
     text = library.get_model_config(architecture)["text_cfg"]
     towers = dict.fromkeys(text[key] for key in ("hf_model_name", "hf_tokenizer_name") if key in text)
-    others = [Need(tower, "main", small_files, weights=False) for tower in towers if tower != repository]
+    others = [Need(tower, "main", small_files, weights=None) for tower in towers if tower != repository]
     return [weights, *others]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from mmrag.errors import ModelError
+from mmrag.models import cache
 from mmrag.models.engines import Session
 from mmrag.models.folder import ModelFolder
 from mmrag.models.preprocess import Preprocessing
@@ -144,8 +145,11 @@ def _pixel_input(session: Session, pixels: Pixels) -> Samples:
 
 
 def open_folder(reference: str) -> OnnxEncoder:
-    """Open a model folder by its path."""
-    return OnnxEncoder(Path(reference).expanduser().resolve())
+    """Open a model folder by its path, or one that was fetched by its repository's name."""
+    folder = Path(reference).expanduser()
+    if not folder.is_dir() and cache.is_repository(reference.partition("@")[0]):
+        folder = cache.locate(reference, family="onnx", kind="onnx")
+    return OnnxEncoder(folder.resolve())
 
 
 def open_builtin(reference: str) -> OnnxEncoder:

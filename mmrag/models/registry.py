@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mmrag.errors import ModelError
-from mmrag.models import catalogue
+from mmrag.models import cache, catalogue
 from mmrag.models.cards import CARD_NAME
 from mmrag.roles import Encoder, Generator, Matcher, Model
 
@@ -98,6 +98,8 @@ def _load(name: str, role: type[R], precision: str | None, device: str) -> R:
 def absolute_name(name: str) -> str:
     """Make a model's name independent of the current folder and of the catalogue: a path becomes absolute."""
     path = name.removeprefix(_FOLDER)
+    if path != name and not os.path.isdir(path) and cache.is_repository(path.partition("@")[0]):
+        return name
     return str(Path(path).expanduser().resolve()) if path != name or _is_path(name) else catalogue.full_name(name)
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -15,9 +16,13 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
+import mmrag.models
 from mmrag.errors import ModelError
-from mmrag.models import cache, hub
+from mmrag.models import cache, hub, registry
+from mmrag.models import pull as pulling
 from mmrag.models.checkpoint import Checkpoint
+from mmrag.models.pull import pull
+from mmrag.models.registry import absolute_name, load_encoder
 from tests.models.hub_server import COMMIT, LARGE, Hub
 from tests.test_disk import disk, disk_with  # noqa: F401
 
@@ -48,7 +53,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(hub, "_PAUSE", 0.01)
+    monkeypatch.setattr(pulling, "_PAUSE", 0.01)
     with Hub({REPOSITORY: dict(FILES)}) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         yield server
@@ -59,7 +64,7 @@ def fails(name=NAME, **options):
     """The one line that a pull fails with, within seconds."""
     start = time.perf_counter()
     with pytest.raises(ModelError) as caught:
-        hub.pull(name, **options)
+        pull(name, **options)
     assert time.perf_counter() - start < 5
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -71,7 +76,7 @@ def blobs():
 
 def test_a_pull_fetches_what_is_needed_and_nothing_else(server):
     told = []
-    done = hub.pull(NAME, progress=lambda *state: told.append(state))
+    done = pull(NAME, progress=lambda *state: told.append(state))
     assert {path.relative_to(done.folder).as_posix() for path in done.folder.rglob("*")} == NEEDED
     assert all((done.folder / name).read_bytes() == FILES[name] for name in NEEDED)
     assert (done.commit, done.size, done.received, server.served) == (COMMIT, SIZE, SIZE, SIZE)
@@ -83,16 +88,16 @@ def test_a_pull_fetches_what_is_needed_and_nothing_else(server):
 
 
 def test_huggingface_hub_finds_what_was_pulled(server):
-    folder = hub.pull(NAME).folder
+    folder = pull(NAME).folder
     found = huggingface_hub.snapshot_download(REPOSITORY, cache_dir=cache.hub_cache(), local_files_only=True)
     assert found == str(folder)
     assert huggingface_hub.try_to_load_from_cache(REPOSITORY, "config.json", cache_dir=cache.hub_cache())
 
 
 def test_a_second_pull_fetches_nothing(server):
-    whole = hub.pull(NAME)
+    whole = pull(NAME)
     served = server.served
-    again = hub.pull(NAME)
+    again = pull(NAME)
     assert (again.received, server.served) == (0, served)
     assert again.folder == whole.folder
 
@@ -100,7 +105,7 @@ def test_a_second_pull_fetches_nothing(server):
 def test_bin_only_where_there_is_no_safetensors(server):
     files = server.repositories[REPOSITORY]
     del files["model.safetensors"]
-    folder = hub.pull(NAME).folder
+    folder = pull(NAME).folder
     assert {path.name for path in folder.iterdir()} == NEEDED - {"model.safetensors"} | {"pytorch_model.bin"}
     del files["pytorch_model.bin"]
     server.repositories["someone/flax"] = files
@@ -123,7 +128,7 @@ def test_shards_layers_and_indexes(server):
         "model.fp16.safetensors": b"x",
         "training_args.bin": b"x",
     }
-    folder = hub.pull(NAME).folder
+    folder = pull(NAME).folder
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert found == {
         *("config.json", "modules.json", "1_Pooling/config.json", "2_Dense/pytorch_model.bin"),
@@ -132,7 +137,7 @@ def test_shards_layers_and_indexes(server):
     (folder / shards[1]).resolve().unlink()
     with pytest.raises(ModelError, match=rf"only in part, without {shards[1]}; fetch the rest: mmrag models pull hf:"):
         Checkpoint.locate(REPOSITORY)
-    assert hub.pull(NAME).received == len(shards[1])
+    assert pull(NAME).received == len(shards[1])
     assert Checkpoint.locate(REPOSITORY)
 
 
@@ -141,19 +146,23 @@ def test_onnx_repositories_are_fetched_for_onnx_only(server):
         name: name.encode()
         for name in ("onnx/vision_model.onnx", "onnx/text_model.onnx", "onnx/vision_model_fp16.onnx", "tokenizer.json")
     }
-    folder = hub.pull(f"onnx:{REPOSITORY}").folder
+    folder = pull(f"onnx:{REPOSITORY}").folder
     towers = {path.name for path in (folder / "onnx").iterdir()}
     assert towers == {"vision_model.onnx", "text_model.onnx", "model.onnx"}
     assert not (folder / "model.safetensors").exists()
+    with pytest.raises(ModelError, match="only in part, without its weights; fetch the rest: mmrag models pull hf:"):
+        Checkpoint.locate(REPOSITORY)
 
 
 def test_cut_connections_are_resumed_at_once(server):
     server.cuts = [1_000_000, 500_000]
-    done = hub.pull(NAME)
+    done = pull(NAME)
     assert (done.folder / "model.safetensors").read_bytes() == WEIGHTS
     assert server.served == done.received < SIZE + 2 * 16_384
-    assert [headers.get("range") for headers in server.asked("model.safetensors")][0] is None
-    assert all("range" in headers for headers in server.asked("model.safetensors")[1:])
+    first, *others = server.asked("model.safetensors")
+    assert "range" not in first
+    assert len(others) == 2
+    assert all("range" in headers for headers in others)
 
 
 def test_a_lost_connection_keeps_what_came_and_the_next_pull_goes_on(server):
@@ -166,15 +175,24 @@ def test_a_lost_connection_keeps_what_came_and_the_next_pull_goes_on(server):
         Checkpoint.locate(REPOSITORY)
     kept = next(path.stat().st_size for path in blobs() if path.suffix == ".incomplete")
     server.cuts, server.served = [], 0
-    hub.pull(NAME)
+    pull(NAME)
     assert server.served == len(WEIGHTS) - kept
     assert not [path for path in blobs() if path.suffix == ".incomplete"]
 
 
 def test_a_server_without_ranges_sends_all_again(server):
     server.cuts, server.ranges = [1_000_000], False
-    done = hub.pull(NAME)
+    done = pull(NAME)
     assert (done.folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_what_is_longer_than_the_file_is_not_kept(server):
+    server.cuts = [1_000_000, 0, 0, 0]
+    fails()
+    aside = next(path for path in blobs() if path.suffix == ".incomplete")
+    aside.write_bytes(WEIGHTS + b"and more")
+    assert "came with another hash" in fails()
+    assert (pull(NAME).folder / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_a_killed_pull_goes_on_where_it_was(server):
@@ -207,14 +225,14 @@ def test_spoilt_bytes_are_removed(server, name):
     assert message.startswith(f"{name} of {REPOSITORY} came with another hash than {server.address} lists")
     assert not cache.is_here(REPOSITORY)
     server.spoilt = set()
-    assert (hub.pull(NAME).folder / name).read_bytes() == FILES[name]
+    assert (pull(NAME).folder / name).read_bytes() == FILES[name]
 
 
 def test_a_file_that_went_bad_on_disk_is_fetched_again(server, caplog):
-    folder = hub.pull(NAME).folder
+    folder = pull(NAME).folder
     blob = (folder / "model.safetensors").resolve()
     blob.write_bytes(WEIGHTS[:-1] + b"x" if WEIGHTS[-1:] != b"x" else WEIGHTS[:-1] + b"y")
-    assert hub.pull(NAME).received == len(WEIGHTS)
+    assert pull(NAME).received == len(WEIGHTS)
     assert "model.safetensors was damaged" in caplog.text
     assert blob.read_bytes() == WEIGHTS
 
@@ -236,7 +254,7 @@ def test_private_models_need_a_token(server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "wrong")
     assert "set HF_TOKEN to a token that may read it" in fails()
     monkeypatch.setenv("HF_TOKEN", "secret")
-    assert hub.pull(NAME).received == SIZE
+    assert pull(NAME).received == SIZE
 
 
 def test_gated_models_name_their_page(server):
@@ -249,7 +267,7 @@ def test_a_token_stays_with_the_hub(server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
     with Hub({REPOSITORY: dict(FILES)}) as elsewhere:
         server.elsewhere = elsewhere.address.replace("127.0.0.1", "localhost")
-        hub.pull(NAME)
+        pull(NAME)
         assert [path for _, path, _ in elsewhere.log] == [
             f"/{REPOSITORY}/resolve/{COMMIT}/{name}" for name in ("vocab.json", "model.safetensors")
         ]
@@ -287,7 +305,7 @@ def test_an_answer_that_is_not_a_hubs(server, monkeypatch):
 
 
 def test_no_room_is_told_before_anything_is_fetched(server, monkeypatch):
-    monkeypatch.setattr(hub.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    monkeypatch.setattr(pulling.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
     message = fails()
     assert "needs 3 MB more, and" in message
     assert "has 1 MB free; make room, or set HF_HOME" in message
@@ -296,11 +314,11 @@ def test_no_room_is_told_before_anything_is_fetched(server, monkeypatch):
 
 def test_a_disk_that_fills_up_meanwhile(server, monkeypatch, disk):  # noqa: F811
     monkeypatch.setenv("HF_HOME", str(disk / "hf"))
-    monkeypatch.setattr(hub, "_check_room", lambda plans: None)
+    monkeypatch.setattr(pulling, "_check_room", lambda plans: None)
     with disk_with(disk, 1_000_000):
         assert "the disk is full: someone/model needs 3 MB in" in fails()
     server.served = 0
-    assert (hub.pull(NAME).folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert (pull(NAME).folder / "model.safetensors").read_bytes() == WEIGHTS
     assert server.served < SIZE - 500_000
 
 
@@ -311,7 +329,7 @@ def test_a_cache_that_may_not_be_written(server, monkeypatch, tmp_path):
 
 
 def test_two_pulls_at_once(server):
-    server.cuts = [1_000_000, 0, 0]
+    server.cuts = [1_000_000, 0, 0, 0]
     fails()
     aside = next(path for path in blobs() if path.suffix == ".incomplete")
     holder = subprocess.Popen(
@@ -342,13 +360,49 @@ def test_offline_opens_no_socket(server, monkeypatch, variable):
 
 
 def test_offline_knows_what_is_here(server, monkeypatch):
-    folder = hub.pull(NAME).folder
+    folder = pull(NAME).folder
     asked = len(server.log)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert hub.pull(NAME).folder == folder
+    assert pull(NAME).folder == folder
     (folder / "model.safetensors").unlink()
     assert "only in part" in fails()
     assert len(server.log) == asked
+
+
+def test_a_pulled_onnx_model_is_loaded_by_its_name(server):
+    builtin = Path(mmrag.models.__file__).parent / "builtin"
+    files = {path.relative_to(builtin).as_posix(): path.read_bytes() for path in builtin.rglob("*") if path.is_file()}
+    with pytest.raises(
+        ModelError, match="neither a folder nor a model that is here; fetch it: mmrag models pull onnx:"
+    ):
+        load_encoder(f"onnx:{REPOSITORY}")
+    server.repositories[REPOSITORY] = files
+    assert pull(f"onnx:{REPOSITORY}").received > pull(f"onnx:{REPOSITORY}").received == 0
+    assert absolute_name(f"onnx:{REPOSITORY}") == f"onnx:{REPOSITORY}"
+    pulled, builtin = load_encoder(f"onnx:{REPOSITORY}"), load_encoder("builtin")
+    pulled.verify()
+    assert pulled.identity == builtin.identity
+    assert np.allclose(pulled.encode_text(["a dog"]), builtin.encode_text(["a dog"]), atol=1e-5)
+
+
+def test_a_pulled_clip_is_the_one_that_was_stored(server, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the torch extra")
+    torch = pytest.importorskip("torch", reason="needs the torch extra")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(
+        vision_config={**sizes, "image_size": 32, "patch_size": 16}, text_config=sizes, projection_dim=24
+    )
+    model = transformers.CLIPModel(config)
+    model.save_pretrained(tmp_path / "clip")
+    server.repositories[REPOSITORY] = {path.name: path.read_bytes() for path in (tmp_path / "clip").iterdir()}
+    pull(NAME)
+    folder = Checkpoint.locate(REPOSITORY).path
+    again = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    stored = model.state_dict()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in again.state_dict().items())
+    if "hf" not in registry._FAMILIES:
+        pytest.skip("the family hf is not there; the checkpoint was compared")
+    assert load_encoder(NAME).card.dimension == 24
 
 
 def test_open_clip_and_timm_name_their_repositories(server, monkeypatch):
@@ -362,11 +416,11 @@ def test_open_clip_and_timm_name_their_repositories(server, monkeypatch):
         "xlm-roberta-base": {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"not needed"},
         "timm/resnet50.a1_in1k": {"config.json": b"{}", "model.safetensors": b"safe", "pytorch_model.bin": b"pickle"},
     }
-    folder = hub.pull("openclip-multilingual").folder
+    folder = pull("openclip-multilingual").folder
     assert {path.name for path in folder.iterdir()} == {"open_clip_config.json", "open_clip_model.safetensors"}
     text = cache.snapshot("xlm-roberta-base")
     assert {path.name for path in text.iterdir()} == {"config.json", "tokenizer.json"}
-    assert {path.name for path in hub.pull("timm:resnet50").folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in pull("timm:resnet50").folder.iterdir()} == {"config.json", "model.safetensors"}
     assert "OpenCLIP has no weights 'nonsense' of 'ViT-B-32'; it has: openai, laion400m_e31" in fails(
         "openclip:ViT-B-32/nonsense"
     )
