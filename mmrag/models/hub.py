@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from mmrag.errors import ModelError
 from mmrag.models import catalogue
@@ -66,7 +66,14 @@ def endpoint() -> str:
         If it is no address.
     """
     address = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    if not re.match(r"https?://[^/]", address):
+    try:
+        parts = urlsplit(address)
+        valid = (
+            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", address)
+        )
+    except ValueError:  # a port that is no number, …
+        valid = False
+    if not valid:
         raise ModelError(f"HF_ENDPOINT must be an address such as https://huggingface.co, not {address!r}")
     return address
 
@@ -153,6 +160,8 @@ def _headers() -> dict[str, str]:
     from mmrag.version import __version__
 
     token = get_token()
+    if token and not (token.isascii() and token.isprintable()):
+        raise ModelError("HF_TOKEN, or the token that `hf auth login` stored, is none: it has characters that none has")
     return {"User-Agent": f"mmrag/{__version__}", **({"Authorization": f"Bearer {token}"} if token else {})}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from mmrag.models import cache, catalogue
 
 Choice = Callable[[Collection[str]], list[str]]
 
-_MODULE = r"(\d+_\w+/)?"  # a layer of sentence-transformers has a folder of its own
+_MODULE = r"((\d+_\w+|qformer_tokenizer)/)?"  # layers of sentence-transformers, and InstructBLIP's second tokenizer
 _SMALL = re.compile(rf"{_MODULE}[\w.-]+\.(json|txt|model)|README\.md|card\.toml")
 _INDEX = re.compile(r".*\.index\.json")
 _SAFETENSORS = re.compile(rf"{_MODULE}model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
@@ -72,7 +73,7 @@ def needs(name: str) -> list[Need]:
 
 
 def _what_can_be(name: str) -> str:
-    if Path(name).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(name)):
         return "it is a folder, which is used as it is"
     if cache.is_repository(name) and "/" in name:
         return f"a repository of the hub is written hf:{name}"

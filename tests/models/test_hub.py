@@ -121,6 +121,7 @@ def test_shards_layers_and_indexes(server):
         "1_Pooling/config.json": b"{}",
         "2_Dense/pytorch_model.bin": b"dense",
         "checkpoint-5/config.json": b"{}",
+        "qformer_tokenizer/vocab.txt": b"a",
         "model.safetensors.index.json": json.dumps(index).encode(),
         **{shard: shard.encode() for shard in shards},
         "pytorch_model.bin.index.json": b"{}",
@@ -132,6 +133,7 @@ def test_shards_layers_and_indexes(server):
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert found == {
         *("config.json", "modules.json", "1_Pooling/config.json", "2_Dense/pytorch_model.bin"),
+        "qformer_tokenizer/vocab.txt",
         *("model.safetensors.index.json", *shards),
     }
     (folder / shards[1]).resolve().unlink()
@@ -253,6 +255,8 @@ def test_private_models_need_a_token(server, monkeypatch):
     assert "set HF_TOKEN to a token that may read it" in fails()
     monkeypatch.setenv("HF_TOKEN", "wrong")
     assert "set HF_TOKEN to a token that may read it" in fails()
+    monkeypatch.setenv("HF_TOKEN", "ключ")
+    assert "HF_TOKEN, or the token that `hf auth login` stored, is none" in fails()
     monkeypatch.setenv("HF_TOKEN", "secret")
     assert pull(NAME).received == SIZE
 
@@ -280,8 +284,9 @@ def test_no_hub(server, monkeypatch):
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
     monkeypatch.setenv("HF_ENDPOINT", address)
     assert fails().startswith(f"{address} cannot be reached (")
-    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
-    assert "HF_ENDPOINT must be an address" in fails()
+    for wrong in ("hub.example", "http://", "http://a b", "http://a:b", "http://a:99999", "ftp://a"):
+        monkeypatch.setenv("HF_ENDPOINT", wrong)
+        assert f"HF_ENDPOINT must be an address such as https://huggingface.co, not {wrong.rstrip('/')!r}" in fails()
 
 
 def test_a_hub_that_never_answers(server, monkeypatch):
