@@ -11,7 +11,7 @@ from PIL import Image
 import mmrag
 from mmrag.version import __version__
 
-COMMANDS = ["index", "search", "remove", "info", "restore", "check", "eval", "train", "demo"]
+COMMANDS = ["index", "search", "classify", "remove", "info", "restore", "check", "eval", "train", "demo"]
 
 
 def run(*arguments, code=0, **options):
