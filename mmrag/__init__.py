@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import MmragError
-from mmrag.types import Changes, Checkup, Failure, Hit, Item, Query, Version
+from mmrag.types import Changes, Checkup, Classification, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -22,19 +22,29 @@ if TYPE_CHECKING:
     from mmrag.index import open_index as open
     from mmrag.models.cards import Card
     from mmrag.models.registry import load_encoder, load_generator, load_matcher, register
+    from mmrag.roles import Encoder, Generator, Identity, Judgement, Matcher, Model
+    from mmrag.zeroshot.files import classify
 
 __all__ = [
     "Card",
     "Changes",
     "Checkup",
+    "Classification",
+    "Encoder",
     "Failure",
+    "Generator",
     "Hit",
+    "Identity",
     "Index",
     "Item",
+    "Judgement",
+    "Matcher",
     "MmragError",
+    "Model",
     "Query",
     "Version",
     "__version__",
+    "classify",
     "create",
     "evaluate_pairs",
     "load_encoder",
@@ -46,7 +56,14 @@ __all__ = [
 
 _LAZY = {
     "Card": "mmrag.models.cards:Card",
+    "Encoder": "mmrag.roles:Encoder",
+    "Generator": "mmrag.roles:Generator",
+    "Identity": "mmrag.roles:Identity",
     "Index": "mmrag.index:Index",
+    "Judgement": "mmrag.roles:Judgement",
+    "Matcher": "mmrag.roles:Matcher",
+    "Model": "mmrag.roles:Model",
+    "classify": "mmrag.zeroshot.files:classify",
     "create": "mmrag.index:create",
     "evaluate_pairs": "mmrag.evaluate:evaluate_pairs",
     "load_encoder": "mmrag.models.registry:load_encoder",

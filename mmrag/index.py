@@ -38,7 +38,7 @@ from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
 from mmrag.stores.records import to_item
 from mmrag.stores.registry import view_class
-from mmrag.types import Changes, Checkup, Failure, Hit, Item, Query, Version
+from mmrag.types import Changes, Checkup, Classification, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -403,6 +403,31 @@ class Index:
             encoder=encoder,
         )
         return hits if _is_many(query) else hits[0]
+
+    def classify(
+        self,
+        labels: Sequence[str] | None = None,
+        *,
+        templates: str | Sequence[str] | None = None,
+        k: int = 5,
+        logit_scale: float | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Classification]:
+        """Tell which of some labels fit the pictures of the index, by the vectors that it holds: none is opened.
+
+        Parameters, results and errors as those of `mmrag.classify`; the pictures are sorted by uri.
+        """
+        from mmrag.zeroshot.stored import classify_stored
+
+        return classify_stored(
+            self._view,
+            self.encoder,
+            labels,
+            templates=templates,
+            k=k,
+            logit_scale=logit_scale,
+            progress=progress,
+        )
 
     def get(self, item_id: str) -> Item:
         """Look up an item by its id.

@@ -125,6 +125,34 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Classification:
+    """The labels of a picture.
+
+    Parameters
+    ----------
+    uri : str
+        As of an item.
+    labels : tuple of str
+        The most probable ones, the best first; empty where the picture could not be read.
+    probabilities : tuple of float
+        Of these labels, from 0 to 1. Those of all labels sum up to 1.
+    truth : str or None
+        The label that the picture's folder is named as, if it is one of the labels.
+    truth_rank : int or None
+        Where that one stands among all labels, from 1.
+    failure : str or None
+        Why the picture could not be read.
+    """
+
+    uri: str
+    labels: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    truth: str | None = None
+    truth_rank: int | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A file or item that could not be indexed, and why."""
 

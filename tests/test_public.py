@@ -8,9 +8,10 @@ import mmrag
 
 def test_the_public_names_are_exactly_these():
     assert mmrag.__all__ == [
-        *("Card", "Changes", "Checkup", "Failure", "Hit", "Index", "Item", "MmragError", "Query", "Version"),
+        *("Card", "Changes", "Checkup", "Classification", "Encoder", "Failure", "Generator", "Hit", "Identity"),
+        *("Index", "Item", "Judgement", "Matcher", "MmragError", "Model", "Query", "Version"),
         *("__version__",),
-        *("create", "evaluate_pairs", "load_encoder", "load_generator", "load_matcher", "open", "register"),
+        *("classify", "create", "evaluate_pairs", "load_encoder", "load_generator", "load_matcher", "open", "register"),
     ]
     assert dir(mmrag) == mmrag.__all__
     assert all(getattr(mmrag, name) is not None for name in mmrag.__all__)

@@ -14,7 +14,7 @@ from mmrag.cli.upgrade import offer_upgrade
 
 if TYPE_CHECKING:
     from mmrag.index import Index
-    from mmrag.types import Hit
+    from mmrag.types import Hit, Query
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +41,9 @@ def search(
     index_dir: IndexOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print paths only, for pipes.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with the pictures in it.")
+    ] = None,
 ) -> None:
     """Find pictures by words, or by a picture.
 
@@ -54,6 +57,8 @@ def search(
     query = Query(text=words, image=image)
     corpus = open_corpus(index_dir, model)
     hits = corpus.search(query, k=k, min_score=min_score, pipeline=recipe)
+    if html:
+        _write_page(html, query, hits, corpus)
     for hit in hits:
         path = corpus.home / hit.item.uri
         on_disk = path if path.exists() else None
@@ -67,6 +72,13 @@ def search(
         typer.echo(f"mmrag: {_why_nothing(corpus)}", err=True)
     if not (as_json or paths):
         offer_upgrade(corpus)
+
+
+def _write_page(html: Path, query: Query, hits: list[Hit], corpus: Index) -> None:
+    from mmrag.report import write_search_page
+
+    size = write_search_page(html, query, hits, home=corpus.home)
+    typer.echo(f"{len(hits):,} hits → {html}, {size / 1e6:.1f} MB", err=True)
 
 
 def _flat(hit: Hit) -> dict[str, object]:

@@ -1,11 +1,9 @@
-"""Plans and items → committed rows, with the decoders beside the encoders."""
+"""Plans and items → committed rows."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,12 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from mmrag.errors import Interrupted
-from mmrag.ingest.ahead import ahead
+from mmrag.ingest.batches import in_batches
 from mmrag.ingest.plan import known_rows, make_plan
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.roots import Root
 from mmrag.ingest.tally import Tally
-from mmrag.machine import usable_cores
 from mmrag.roles import Encoder
 from mmrag.sources.walk import File
 from mmrag.stores.rows import Row
@@ -38,8 +35,6 @@ Progress = Callable[[int, int], None]
 
 _DELETE_AT_ONCE = 1000
 _COMMIT_SECONDS = 10.0
-_BATCHES_AHEAD = 4
-"""So many batches of preprocessed pictures wait for the encoder: with 16 at 260 × 260 pixels, 52 MB."""
 
 
 @dataclass
@@ -115,34 +110,9 @@ class Ingest:
         content = {content_hash: ref for ref, content_hash, failure in rows if failure is None}
         return Loader(self.encoder, self.home, self.max_pixels, content, self.profile)
 
-    def _load(self, sources: Sequence[File | Item]) -> Generator[Loaded]:
-        loader = self._loader()
-        return ahead(
-            loader.load,
-            sources,
-            threads=usable_cores(),
-            depth=_BATCHES_AHEAD * self.encoder.batch,
-            seconds=self.max_seconds,
-            instead=loader.fail,
-        )
-
     def _rows(self, sources: Sequence[File | Item]) -> Generator[Row]:
-        """Load files and items and embed them, in their order: each core decodes or encodes, whatever is wanted."""
-        cores, batch, view = usable_cores(), self.encoder.batch, self.view
-        with (
-            closing(self._load(sources)) as loaded,
-            ThreadPoolExecutor(cores, thread_name_prefix="mmrag-encode") as pool,
-        ):
-            running: deque[Future[list[Row]]] = deque()
-            try:
-                for size in batch_sizes(len(sources), batch, cores):
-                    running.append(pool.submit(self._embed, list(islice(loaded, size)), view))
-                    if len(running) > cores:
-                        yield from running.popleft().result()
-                while running:
-                    yield from running.popleft().result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        view = self.view
+        return in_batches(self._loader(), sources, lambda loaded: self._embed(loaded, view), seconds=self.max_seconds)
 
     def _embed(self, loaded: Sequence[Loaded], view: View) -> list[Row]:
         with self.profile.stage("encode", len(loaded)):
@@ -179,16 +149,6 @@ class Ingest:
             if self.table.scattered():
                 self.table.compact()
             self.view = self.view.sync(self.table)
-
-
-def batch_sizes(total: int, batch: int, cores: int) -> Iterator[int]:
-    """Cut a total into batches, the same number for each core; the last ones are smaller, so that all end together."""
-    rounds, rest = divmod(total, batch * cores)
-    yield from [batch] * (rounds * cores)
-    for core in range(cores):
-        share = (rest + core) // cores
-        if share:
-            yield share
 
 
 def embed(loaded: Sequence[Loaded], encoder: Encoder, view: View) -> list[Row]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +53,9 @@ class Card:
         padding needs the latter.
     languages : tuple of str
         ISO 639-1 codes of the languages that it reads; empty when nobody said.
+    logit_scale : float
+        What makes probabilities of its cosines: they are multiplied with it before a softmax over labels. One over
+        the temperature that training ended with; 0 when nobody said.
     weights : str
         "sha256:…" over its files, or empty when the card was written by hand.
     licence_code, licence_weights : str
@@ -68,6 +72,7 @@ class Card:
     max_tokens: int = 128
     text_padding: Literal["longest", "full"] = "longest"
     languages: tuple[str, ...] = ()
+    logit_scale: float = 0.0
     summary: str = ""
     weights: str = ""
     licence_code: str = ""
@@ -81,6 +86,8 @@ class Card:
         """Refuse numbers that no model has."""
         if self.dimension < 1 or self.max_tokens < 2 or self.vectors < 1:
             raise RecipeError("dimension and vectors must be at least 1, and max_tokens at least 2")
+        if not 0 <= self.logit_scale < inf:
+            raise RecipeError(f"logit_scale is a number above 0, or 0 for unknown, not {self.logit_scale:g}")
 
 
 def read_card(folder: Path) -> Card:

@@ -92,7 +92,7 @@ def write_card(card: Card, folder: Path) -> None:
             tables += [f"\n[[sources]]\n{_toml(source)}" for source in value]
         elif name == "figures":
             tables += [f"\n[figures]\n{_toml(value)}"] if value else []
-        elif value not in ("", ()):
+        elif value not in ("", (), 0.0):
             lines.append(_toml({name: value}))
     text = "".join(lines + tables)
     tomllib.loads(text)

@@ -79,7 +79,14 @@ def _card(
     files = ", ".join(Path(path).name for path in paths)
     figures = {f"validation {name}": str(value) for name, value in _flat(report.figures).items()}
     training = f"From {start}, epoch {report.epoch} of {recipe.epochs}, {report.seconds:.0f} s: {recipe}"
-    fresh: dict[str, Any] = {"training": training, "figures": figures, "weights": "", "revision": ""}
+    scale = round(report.logit_scale, 2)
+    fresh: dict[str, Any] = {
+        "training": training,
+        "figures": figures,
+        "logit_scale": scale,
+        "weights": "",
+        "revision": "",
+    }
     if (out / CARD_NAME).is_file():
         return dataclasses.replace(read_card(out), **fresh)
     return Card(

@@ -46,6 +46,8 @@ class TrainReport:
         The weights that were kept, in float32 on the CPU.
     epoch : int
         The epoch that they are from; 0 is the start.
+    logit_scale : float
+        What cosines were multiplied with by then: one over the learned temperature.
     figures : dict
         Their metrics on the validation pairs, as `RetrievalMetrics.as_dict` gives them; empty without.
     seconds : float
@@ -56,6 +58,7 @@ class TrainReport:
 
     network: DualEncoder
     epoch: int
+    logit_scale: float
     figures: dict[str, Any]
     seconds: float
     interrupted: bool
@@ -117,6 +120,7 @@ def train(  # one function, because a training step is best read in one piece, f
     origin, average = copy.deepcopy(network), copy.deepcopy(network)
     kept = origin
     epoch_kept, interrupted = 0, False
+    scale = scale_kept = log_scale.exp().detach()
     figures_kept: dict[str, Any] = {}
 
     # A frozen text tower says the same in every epoch: ask it once.
@@ -187,15 +191,16 @@ def train(  # one function, because a training step is best read in one piece, f
             append_line(out / LOG_NAME, entry)
             logger.info("%s", entry)
             if not figures_kept or mean_recall(figures) > mean_recall(figures_kept):
-                epoch_kept, figures_kept, kept = epoch, figures, candidate
+                epoch_kept, scale_kept, figures_kept, kept = epoch, scale, figures, candidate
                 save_weights(kept, out / WEIGHTS_NAME)
     except KeyboardInterrupt:
         interrupted = True
         if not figures_kept:  # nothing was measured: what there is, is the best
-            epoch_kept, kept = step // steps_per_epoch, mix_towers(origin, average, share=recipe.tower_share)
+            kept = mix_towers(origin, average, share=recipe.tower_share)
+            epoch_kept, scale_kept = step // steps_per_epoch, scale
             save_weights(kept, out / WEIGHTS_NAME)
     kept = kept.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    return TrainReport(kept, epoch_kept, figures_kept, time.monotonic() - began, interrupted)
+    return TrainReport(kept, epoch_kept, scale_kept.item(), figures_kept, time.monotonic() - began, interrupted)
 
 
 def make_optimizer(network: DualEncoder, log_scale: nn.Parameter, recipe: TrainRecipe) -> torch.optim.Optimizer:

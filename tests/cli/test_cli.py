@@ -11,7 +11,9 @@ from PIL import Image
 import mmrag
 from mmrag.version import __version__
 
-COMMANDS = ["index", "search", "remove", "info", "restore", "check", "eval", "train", "models", "demo"]
+COMMANDS = [
+    *("index", "search", "classify", "remove", "info", "restore", "check", "eval", "train", "models", "demo"),
+]
 
 
 def run(*arguments, code=0, **options):

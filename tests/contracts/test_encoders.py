@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from mmrag.errors import InputError
 from mmrag.models.registry import load_encoder
 
-ENCODERS = ["builtin", "toy:1"]
+ENCODERS = ["builtin", "toy:1", *os.environ.get("MMRAG_CONTRACTS", "").split()]
 TEXTS = ["a red car", "two dogs are playing in deep snow", "blue", "a man"]
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmrag.ingest.write import batch_sizes
+from mmrag.ingest.batches import batch_sizes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""A search as a page: what was asked, and every hit with its picture, scores and path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
+from pathlib import Path
+
+from mmrag.report.page import page, text, write_page
+from mmrag.report.thumbnails import Thumbnail, thumbnails
+from mmrag.types import Hit, Query
+
+_WORDS_SHOWN = 600
+
+MOST_PICTURES = 500
+"""So many hits come with their picture: a page of at most 40 MB, and of 15 with photographs."""
+
+
+def write_search_page(path: str | Path, query: Query, hits: Sequence[Hit], *, home: Path) -> int:
+    """Write a self-contained HTML page of a search.
+
+    Thumbnails are inside, so the page can be sent to anyone; a click on a path opens the file where it still is.
+
+    Parameters
+    ----------
+    path : str or path
+        The file, replaced in one step.
+    query : Query
+        What was asked.
+    hits : sequence of Hit
+        What was found.
+    home : path
+        The folder that the hits' uris are relative to: `Index.home`.
+
+    Returns
+    -------
+    int
+        The page's size in bytes.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written there.
+    """
+    html = page(f"{_title(query)} – mmrag", _body(query, hits, home))
+    write_page(Path(path), html)
+    return len(html.encode())
+
+
+def _title(query: Query) -> str:
+    if query.text is not None:
+        return query.text
+    return Path(query.image).name if isinstance(query.image, (str, Path)) else "a picture"
+
+
+def _body(query: Query, hits: Sequence[Hit], home: Path) -> str:
+    pictures = [home / hit.item.uri for hit in hits if hit.item.modality == "image"]
+    shown = thumbnails([*([] if query.image is None else [query.image]), *pictures[:MOST_PICTURES]])
+    small = chain(shown, repeat(Thumbnail(problem=f"only the first {MOST_PICTURES} pictures are in this page")))
+    asked = "" if query.image is None else f'<div class="asked">{_picture(next(small), "the query picture")}</div>'
+    kind = f" by {text(hits[0].kind)}" if hits else ""
+    count = "nothing found" if not hits else f"{len(hits):,} {'hit' if len(hits) == 1 else 'hits'}{kind}"
+    top = max((hit.score for hit in hits), default=1.0)
+    bottom = min(0.0, *(hit.score for hit in hits)) if hits else 0.0
+    cards = "\n".join(_card(hit, small, home, bottom, top) for hit in hits)
+    return (
+        f"<header>{asked}<div><h1>{text(_title(query))}</h1><p>{count}, in {text(str(home))}</p></div></header>\n"
+        f"<main>\n<ol>\n{cards}\n</ol>\n</main>"
+    )
+
+
+def _card(hit: Hit, small: Iterator[Thumbnail], home: Path, bottom: float, top: float) -> str:
+    path = home / hit.item.uri
+    if hit.item.modality == "image":
+        shown = _picture(next(small), Path(hit.item.uri).name, missing=not path.exists())
+    else:
+        shown = f'<blockquote class="frame">{text(_cut(hit.item.text or ""))}</blockquote>'
+    score = f"<b>{hit.rank}</b> <span>{text(hit.kind)} {hit.score:.3f}</span> {_bar(hit.score, bottom, top)}"
+    return (
+        f'<li><article>{shown}\n<p class="score">{score}</p>\n'
+        f'<p class="path">{_link(path, hit.item.uri)}</p>{_parts(hit)}{_words(hit)}{_duplicates(hit)}</article></li>'
+    )
+
+
+def _bar(score: float, bottom: float, top: float) -> str:
+    share = (score - bottom) / max(top - bottom, 1e-9)
+    return (
+        '<svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect width="{100 * share:.1f}" height="1"/></svg>'
+    )
+
+
+def _picture(small: Thumbnail, name: str, *, missing: bool = False) -> str:
+    if small.uri:
+        size = f'width="{small.width}" height="{small.height}"'
+        return f'<div class="frame"><img src="{small.uri}" {size} alt="{text(name)}"></div>'
+    reason = "not on this disk" if missing else small.problem
+    return f'<div class="frame none">{text(reason)}</div>'
+
+
+def _link(path: Path, uri: str) -> str:
+    folder, slash, name = uri.rpartition("/")
+    shown = f"{text(folder + slash)}<b>{text(name)}</b>"
+    return f'<a href="{text(path.as_uri())}">{shown}</a>' if path.exists() else shown
+
+
+def _parts(hit: Hit) -> str:
+    parts = {name: value for name, value in hit.parts.items() if (name, value) != (hit.kind, hit.score)}
+    rows = "".join(f"<dt>{text(name)}</dt><dd>{value:.3f}</dd>" for name, value in parts.items())
+    return f"\n<dl>{rows}</dl>" if rows else ""
+
+
+def _words(hit: Hit) -> str:
+    words = hit.item.text if hit.item.modality == "image" else None
+    return f'\n<p class="words">{text(_cut(words))}</p>' if words else ""
+
+
+def _duplicates(hit: Hit) -> str:
+    if not hit.duplicates:
+        return ""
+    rows = "".join(f"<li>{text(uri)}</li>" for uri in hit.duplicates)
+    return f"\n<details><summary>{len(hit.duplicates):,} with the same content</summary><ul>{rows}</ul></details>"
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _WORDS_SHOWN else f"{words[:_WORDS_SHOWN].rstrip()} …"
