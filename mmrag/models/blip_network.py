@@ -102,7 +102,7 @@ class BlipNetwork(TorchModel):
             network, about = kind.from_pretrained(
                 self.checkpoint.path, local_files_only=True, dtype="float32", output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever the readers of its formats raise
             raise ModelError(f"{self.checkpoint.path} cannot be loaded: {error}") from error
         if about["missing_keys"]:
             missing = sorted(about["missing_keys"])

@@ -10,11 +10,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 SIDE = 48
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = (
-    "a red blue car two dogs are playing in deep snow man cat cup of coffee on the table rocket at night what "
-    "colour is it how many who where yes no picture"
-).split()  # noqa: SIM905
-VOCABULARY = [*SPECIAL, *WORDS, *string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
+SENTENCES = (
+    "a red blue car two dogs are playing in deep snow man cat cup of coffee on the table rocket at night",
+    "what colour is it how many who where yes no picture",
+)
+WORDS = [word for sentence in SENTENCES for word in sentence.split()]
+LETTERS = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
+VOCABULARY = list(dict.fromkeys([*SPECIAL, *WORDS, *LETTERS]))
 
 
 def tokenizer_json(*, with_blips_own=False):
@@ -54,26 +56,33 @@ def real_config():
 
 
 def shaken(model, seed=0):
-    """Random weights, of which different pictures and texts make different things."""
+    """Random weights, of which different pictures and texts make different things, token after token."""
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim <= 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
         elif "embedding" in name and "patch" not in name:
-            parameter.data = torch.randn_like(parameter) * (0.3 if "position" in name else 1)
+            gain = 0.2 if "vision" in name else 2 if "position" in name else 1
+            parameter.data = torch.randn_like(parameter) * gain
         else:
-            parameter.data = torch.randn_like(parameter) * parameter[0].numel() ** -0.5 * 1.5
+            gain = 0.5 if "crossattention.output" in name else 4 if "itm_head" in name else 1
+            parameter.data = torch.randn_like(parameter) * parameter[0].numel() ** -0.5 * gain
     return model.eval()
 
 
 def write_blip(folder, kind, config=None, *, seed=0):
     """Write one of transformers' three BLIPs, its tokenizer and its preprocessor; give it back, in memory."""
+    transformers.utils.logging.disable_progress_bar()
     config = config or tiny_config()
     model = shaken(getattr(transformers, kind)(config), seed)
-    if kind == "BlipForImageTextRetrieval":
-        model.itm_head.weight.data *= 4
     model.save_pretrained(folder)
     side = config.vision_config.image_size
     transformers.BlipImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer_json(), "utf-8")
     return model
+
+
+def make_retrieval(folder):
+    """Write a tiny BLIP that embeds and judges, and give the name by which mmrag loads it."""
+    write_blip(folder, "BlipForImageTextRetrieval")
+    return f"blip:{folder}"
