@@ -71,7 +71,7 @@ class BlipRetrieval(BlipNetwork, TorchEncoder, Matcher):
                     f"features[{number}] has the shape {np.shape(one)}, not {self.feature_shape}; "
                     f"make them with `features` of {self.card.name}"
                 )
-        ids = self.token_ids(texts, self.first_token)
+        ids = self.token_ids(texts, self.first)
         with self.running() as network:
             logits = match_logits(network, ids, lambda some: self.tensor(np.stack([features[i] for i in some])), wanted)
         return Judgement(

@@ -154,7 +154,7 @@ class BlipAnswerer(BlipGenerator):
                 f"each picture needs its question: {len(images)} pictures, and questions {questions!r:.60}"
             )
         torch = import_torch()
-        ids = self.token_ids(questions, self.first_token) if questions else []
+        ids = self.token_ids(questions, self.first) if questions else []
         for length in sorted({len(one) for one in ids}):
             alike = [row for row, one in enumerate(ids) if len(one) == length]
             for first in range(0, len(alike), BATCH):

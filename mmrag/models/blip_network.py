@@ -50,7 +50,7 @@ class BlipNetwork(TorchModel):
     ----------
     checkpoint : Checkpoint
         Its files.
-    first_token : str
+    first : str
         What a text that is read together with a picture begins with. BLIP was trained with "[ENC]"; "[CLS]" gives
         the numbers of transformers' own classes, which leave the tokenizer's first token in place.
 
@@ -69,8 +69,8 @@ class BlipNetwork(TorchModel):
         "generator": "blip:Salesforce/blip-image-captioning-base",
     }
 
-    def __init__(self, checkpoint: Checkpoint, *, first_token: str = ENCODE) -> None:
-        self.checkpoint, self.first_token = checkpoint, first_token
+    def __init__(self, checkpoint: Checkpoint, *, first: str = ENCODE) -> None:
+        self.checkpoint, self.first = checkpoint, first
         self.vision = _VISION | _section(checkpoint, "vision_config")
         self.text = _TEXT | _section(checkpoint, "text_config")
         self.preprocessing = Preprocessing.read(checkpoint.path / "preprocessor_config.json")

@@ -11,14 +11,15 @@ from PIL import Image
 
 from mmrag.errors import InputError
 from mmrag.models.registry import load_encoder
+from tests.contracts.made import made
 
-ENCODERS = ["builtin", "toy:1"]
+ENCODERS = ["builtin", "toy:1", "tests.models.tiny_blip:make_retrieval"]
 TEXTS = ["a red car", "two dogs are playing in deep snow", "blue", "a man"]
 
 
 @pytest.fixture(params=ENCODERS, scope="module")
-def encoder(request):
-    return load_encoder(request.param)
+def encoder(request, tmp_path_factory):
+    return load_encoder(made(request.param, tmp_path_factory))
 
 
 @pytest.fixture(scope="module")

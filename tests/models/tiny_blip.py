@@ -66,6 +66,7 @@ def shaken(model, seed=0):
             parameter.data = torch.randn_like(parameter) * gain
         else:
             gain = 0.5 if "crossattention.output" in name else 4 if "itm_head" in name else 1
+            gain *= 1.5 if "vision" in name else 1
             parameter.data = torch.randn_like(parameter) * parameter[0].numel() ** -0.5 * gain
     return model.eval()
 
