@@ -12,14 +12,18 @@ from PIL import Image
 
 from mmrag.errors import InputError
 from mmrag.models.registry import load_encoder
+from tests.contracts.made import made
 
-ENCODERS = ["builtin", "toy:1", *os.environ.get("MMRAG_CONTRACTS", "").split()]
+ENCODERS = [
+    *("builtin", "toy:1", "tests.models.tiny_blip:make_retrieval"),
+    *os.environ.get("MMRAG_CONTRACTS", "").split(),
+]
 TEXTS = ["a red car", "two dogs are playing in deep snow", "blue", "a man"]
 
 
 @pytest.fixture(params=ENCODERS, scope="module")
-def encoder(request):
-    return load_encoder(request.param)
+def encoder(request, tmp_path_factory):
+    return load_encoder(made(request.param, tmp_path_factory))
 
 
 @pytest.fixture(scope="module")

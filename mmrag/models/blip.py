@@ -1,0 +1,120 @@
+"""BLIP (Li et al. 2022): one network that embeds, judges, describes and answers, each in checkpoints of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmrag.errors import InputError, ModelError
+from mmrag.models.blip_generate import BlipAnswerer, BlipCaptioner
+from mmrag.models.blip_match import match_logits
+from mmrag.models.blip_network import BlipNetwork
+from mmrag.models.checkpoint import Checkpoint
+from mmrag.models.network import as_array
+from mmrag.models.tokens import Tokens, laid_out
+from mmrag.models.torch_encoder import TorchEncoder
+from mmrag.roles import Judgement, Matcher, Scores, Vectors, Wanted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+class BlipRetrieval(BlipNetwork, TorchEncoder, Matcher):
+    """Embeds pictures and texts (ITC), and judges whether they match (ITM), with one network.
+
+    The score of a pair is the raw logit of "match" plus the cosine, as BLIP's own evaluation ranks.
+    """
+
+    architecture = "BlipForImageTextRetrieval"
+    roles = ("encoder", "matcher")
+
+    @property
+    def feature_shape(self) -> tuple[int, int]:  # type: ignore[override]
+        """Of a picture's features: ``(patches + 1, width)``."""
+        return (self.vision["image_size"] // self.vision["patch_size"]) ** 2 + 1, self.vision["hidden_size"]
+
+    def image_vectors(self, network: Any, pixels: Tensor) -> Tensor:
+        """Project the first of a picture's states."""
+        states = network.vision_model(pixel_values=pixels).last_hidden_state
+        projected: Tensor = network.vision_proj(states[:, 0])
+        return projected
+
+    def text_vectors(self, network: Any, tokens: dict[str, Tensor]) -> Tensor:
+        """Project the first state of a text that is read without a picture."""
+        states = network.text_encoder(**tokens).last_hidden_state
+        projected: Tensor = network.text_proj(states[:, 0])
+        return projected
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tokens]:
+        """Make "input_ids" and "attention_mask", ``(n, t)``; texts that are read alone begin with [CLS]."""
+        arrays = laid_out(self.encodings(texts))
+        return {name: arrays[name] for name in ("input_ids", "attention_mask")}
+
+    def features(self, items: Sequence[Image]) -> Any:
+        """See pictures: the vision tower's last hidden states, float32 ``(n, patches + 1, width)``."""
+        seen = np.empty((len(items), *self.feature_shape), dtype=np.float32)
+        for start in range(0, len(items), self.batch):
+            pixels = self.pixels(items[start : start + self.batch])
+            with self.running() as network:
+                seen[start : start + self.batch] = as_array(self.states(network, pixels))
+        return seen
+
+    def match(self, texts: Sequence[str], features: Sequence[Vectors], wanted: Wanted | None = None) -> Judgement:
+        """Judge pairs of texts and pictures; parameters and result as those of `Matcher.match`."""
+        wanted = self._pairs(texts, features, wanted)
+        for number, one in enumerate(features):
+            if np.shape(one) != self.feature_shape:
+                raise InputError(
+                    f"features[{number}] has the shape {np.shape(one)}, not {self.feature_shape}; "
+                    f"make them with `features` of {self.card.name}"
+                )
+        ids = self.token_ids(texts, self.first)
+        with self.running() as network:
+            logits = match_logits(network, ids, lambda some: self.tensor(np.stack([features[i] for i in some])), wanted)
+        return Judgement(
+            logits=logits[..., 1],
+            probabilities=_probability(logits),
+            cosines=np.where(wanted, self._cosines(texts, features), np.float32(np.nan)),
+        )
+
+    def _cosines(self, texts: Sequence[str], features: Sequence[Vectors]) -> Scores:
+        if not len(features):
+            return np.empty((len(texts), 0), dtype=np.float32)
+        first = np.stack([one[0] for one in features])
+        with self.running() as network:
+            vectors = self._checked(
+                as_array(network.vision_proj(self.tensor(first))), (len(first), self.card.dimension)
+            )
+        return self.encode_text(texts) @ vectors.T
+
+
+def _probability(logits: Scores) -> Scores:
+    """Softmax over "no match" and "match" ``(…, 2)``: the latter's share."""
+    with np.errstate(over="ignore"):
+        share: Scores = 1 / (1 + np.exp(logits[..., 0] - logits[..., 1]))
+    return share
+
+
+_KINDS = {kind.architecture: kind for kind in (BlipRetrieval, BlipCaptioner, BlipAnswerer)}
+
+
+def open_blip(reference: str) -> BlipNetwork:
+    """Open a BLIP checkpoint that is here, by the hub's name or as a folder.
+
+    Raises
+    ------
+    ModelError
+        If it is not here, damaged, or no BLIP.
+    """
+    checkpoint = Checkpoint.locate(reference)
+    architectures = checkpoint.config.get("architectures") or []
+    kind = next((_KINDS[name] for name in architectures if name in _KINDS), None)
+    if kind is None:
+        raise ModelError(
+            f"{reference} is a {' '.join(architectures) or 'model of an unknown architecture'}, "
+            f"and family blip runs {', '.join(_KINDS)}, such as blip:Salesforce/blip-itm-base-coco"
+        )
+    return kind(checkpoint)

@@ -1,0 +1,160 @@
+"""What every BLIP has: its files, its card, how it sees a picture and how it reads a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from mmrag.errors import ModelError
+from mmrag.models.cards import Card, Role
+from mmrag.models.checkpoint import Checkpoint
+from mmrag.models.network import TorchModel, import_transformers
+from mmrag.models.preprocess import Preprocessing
+from mmrag.models.tokens import read_tokenizer, warn_of_cuts
+from mmrag.roles import Identity, Pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from tokenizers import Encoding, Tokenizer
+
+ENCODE = "[ENC]"
+"""The first token of a text that is read together with a picture."""
+
+DECODE = "[DEC]"
+"""The first token of a text that is written."""
+
+_VISION = {"hidden_size": 768, "image_size": 384, "patch_size": 16}
+_TEXT = {
+    "vocab_size": 30524,
+    "max_position_embeddings": 512,
+    "bos_token_id": 30522,
+    "sep_token_id": 102,
+    "pad_token_id": 0,
+}
+
+
+class BlipNetwork(TorchModel):
+    """A BLIP of transformers' (Li et al. 2022).
+
+    Attributes
+    ----------
+    architecture : str
+        transformers' class.
+    roles : tuple of str
+        That such checkpoints play.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Its files.
+    first : str
+        What a text that is read together with a picture begins with. BLIP was trained with "[ENC]"; "[CLS]" gives
+        the numbers of transformers' own classes, which leave the tokenizer's first token in place.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, damaged or does not fit the others.
+    """
+
+    architecture: ClassVar[str]
+    roles: ClassVar[tuple[Role, ...]]
+
+    elsewhere = {  # noqa: RUF012
+        "encoder": "blip:Salesforce/blip-itm-base-coco",
+        "matcher": "blip:Salesforce/blip-itm-base-coco",
+        "generator": "blip:Salesforce/blip-image-captioning-base",
+    }
+
+    def __init__(self, checkpoint: Checkpoint, *, first: str = ENCODE) -> None:
+        self.checkpoint, self.first = checkpoint, first
+        self.vision = _VISION | _section(checkpoint, "vision_config")
+        self.text = _TEXT | _section(checkpoint, "text_config")
+        self.preprocessing = Preprocessing.read(checkpoint.path / "preprocessor_config.json")
+        seen, side = (self.preprocessing.height, self.preprocessing.width), self.vision["image_size"]
+        if seen != (side, side):
+            raise ModelError(
+                f"{checkpoint.path} prepares pictures of {seen} pixels for a network of {side}: download it again"
+            )
+        weights = checkpoint.fingerprint()
+        self.card = Card(
+            name=checkpoint.name,
+            family="blip",
+            revision=checkpoint.revision or weights.removeprefix("sha256:")[:8],
+            dimension=checkpoint.config.get("image_text_hidden_size", 256),
+            roles=self.roles,
+            max_tokens=self.text["max_position_embeddings"],
+            languages=("en",),
+            summary=f"BLIP ({self.architecture}), run by transformers.",
+            weights=weights,
+        )
+        self.identity = Identity(
+            self.card.name, self.card.revision, weights, str(self.preprocessing), self.card.dimension
+        )
+
+    def load_network(self) -> Any:
+        """Read the weights; every one must be there."""
+        kind = getattr(import_transformers(), self.architecture)
+        try:
+            network, about = kind.from_pretrained(
+                self.checkpoint.path, local_files_only=True, dtype="float32", output_loading_info=True
+            )
+        except Exception as error:  # whatever the readers of its formats raise
+            raise ModelError(f"{self.checkpoint.path} cannot be loaded: {error}") from error
+        if about["missing_keys"]:
+            missing = sorted(about["missing_keys"])
+            raise ModelError(
+                f"the weights of {self.checkpoint.path} lack {len(missing)} tensors of {self.architecture}, such as "
+                f"{missing[0]}; download them again"
+            )
+        return network
+
+    def states(self, network: Any, pixels: Pixels) -> Any:
+        """See pictures ``(n, 3, height, width)``: the vision tower's last hidden states, as a tensor."""
+        return network.vision_model(pixel_values=self.tensor(pixels)).last_hidden_state
+
+    def pixels(self, images: Sequence[Image]) -> Pixels:
+        """Prepare pictures, ``(n, 3, height, width)``."""
+        return np.stack([self.preprocessing(image, exact=self.precision == "fp32") for image in images])
+
+    def token_ids(self, texts: Sequence[str], first: str) -> list[list[int]]:
+        """Turn texts into tokens, special ones included, the first of which is `first`; not padded.
+
+        What is too long is cut, with a warning in the log.
+        """
+        number = self.token_id(first)
+        return [[number, *encoding.ids[1:]] for encoding in self.encodings(texts)]
+
+    def encodings(self, texts: Sequence[str]) -> list[Encoding]:
+        """Turn texts into tokens; what is too long is cut, with a warning in the log."""
+        encodings: list[Encoding] = self.tokenizer.encode_batch(list(texts))
+        warn_of_cuts(texts, encodings, self.card.max_tokens)
+        return encodings
+
+    def token_id(self, token: str) -> int:
+        """Give the number of a special token."""
+        number = self.tokenizer.token_to_id(token)
+        if number is None or number >= self.text["vocab_size"]:
+            raise ModelError(
+                f"{self.checkpoint.path} has no token {token}: its tokenizer and the vocabulary of "
+                f"{self.text['vocab_size']} in config.json do not fit each other; download it again"
+            )
+        return int(number)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """BERT's tokenizer with BLIP's two tokens; hubs store it without them."""
+        tokenizer = read_tokenizer(self.checkpoint.path, self.card.max_tokens)
+        tokenizer.no_padding()
+        tokenizer.add_special_tokens([DECODE, ENCODE])  # in BLIP's order; those that are there stay
+        return tokenizer
+
+
+def _section(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    section = checkpoint.config.get(name) or {}
+    if not isinstance(section, dict):
+        raise ModelError(f"{checkpoint.path / 'config.json'}: {name} is not a table")
+    return section
