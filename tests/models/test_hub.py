@@ -90,6 +90,35 @@ def test_a_pull_fetches_what_is_needed_and_nothing_else(server):
     assert Checkpoint.locate(f"{REPOSITORY}@{COMMIT}").path == done.folder.resolve()
 
 
+def test_the_cache_is_as_huggingface_hub_makes_it(server, tmp_path):
+    """Its own client, at the same server: the same listing, blobs, links and refs."""
+    theirs = tmp_path / "theirs"
+    for name in NEEDED:
+        huggingface_hub.hf_hub_download(REPOSITORY, name, cache_dir=theirs, endpoint=server.address)
+    info = huggingface_hub.HfApi(endpoint=server.address).model_info(REPOSITORY, revision="main", files_metadata=True)
+    listing = hub.list_files(REPOSITORY, "main")
+    assert (info.sha, {one.rfilename: one.size for one in info.siblings}) == (
+        listing.commit,
+        {file.path: file.size for file in listing.files.values()},
+    )
+    assert {one.rfilename: one.lfs.sha256 for one in info.siblings if one.lfs}.items() <= {
+        file.path: file.digest for file in listing.files.values()
+    }.items()
+    pull(NAME)
+    assert len(layout(theirs)) == 2 * len(NEEDED) + 1
+    assert layout(cache.hub_cache()) == layout(theirs)
+
+
+def layout(folder):
+    """Names in a cache, where links point, and what small files hold."""
+    kept = [path for path in folder.glob("models--*/**/*") if path.parts[len(folder.parts) + 1] != "trees"]
+    return {
+        path.relative_to(folder).as_posix(): path.readlink() if path.is_symlink() else path.read_bytes()
+        for path in kept
+        if path.is_file()
+    }
+
+
 def test_huggingface_hub_finds_what_was_pulled(server):
     folder = pull(NAME).folder
     found = huggingface_hub.snapshot_download(REPOSITORY, cache_dir=cache.hub_cache(), local_files_only=True)
