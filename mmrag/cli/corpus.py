@@ -49,7 +49,7 @@ def index(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="'builtin', a model folder, or FAMILY:NAME."),
+        typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME."),
     ] = None,
     precision: Annotated[
         Precision | None,

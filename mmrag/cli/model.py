@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     pairs: Annotated[list[Path], typer.Argument(help="Pictures with texts: .tar (webdataset) or .jsonl.")],
-    model: Annotated[str, typer.Option(metavar="NAME", help="'builtin', a model folder, or FAMILY:NAME.")] = "builtin",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME.")
+    ] = "builtin",
     precision: Annotated[Precision | None, typer.Option(help="What pictures are encoded in.")] = None,
     text_key: TextKeyOption = None,
     as_json: JsonOption = False,

@@ -13,7 +13,11 @@ from mmrag.errors import ModelError
 
 Kind = Literal["torch", "onnx"]
 
-_WEIGHTS = {"torch": ("*.safetensors", "*.bin", "*.pt", "*.pth"), "onnx": ("onnx/*.onnx",)}
+# sentence-transformers may keep its first layer, which has the weights, in a folder: 0_Transformer
+_WEIGHTS = {
+    "torch": ("*.safetensors", "*.bin", "0_*/*.safetensors", "0_*/*.bin", "*.pt", "*.pth"),
+    "onnx": ("onnx/*.onnx",),
+}
 _REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 

@@ -13,7 +13,7 @@ from mmrag.models import cache
 from mmrag.models.cards import hash_files
 
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json")
-_WEIGHTS = ("*.safetensors", "*/*.safetensors", "*.bin", "*/*.bin")
+_WEIGHTS = ("*.safetensors", "*/*.safetensors")
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ def _hub_errors(repository: str, revision: str) -> Iterator[None]:
         yield
     except errors.HfHubHTTPError as error:
         raise _refusal(error, repository, revision) from error
-    except errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx's, or httpx2's: whichever it was built on
+    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:  # type: ignore[attr-defined]  # httpx's, or httpx2's
         reason = str(error) or type(error).__name__
         raise ConnectionLostError(
             f"{endpoint()} cannot be reached ({reason}); check the network, or the address in HF_ENDPOINT. "

@@ -99,10 +99,11 @@ def _load(name: str, role: type[R], precision: str | None, device: str) -> R:
 
 def absolute_name(name: str) -> str:
     """Make a model's name independent of the current folder and of the catalogue: a path becomes absolute."""
-    path = name.removeprefix(_FOLDER)
-    if path != name and not os.path.isdir(path) and cache.is_repository(path.partition("@")[0]):
-        return name
-    return str(Path(path).expanduser().resolve()) if path != name or _is_path(name) else catalogue.full_name(name)
+    path = Path(name.removeprefix(_FOLDER)).expanduser()
+    in_cache = not path.is_dir() and cache.is_repository(str(path).partition("@")[0])
+    if _is_path(name) or (name.startswith(_FOLDER) and not in_cache):
+        return str(path.resolve())
+    return catalogue.full_name(name)
 
 
 def to_home(name: str, home: Path) -> str:

@@ -72,6 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def do_HEAD(self):
+        self.do_GET()
+
     def do_GET(self):
         hub, path = self.hub, unquote(urlsplit(self.path).path)
         hub.log.append((self.command, path, {key.lower(): value for key, value in self.headers.items()}))
@@ -150,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_body(self, content, *, cut):
         hub = self.hub
+        if self.command == "HEAD":
+            return
         for begin in range(0, len(content), CHUNK):
             if hub.pause:
                 time.sleep(hub.pause)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from PIL import Image
 
 import mmrag.models
 from mmrag.errors import ModelError
@@ -26,6 +28,7 @@ from mmrag.models.registry import absolute_name, load_encoder
 from tests.models.hub_server import COMMIT, LARGE, Hub
 from tests.test_disk import disk, disk_with  # noqa: F401
 
+BUILTIN = Path(mmrag.models.__file__).parent / "builtin"
 REPOSITORY = "someone/model"
 NAME = f"hf:{REPOSITORY}"
 WEIGHTS = np.random.default_rng(0).bytes(3_000_000)
@@ -85,6 +88,35 @@ def test_a_pull_fetches_what_is_needed_and_nothing_else(server):
     assert Checkpoint.locate(REPOSITORY).path == done.folder.resolve()
     assert Checkpoint.locate(REPOSITORY).revision == COMMIT
     assert Checkpoint.locate(f"{REPOSITORY}@{COMMIT}").path == done.folder.resolve()
+
+
+def test_the_cache_is_as_huggingface_hub_makes_it(server, tmp_path):
+    """Its own client, at the same server: the same listing, blobs, links and refs."""
+    theirs = tmp_path / "theirs"
+    for name in NEEDED:
+        huggingface_hub.hf_hub_download(REPOSITORY, name, cache_dir=theirs, endpoint=server.address)
+    info = huggingface_hub.HfApi(endpoint=server.address).model_info(REPOSITORY, revision="main", files_metadata=True)
+    listing = hub.list_files(REPOSITORY, "main")
+    assert (info.sha, {one.rfilename: one.size for one in info.siblings}) == (
+        listing.commit,
+        {file.path: file.size for file in listing.files.values()},
+    )
+    assert {one.rfilename: one.lfs.sha256 for one in info.siblings if one.lfs}.items() <= {
+        file.path: file.digest for file in listing.files.values()
+    }.items()
+    pull(NAME)
+    assert len(layout(theirs)) == 2 * len(NEEDED) + 1
+    assert layout(cache.hub_cache()) == layout(theirs)
+
+
+def layout(folder):
+    """Names in a cache, where links point, and what small files hold."""
+    kept = [path for path in folder.glob("models--*/**/*") if path.parts[len(folder.parts) + 1] != "trees"]
+    return {
+        path.relative_to(folder).as_posix(): path.readlink() if path.is_symlink() else path.read_bytes()
+        for path in kept
+        if path.is_file()
+    }
 
 
 def test_huggingface_hub_finds_what_was_pulled(server):
@@ -375,8 +407,7 @@ def test_offline_knows_what_is_here(server, monkeypatch):
 
 
 def test_a_pulled_onnx_model_is_loaded_by_its_name(server):
-    builtin = Path(mmrag.models.__file__).parent / "builtin"
-    files = {path.relative_to(builtin).as_posix(): path.read_bytes() for path in builtin.rglob("*") if path.is_file()}
+    files = {path.relative_to(BUILTIN).as_posix(): path.read_bytes() for path in BUILTIN.rglob("*") if path.is_file()}
     with pytest.raises(
         ModelError, match="neither a folder nor a model that is here; fetch it: mmrag models pull onnx:"
     ):
@@ -399,6 +430,9 @@ def test_a_pulled_clip_is_the_one_that_was_stored(server, tmp_path):
     )
     model = transformers.CLIPModel(config)
     model.save_pretrained(tmp_path / "clip")
+    about = {"size": {"shortest_edge": 32}, "crop_size": 32, "image_processor_type": "CLIPImageProcessor"}
+    (tmp_path / "clip" / "preprocessor_config.json").write_text(json.dumps(about))
+    shutil.copyfile(BUILTIN / "tokenizer.json", tmp_path / "clip" / "tokenizer.json")
     server.repositories[REPOSITORY] = {path.name: path.read_bytes() for path in (tmp_path / "clip").iterdir()}
     pull(NAME)
     folder = Checkpoint.locate(REPOSITORY).path
@@ -407,7 +441,10 @@ def test_a_pulled_clip_is_the_one_that_was_stored(server, tmp_path):
     assert all(torch.equal(tensor, stored[name]) for name, tensor in again.state_dict().items())
     if "hf" not in registry._FAMILIES:
         pytest.skip("the family hf is not there; the checkpoint was compared")
-    assert load_encoder(NAME).card.dimension == 24
+    pictures = [Image.new("RGB", (40, 50), colour) for colour in ("red", "blue")]
+    vectors = load_encoder(NAME).encode_image(pictures)
+    assert vectors.shape == (2, 24)
+    assert np.allclose(vectors, load_encoder(f"hf:{tmp_path / 'clip'}").encode_image(pictures), atol=1e-6)
 
 
 def test_open_clip_and_timm_name_their_repositories(server, monkeypatch):
