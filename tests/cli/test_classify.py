@@ -3,7 +3,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -117,6 +122,24 @@ def test_mistakes_are_told_in_one_line(tmp_path, arguments, message):
     assert done.stdout == ""
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_nothing_to_classify(tmp_path):
+    done = run("classify", ".", "--labels", "a,b", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("", "mmrag: there is no picture to classify\n")
+
+
+def test_ctrl_c_ends_it_at_once(colours):
+    for n in range(3000):
+        os.link(colours / "red.png", colours / f"red{n}.png")
+    command = [sys.executable, "-m", "mmrag", "classify", "images", "--labels", "red,blue", "--templates", "plain"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(rest.splitlines()) < 3000
+    assert re.fullmatch(r"mmrag: stopped; [\d,]+ pictures are classified, and what was told of them holds\n", told)
 
 
 def test_ctrl_c_tells_how_far_it_came(colours, monkeypatch):
