@@ -86,7 +86,6 @@ def classify(
     over all of them they sum up to 1. Where folders are named as labels, the accuracy is told at the end.
     """
     from mmrag.errors import InputError
-    from mmrag.zeroshot.files import classify as classify_files
 
     if exclude and not paths:
         raise InputError("--exclude needs the folder that it belongs to: mmrag classify FOLDER --exclude GLOB")
@@ -95,6 +94,8 @@ def classify(
     to_terminal = csv_file in (None, Path("-")) and sys.stdout.isatty()
     with progress_bar("classifying", quiet=quiet or to_terminal) as progress:
         if paths:
+            from mmrag.zeroshot.files import classify as classify_files  # imports the decoders
+
             where: dict[str, Any] = {"model": model or "builtin", "precision": precision, "exclude": exclude or ()}
             results = classify_files(paths, wanted, progress=progress, **where, **options)
         else:
