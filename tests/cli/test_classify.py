@@ -93,6 +93,21 @@ def test_an_index_is_classified_from_anywhere_without_its_pictures_being_read(pi
     assert seen.startswith(f"{pictures}/a_cat/chelsea.png  a cat")
 
 
+def test_classifying_an_index_imports_nothing_heavy(pictures):
+    run("index", "images")
+    code = (
+        f"import sys; sys.argv = ['mmrag', 'classify', '--labels', {LABELS!r}, '--templates', 'plain'];"
+        "from mmrag.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'lancedb', 'rich', 'PIL', 'onnx'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "chelsea.png  a cat" in done.stdout
+
+
 def test_labels_by_quotes_and_colours(colours):
     mmrag.create(".", model="builtin").add("images")
     done = run("classify", "--labels", '"red, the colour", blue', "-k", "2", "--json")
