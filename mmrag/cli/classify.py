@@ -86,30 +86,42 @@ def classify(
     over all of them they sum up to 1. Where folders are named as labels, the accuracy is told at the end.
     """
     from mmrag.errors import InputError
-    from mmrag.zeroshot.accuracy import Accuracy
-    from mmrag.zeroshot.files import classify as classify_files
 
     if exclude and not paths:
         raise InputError("--exclude needs the folder that it belongs to: mmrag classify FOLDER --exclude GLOB")
     wanted = None if labels is None else _parse_labels(labels)
     options: dict[str, Any] = {"templates": templates, "k": k, "logit_scale": logit_scale}
-    accuracy, failed = Accuracy(), 0
     to_terminal = csv_file in (None, Path("-")) and sys.stdout.isatty()
     with progress_bar("classifying", quiet=quiet or to_terminal) as progress:
         if paths:
+            from mmrag.zeroshot.files import classify as classify_files  # imports the decoders
+
             where: dict[str, Any] = {"model": model or "builtin", "precision": precision, "exclude": exclude or ()}
             results = classify_files(paths, wanted, progress=progress, **where, **options)
         else:
             corpus = open_corpus(index_dir, model, precision)
             results = _as_seen(corpus.classify(wanted, progress=progress, **options), corpus.home)
         with _output(csv_file, as_json=as_json) as tell:
-            for one in _until_stopped(results):
-                tell(one)
-                accuracy.add(one)
-                failed += one.failure is not None
+            accuracy, done, failed = _tell_all(results, tell)
     _tell_accuracy(accuracy, as_json=as_json, aside=csv_file == Path("-"))
-    if failed:
-        typer.echo(f"{failed:,} could not be read", err=True)
+    if failed or not done:
+        typer.echo(f"{failed:,} could not be read" if done else "mmrag: there is no picture to classify", err=True)
+
+
+def _tell_all(results: Iterator[Classification], tell: Tell) -> tuple[Accuracy, int, int]:
+    """Tell of each picture as it comes; gives the accuracy, and how many there were and failed."""
+    from mmrag.errors import Interrupted
+    from mmrag.zeroshot.accuracy import Accuracy
+
+    accuracy, done, failed = Accuracy(), 0, 0
+    try:
+        for one in results:
+            tell(one)
+            accuracy.add(one)
+            done, failed = done + 1, failed + (one.failure is not None)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped; {done:,} pictures are classified, and what was told of them holds") from error
+    return accuracy, done, failed
 
 
 def _as_seen(results: Iterator[Classification], home: Path) -> Iterator[Classification]:
@@ -125,18 +137,6 @@ def _parse_labels(given: str) -> tuple[str, ...]:
     if given.endswith(".txt"):
         return read_labels(given)
     return clean_labels(next(csv.reader([given], skipinitialspace=True), []))
-
-
-def _until_stopped(results: Iterator[Classification]) -> Iterator[Classification]:
-    from mmrag.errors import Interrupted
-
-    done = 0
-    try:
-        for one in results:
-            yield one
-            done += 1
-    except KeyboardInterrupt as error:
-        raise Interrupted(f"stopped; {done:,} pictures are classified, and what was told of them holds") from error
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def _link(path: Path, uri: str) -> str:
 
 def _parts(hit: Hit) -> str:
     parts = {name: value for name, value in hit.parts.items() if (name, value) != (hit.kind, hit.score)}
-    rows = "".join(f"<dt>{text(name)}</dt><dd>{value:.3f}</dd>" for name, value in parts.items())
+    rows = "".join(f"<div><dt>{text(name)}</dt><dd>{value:.3f}</dd></div>" for name, value in parts.items())
     return f"\n<dl>{rows}</dl>" if rows else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from mmrag.errors import InputError
 from mmrag.roles import Encoder, Vectors
 from mmrag.types import Classification
 from mmrag.zeroshot.prompts import choose_templates, clean_labels, fill, folder_name
+
+if TYPE_CHECKING:
+    from mmrag.ingest.write import Progress
 
 Logits = npt.NDArray[np.float64]
 
@@ -52,6 +56,7 @@ class Classifier:
         templates: str | Sequence[str] | None = None,
         logit_scale: float | None = None,
         k: int = 5,
+        progress: Progress | None = None,
     ) -> Classifier:
         """Embed labels: the mean of the unit vectors of their prompts, made a unit vector again.
 
@@ -69,6 +74,8 @@ class Classifier:
             By default the card's, or CLIP's 100 where the card names none.
         k : int
             How many labels a picture gets; all of them where there are fewer.
+        progress : callable or None
+            Called with how many labels are done and how many there are, if there are many.
 
         Raises
         ------
@@ -84,10 +91,11 @@ class Classifier:
         if not 0 < scale < np.inf:
             raise InputError(f"logit_scale is a number above 0, not {scale:g}")
         chosen = choose_templates(templates, encoder.card, names)
-        vectors = [
-            _ensemble(encoder, names[start : start + _LABELS_AT_ONCE], chosen)
-            for start in range(0, len(names), _LABELS_AT_ONCE)
-        ]
+        vectors = []
+        for start in range(0, len(names), _LABELS_AT_ONCE):
+            vectors.append(_ensemble(encoder, names[start : start + _LABELS_AT_ONCE], chosen))
+            if progress and len(names) > _LABELS_AT_ONCE:
+                progress(min(start + _LABELS_AT_ONCE, len(names)), len(names))
         return cls(names, np.concatenate(vectors), scale, k)
 
     def logits(self, vectors: Vectors) -> Logits:
@@ -104,10 +112,6 @@ class Classifier:
         """
         cosines = np.asarray(vectors, dtype=np.float64) @ self.label_vectors.T.astype(np.float64)
         return self.logit_scale * (cosines.max(axis=1) if cosines.ndim == 3 else cosines)
-
-    def probabilities(self, vectors: Vectors) -> Logits:
-        """Tell how probable each label is: ``(n, labels)``, each row sums up to 1."""
-        return _softmax(self.logits(vectors))
 
     def classify(self, uris: Sequence[str], vectors: Vectors) -> list[Classification]:
         """Give each picture its k most probable labels, and the rank of the one that its folder is named as."""

@@ -64,7 +64,7 @@ def classify(
     exclude : sequence of str
         Globs to leave out of folders.
     progress : callable or None
-        Called with how many pictures are done and how many there are.
+        Called with how many are done and how many there are: labels, where there are many, and then pictures.
 
     Yields
     ------
@@ -87,7 +87,7 @@ def classify(
     found = _find(sources, home, exclude)
     encoder = load_encoder(model, precision=precision) if isinstance(model, str) else model
     wanted = folder_labels([one.uri for one in found]) if labels is None else labels
-    classifier = Classifier.build(encoder, wanted, templates=templates, logit_scale=logit_scale, k=k)
+    classifier = Classifier.build(encoder, wanted, templates=templates, logit_scale=logit_scale, k=k, progress=progress)
     limits = SourceOptions()
     loader = Loader(encoder, home, limits.max_pixels, content={})
 

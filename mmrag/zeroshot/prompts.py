@@ -122,7 +122,7 @@ def folder_labels(uris: Sequence[str]) -> tuple[str, ...]:
 
 def folder_name(uri: str) -> str:
     """Name the folder that a picture lies in; empty where its uri names none."""
-    return Path(uri).parent.name
+    return uri.rpartition("/")[0].rpartition("/")[2]
 
 
 def _read_text(path: str, missing: str) -> str:

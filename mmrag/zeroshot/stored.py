@@ -34,7 +34,7 @@ def classify_stored(
     names = ("uri", "modality", "failure")
     rows = sorted((uri, ref, failure) for ref, uri, modality, failure in view.scan(names) if modality == "image")
     wanted = folder_labels([uri for uri, *_ in rows]) if labels is None else labels
-    classifier = Classifier.build(encoder, wanted, templates=templates, logit_scale=logit_scale, k=k)
+    classifier = Classifier.build(encoder, wanted, templates=templates, logit_scale=logit_scale, k=k, progress=progress)
     return _classify(view, classifier, rows, progress)
 
 

@@ -3,7 +3,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -88,6 +93,21 @@ def test_an_index_is_classified_from_anywhere_without_its_pictures_being_read(pi
     assert seen.startswith(f"{pictures}/a_cat/chelsea.png  a cat")
 
 
+def test_classifying_an_index_imports_nothing_heavy(pictures):
+    run("index", "images")
+    code = (
+        f"import sys; sys.argv = ['mmrag', 'classify', '--labels', {LABELS!r}, '--templates', 'plain'];"
+        "from mmrag.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'lancedb', 'rich', 'PIL', 'onnx'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "chelsea.png  a cat" in done.stdout
+
+
 def test_labels_by_quotes_and_colours(colours):
     mmrag.create(".", model="builtin").add("images")
     done = run("classify", "--labels", '"red, the colour", blue', "-k", "2", "--json")
@@ -117,6 +137,24 @@ def test_mistakes_are_told_in_one_line(tmp_path, arguments, message):
     assert done.stdout == ""
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_nothing_to_classify(tmp_path):
+    done = run("classify", ".", "--labels", "a,b", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("", "mmrag: there is no picture to classify\n")
+
+
+def test_ctrl_c_ends_it_at_once(colours):
+    for n in range(3000):
+        os.link(colours / "red.png", colours / f"red{n}.png")
+    command = [sys.executable, "-m", "mmrag", "classify", "images", "--labels", "red,blue", "--templates", "plain"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(rest.splitlines()) < 3000
+    assert re.fullmatch(r"mmrag: stopped; [\d,]+ pictures are classified, and what was told of them holds\n", told)
 
 
 def test_ctrl_c_tells_how_far_it_came(colours, monkeypatch):

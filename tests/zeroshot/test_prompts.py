@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -17,8 +20,11 @@ def reading(*languages):
 
 
 def test_the_imagenet_templates_are_clips():
-    reference = pytest.importorskip("open_clip.zero_shot_metadata", reason="needs the torch extra")
-    theirs = [template("dog") for template in reference.OPENAI_IMAGENET_TEMPLATES]
+    package = importlib.util.find_spec("open_clip")
+    if package is None:
+        pytest.skip("needs the torch extra")
+    lists = runpy.run_path(str(Path(package.origin).with_name("zero_shot_metadata.py")))  # without torch
+    theirs = [template("dog") for template in lists["OPENAI_IMAGENET_TEMPLATES"]]
     assert [fill(one, "dog") for one in choose_templates("imagenet", CARD, ["dog"])] == theirs
 
 

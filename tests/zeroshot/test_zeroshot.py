@@ -51,6 +51,13 @@ def test_the_scale_is_the_cards_or_clips_or_ones_own():
     assert Classifier.build(ToyEncoder(), LABELS, logit_scale=2).logit_scale == 2
 
 
+def test_many_labels_are_counted_while_they_are_embedded():
+    told = []
+    labels = [f"red {n}" for n in range(130)]
+    list(mmrag.classify([], labels, model=ToyEncoder(), progress=lambda *done: told.append(done)))
+    assert told == [(64, 130), (128, 130), (130, 130)]
+
+
 def test_the_nearest_of_several_vectors_counts():
     vectors = np.eye(3, dtype=np.float32)
     classifier = Classifier(("x", "y"), vectors[:2], logit_scale=10)
