@@ -23,6 +23,8 @@ _FOLDER = "onnx:"
 _FAMILIES: dict[str, str | Opener] = {
     "builtin": "mmrag.models.onnx:open_builtin",
     "onnx": "mmrag.models.onnx:open_folder",
+    "openclip": "mmrag.models.open_clip:open_openclip",
+    "timm": "mmrag.models.backbone:open_timm",
 }
 
 
