@@ -16,7 +16,8 @@ def shaken(network, seed=0):
             if parameter.ndim <= 1:
                 parameter += 0.1 * noise
             else:
-                parameter.copy_(noise * (1 if "embedding" in name else parameter[0].numel() ** -0.5))
+                gain = 2 if parameter.ndim == 4 else 1  # convolutions lose half of it to their ReLU
+                parameter.copy_(noise * (1 if "embedding" in name else (gain / parameter[0].numel()) ** 0.5))
     return network.eval()
 
 
