@@ -277,7 +277,8 @@ def _preprocessing(image_size: int | Sequence[int], tag: dict[str, Any]) -> Prep
     config = open_clip.transform.PreprocessCfg(**{**merged, "size": (height, width)})
     shortest = config.resize_mode == "shortest" and height == width
     if not (shortest or config.resize_mode == "squash"):
-        return Transform(open_clip.transform.image_transform_v2(config, is_train=False), height, width, f"open_clip {config}")
+        transform = open_clip.transform.image_transform_v2(config, is_train=False)
+        return Transform(transform, height, width, f"open_clip {config}")
     return Preprocessing(
         height=height,
         width=width,
@@ -308,7 +309,7 @@ def _cleaning(tokenizer: Any, clean: str) -> Any:
 
     from tokenizers import Regex, normalizers
 
-    steps: list[Any] = []
+    steps = _uncurled()
     if clean == "canonicalize":
         steps += [normalizers.Replace("_", " "), normalizers.Replace(Regex(f"[{_escaped(string.punctuation)}]"), "")]
     if clean != "whitespace":
@@ -316,6 +317,12 @@ def _cleaning(tokenizer: Any, clean: str) -> Any:
     steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
     tokenizer.normalizer = normalizers.Sequence([*steps, *filter(None, [tokenizer.normalizer])])
     return tokenizer
+
+
+def _uncurled() -> list[Any]:
+    from tokenizers import Regex, normalizers
+
+    return [normalizers.NFC(), *(normalizers.Replace(Regex(found), written) for found, written in _PLAIN.items())]
 
 
 def _escaped(characters: str) -> str:
@@ -339,8 +346,7 @@ def tokenizer_json() -> str:
         )
     )
     tokenizer.add_special_tokens([start, end])
-    plain = [normalizers.Replace(Regex(found), written) for found, written in _PLAIN.items()]
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *plain, normalizers.Lowercase()])
+    tokenizer.normalizer = normalizers.Sequence([*_uncurled(), normalizers.Lowercase()])
     words = pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
