@@ -51,8 +51,9 @@ class TimmEncoder(TorchEncoder):
         torch = import_torch()
         with torch.device("meta"):  # shapes, without weights
             empty = self._create(pretrained=False)
-            self.preprocessing = _preprocessing(import_timm().data.resolve_model_data_config(empty))
-            shape = tuple(empty(torch.zeros(1, 3, self.preprocessing.height, self.preprocessing.width)).shape)
+            config = import_timm().data.resolve_model_data_config(empty)
+            shape = tuple(empty(torch.zeros(1, *config["input_size"])).shape)
+        self.preprocessing = _preprocessing(config)
         if len(shape) != 2:
             raise ModelError(f"{name} gives {' × '.join(map(str, shape))} numbers for a picture, not one vector")
         self.card = Card(

@@ -41,9 +41,11 @@ NASTY = [
 ]
 EXPORTED = [
     "tiny-canonical",
-
     "tiny-words",
-    *(pytest.param(f"tiny-{kind}", marks=pytest.mark.slow) for kind in ("coca", "quick", "last", "convnext", "resnet", "eva")),
+    *(
+        pytest.param(f"tiny-{kind}", marks=pytest.mark.slow)
+        for kind in ("coca", "quick", "last", "convnext", "resnet", "eva")
+    ),
 ]
 
 
