@@ -155,6 +155,8 @@ class Index:
         ------
         InputError
             If a path does not exist, or a source is of no kind that can be added.
+        ModelError
+            If the model does not see pictures, or does not read texts, and such are given.
         IndexLockedError
             If another process is writing.
         Interrupted
@@ -170,6 +172,8 @@ class Index:
         if missing is not None:
             raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
         items = self._name_items([one for one in listed if not isinstance(one, (str, Path))])
+        # later folders are of the first one's kind, and a run over what has not changed needs no encoder
+        self._check_modalities({one.modality for one in items} | ({"image"} if paths and not self._roots() else set()))
         with self._ingest(options, progress, profile) as ingest:
             changes = Changes()
             if paths:
@@ -500,6 +504,10 @@ class Index:
                 f"vectors do not compare with those of {encoder.card.name!r} ({difference}). Search it "
                 "with its own model, or make a new index elsewhere: --index OTHER_FOLDER"
             )
+
+    def _check_modalities(self, wanted: set[str]) -> None:
+        for modality in sorted(wanted):
+            self.encoder.check_modality(modality)
 
     @contextmanager
     def _ingest(

@@ -207,6 +207,7 @@ def _open_or_create(
 ) -> Index:
     from mmrag.errors import InputError
     from mmrag.index import FOLDER_NAME, create
+    from mmrag.models.registry import load_encoder
     from mmrag.stores.manifest import has_manifest
 
     missing = next((path for path in paths if not os.path.lexists(path.expanduser())), None)
@@ -216,6 +217,8 @@ def _open_or_create(
     home = home.parent if home.name == FOLDER_NAME else home
     if not paths or has_manifest(home / FOLDER_NAME):
         return open_corpus(index_dir if not paths else home, model, precision, device)
+    if model is not None:
+        load_encoder(model).check_modality("image")  # before an index is made that could take no file
     if index_dir is None:
         _note_index_above()
     return create(home, model=model, precision=precision, device=device, recipe=recipe)

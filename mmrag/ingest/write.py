@@ -128,16 +128,16 @@ class Ingest:
 
     def _rows(self, sources: Sequence[File | Item]) -> Generator[Row]:
         """Load files and items and embed them, in their order: each core decodes or encodes, whatever is wanted."""
-        cores, batch, view = usable_cores(), self.encoder.batch, self.view
+        streams, batch, view = self.encoder.streams, self.encoder.batch, self.view
         with (
             closing(self._load(sources)) as loaded,
-            ThreadPoolExecutor(cores, thread_name_prefix="mmrag-encode") as pool,
+            ThreadPoolExecutor(streams, thread_name_prefix="mmrag-encode") as pool,
         ):
             running: deque[Future[list[Row]]] = deque()
             try:
-                for size in batch_sizes(len(sources), batch, cores):
+                for size in batch_sizes(len(sources), batch, streams):
                     running.append(pool.submit(self._embed, list(islice(loaded, size)), view))
-                    if len(running) > cores:
+                    if len(running) > streams:
                         yield from running.popleft().result()
                 while running:
                     yield from running.popleft().result()
@@ -181,12 +181,12 @@ class Ingest:
             self.view = self.view.sync(self.table)
 
 
-def batch_sizes(total: int, batch: int, cores: int) -> Iterator[int]:
-    """Cut a total into batches, the same number for each core; the last ones are smaller, so that all end together."""
-    rounds, rest = divmod(total, batch * cores)
-    yield from [batch] * (rounds * cores)
-    for core in range(cores):
-        share = (rest + core) // cores
+def batch_sizes(total: int, batch: int, streams: int) -> Iterator[int]:
+    """Cut a total into batches, the same number for each stream; the last are smaller, so that all end together."""
+    rounds, rest = divmod(total, batch * streams)
+    yield from [batch] * (rounds * streams)
+    for stream in range(streams):
+        share = (rest + stream) // streams
         if share:
             yield share
 

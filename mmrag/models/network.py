@@ -108,8 +108,10 @@ class TorchModel(Model, ABC):
         torch = import_torch()
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-        if self.device == "cuda":
-            return tensor.pin_memory().to(self.device, dtype, non_blocking=True)
+        if (
+            self.device == "cuda"
+        ):  # cast there: on the way, the cast would be done here, and into memory that is not pinned
+            return tensor.pin_memory().to(self.device, non_blocking=True).to(dtype)
         return tensor.to(self.device, dtype)
 
 

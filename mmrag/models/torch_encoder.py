@@ -82,6 +82,11 @@ class TorchEncoder(TorchModel, Encoder):
         """How many pictures or texts go through the network at once."""
         return 16 if self.device == "cpu" else 128
 
+    @property
+    def streams(self) -> int:
+        """Two batches at once: all cores, or the GPU, compute one, while the other is brought to them and back."""
+        return 2
+
     def preprocess(self, image: Image) -> Pixels:
         """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
         if "image" not in self.card.modalities:
@@ -89,15 +94,17 @@ class TorchEncoder(TorchModel, Encoder):
         return self.preprocessing(image, exact=self.exact)
 
     def _embed_pixels(self, pixels: Pixels) -> Vectors:
+        given = self.tensor(pixels)  # brought there while another batch is computed
         with self.running() as network:
-            vectors: Vectors = as_array(self.image_vectors(network, self.tensor(pixels)))
+            computed = self.image_vectors(network, given)
+        vectors: Vectors = as_array(computed)  # waits for the device, where the next batch may already be begun
         return vectors
 
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
         if "text" not in self.card.modalities:
             return super()._embed_text(texts)
-        tokens = self.tokenize(texts)
+        given = {name: self.tensor(array) for name, array in self.tokenize(texts).items()}
         with self.running() as network:
-            arrays = {name: self.tensor(array) for name, array in tokens.items()}
-            vectors: Vectors = as_array(self.text_vectors(network, arrays))
+            computed = self.text_vectors(network, given)
+        vectors: Vectors = as_array(computed)
         return vectors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import open_clip
 
 from mmrag.cli.main import app
 from mmrag.errors import ModelError
+from mmrag.models.export import complete_folder
 from mmrag.models.onnx import OnnxEncoder
 from mmrag.models.onnx_export import export_encoder
 from mmrag.models.registry import load_encoder
@@ -206,3 +208,17 @@ def test_what_cannot_be_exported(checkpoints, tmp_path):  # noqa: F811
     ):
         export_encoder(load_encoder("openclip:tiny-wide/random", device="cpu"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_texts_alone(original, folder, tmp_path):
+    """As the export of a text encoder writes it: one tower, no preprocessor."""
+    shutil.copytree(folder, tmp_path / "out")
+    for path in [*(tmp_path / "out" / "onnx").glob("vision_*"), tmp_path / "out" / "preprocessor_config.json"]:
+        path.unlink()
+    card = dataclasses.replace(original.card, family="onnx", modalities=("text",))
+    complete_folder(tmp_path / "out", card=card, preprocessing=None)
+    encoder = load_encoder(str(tmp_path / "out"))
+    encoder.verify()
+    assert cosines(encoder.encode_text(TEXTS), original.encode_text(TEXTS)).min() > 0.999
+    with pytest.raises(ModelError, match="reads texts only"):
+        encoder.preprocess(Image.new("RGB", (8, 8)))
