@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
+_READS_ONLY = "reads texts only; a model that sees pictures is needed: mmrag models"
+_SEES_ONLY = "sees pictures only; search by a picture (--image FILE), or take a model that reads words: mmrag models"
+
 Vectors = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
@@ -101,7 +104,7 @@ class Model(ABC):
             If it cannot be done with this model, or on this machine.
         """
         if precision != self.precision:
-            raise ModelError(f"{self.card.name} runs in {self.precision} only, not in {precision!r}")
+            raise ModelError(f"{self.card.name} runs in {self.precision} only, not in {precision}")
         return self
 
     def on_device(self, device: str) -> Self:
@@ -113,7 +116,7 @@ class Model(ABC):
             If it cannot be done with this model, or on this machine.
         """
         if device not in ("auto", self.device):
-            raise ModelError(f"{self.card.name} runs on {self.device} only, not on {device!r}")
+            raise ModelError(f"{self.card.name} runs on {self.device} only, not on {device}")
         return self
 
 
@@ -134,12 +137,28 @@ class Encoder(Model):
     batch: int = 16
     decode_at_least: int | None = None
 
+    @property
+    def streams(self) -> int:
+        """How many batches go through the network at the same time: by default, each core computes one."""
+        return usable_cores()
+
+    def check_modality(self, modality: str) -> None:
+        """Check that pictures ("image"), or texts ("text"), can be encoded.
+
+        Raises
+        ------
+        ModelError
+            If they cannot, with what can.
+        """
+        if modality not in self.card.modalities:
+            raise ModelError(f"{self.card.name} {_READS_ONLY if modality == 'image' else _SEES_ONLY}")
+
     def prepare(self, *, words: bool) -> None:
         """Begin to load, beside the caller, what encoding will need: of words, or else of pictures."""
 
     def preprocess(self, image: Image) -> Pixels:  # noqa: ARG002
         """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
-        raise ModelError(f"{self.card.name} reads texts only; a model that sees pictures is needed: mmrag models")
+        raise ModelError(f"{self.card.name} {_READS_ONLY}")
 
     def _embed_pixels(self, pixels: Pixels) -> Vectors:
         """Embed ``(n, 3, height, width)`` into ``(n, dimension)``, or ``(n, vectors, dimension)``; n ≤ `batch`."""
@@ -147,10 +166,7 @@ class Encoder(Model):
 
     def _embed_text(self, texts: Sequence[str]) -> Vectors:  # noqa: ARG002
         """Embed n texts into ``(n, dimension)``, at most `batch` at once."""
-        raise ModelError(
-            f"{self.card.name} sees pictures only; search by a picture (--image FILE), or take a model that "
-            "reads words: mmrag models"
-        )
+        raise ModelError(f"{self.card.name} {_SEES_ONLY}")
 
     def _embed_query(self, texts: Sequence[str]) -> Vectors:
         """Embed n texts that are asked, where a model reads those in another way than what is stored."""
@@ -223,11 +239,11 @@ class Encoder(Model):
         return self._checked(self._embed_pixels(pixels), (len(pixels), *self._picture_shape))
 
     def _in_batches(self, inputs: Any, encode: Callable[[Any], Vectors], shape: tuple[int, ...]) -> Vectors:
-        """Encode a batch on each core at a time."""
+        """Encode as many batches at a time as `streams` says."""
         batches = [inputs[i : i + self.batch] for i in range(0, len(inputs), self.batch)]
         if len(batches) < 2:
             return encode(inputs) if batches else np.empty((0, *shape), dtype=np.float32)
-        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="mmrag-encode") as pool:
+        with ThreadPoolExecutor(self.streams, thread_name_prefix="mmrag-encode") as pool:
             return np.concatenate(list(pool.map(encode, batches)))
 
     def _checked(self, vectors: Vectors, shape: tuple[int, ...]) -> Vectors:

@@ -35,16 +35,21 @@ def in_batches(
     seconds : float
         How long one source may take to load; what takes longer is loaded as a failure.
     """
-    cores, batch = usable_cores(), loader.encoder.batch
+    streams, batch = loader.encoder.streams, loader.encoder.batch
     loading = ahead(
-        loader.load, sources, threads=cores, depth=_BATCHES_AHEAD * batch, seconds=seconds, instead=loader.fail
+        loader.load,
+        sources,
+        threads=usable_cores(),
+        depth=_BATCHES_AHEAD * batch,
+        seconds=seconds,
+        instead=loader.fail,
     )
-    with closing(loading) as loaded, ThreadPoolExecutor(cores, thread_name_prefix="mmrag-encode") as pool:
+    with closing(loading) as loaded, ThreadPoolExecutor(streams, thread_name_prefix="mmrag-encode") as pool:
         running: deque[Future[list[R]]] = deque()
         try:
-            for size in batch_sizes(len(sources), batch, cores):
+            for size in batch_sizes(len(sources), batch, streams):
                 running.append(pool.submit(encode, list(islice(loaded, size))))
-                if len(running) > cores:
+                if len(running) > streams:
                     yield from running.popleft().result()
             while running:
                 yield from running.popleft().result()
@@ -52,11 +57,11 @@ def in_batches(
             pool.shutdown(cancel_futures=True)
 
 
-def batch_sizes(total: int, batch: int, cores: int) -> Iterator[int]:
-    """Cut a total into batches, the same number for each core; the last ones are smaller, so that all end together."""
-    rounds, rest = divmod(total, batch * cores)
-    yield from [batch] * (rounds * cores)
-    for core in range(cores):
-        share = (rest + core) // cores
+def batch_sizes(total: int, batch: int, streams: int) -> Iterator[int]:
+    """Cut a total into batches, the same number for each stream; the last are smaller, so that all end together."""
+    rounds, rest = divmod(total, batch * streams)
+    yield from [batch] * (rounds * streams)
+    for stream in range(streams):
+        share = (rest + stream) // streams
         if share:
             yield share

@@ -72,10 +72,13 @@ class TorchModel(Model, ABC):
         return self._changed(device=device)
 
     def _changed(self, *, device: str | None = None, precision: str | None = None) -> Self:
+        chosen = device or self._device, precision or self._precision
+        if chosen == (self._device, self._precision):
+            return self
         other = copy.copy(self)
         other.__dict__.pop("network", None)
         other.__dict__.pop("_running", None)
-        other._device, other._precision = device or self._device, precision or self._precision
+        other._device, other._precision = chosen
         return other
 
     @cached_property
@@ -105,8 +108,10 @@ class TorchModel(Model, ABC):
         torch = import_torch()
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-        if self.device == "cuda":
-            return tensor.pin_memory().to(self.device, dtype, non_blocking=True)
+        if (
+            self.device == "cuda"
+        ):  # cast there: on the way, the cast would be done here, and into memory that is not pinned
+            return tensor.pin_memory().to(self.device, non_blocking=True).to(dtype)
         return tensor.to(self.device, dtype)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ class Preprocessing:
                 mean=tuple(float(value) for value in config["image_mean"]),
                 std=tuple(float(value) for value in config["image_std"]),
                 shortest_edge=shortest_edge,
+                crop_to_nearest=bool(config.get("crop_to_nearest", False)),
             )
         except OSError as error:
             raise ModelError(f"cannot read {path}: {error.strerror}") from error
@@ -102,6 +104,7 @@ class Preprocessing:
             "do_normalize": True,
             "image_mean": list(self.mean),
             "image_std": list(self.std),
+            **({"crop_to_nearest": True} if self.crop_to_nearest else {}),
         }
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -168,7 +171,45 @@ class Preprocessing:
     def __str__(self) -> str:
         """Short form, recorded in a model's identity."""
         way = "squash" if self.shortest_edge is None else f"shortest {self.shortest_edge} centre"
+        way += " nearest" if self.crop_to_nearest else ""
         return f"{way} {self.height}x{self.width} filter {self.resample} mean {self.mean} std {self.std}"
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A library's own way from a picture to an array, where `Preprocessing` cannot say it.
+
+    Attributes
+    ----------
+    function : callable
+        Takes an upright RGB picture and gives a float tensor ``(3, height, width)``.
+    height, width : int
+        Of its result, in pixels.
+    description : str
+        Recorded in a model's identity.
+    """
+
+    function: Callable[[Image.Image], Any]
+    height: int
+    width: int
+    description: str
+
+    @property
+    def needed_side(self) -> None:
+        """Nothing is known of what it drops: pictures are decoded in full."""
+        return
+
+    def __call__(self, image: Image.Image, *, exact: bool = False) -> Pixels:  # noqa: ARG002
+        """Turn an upright RGB picture into float32 ``(3, height, width)``."""
+        return np.asarray(self.function(image), dtype=np.float32)
+
+    def write(self, path: Path) -> None:
+        """Refuse: a hub's preprocessor file cannot say it."""
+        raise ModelError(f"{path.name} cannot say how pictures are prepared ({self.description}); torch is needed")
+
+    def __str__(self) -> str:
+        """Short form, recorded in a model's identity."""
+        return self.description
 
 
 def _shortest_edge(size: Any) -> int | None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize(("arguments", "said"), [(["models"], "export"), (["models", "export"], "--weights")])
+@pytest.mark.parametrize(("arguments", "said"), [(["models"], "export"), (["models", "export"], "--to")])
 def test_help_of_models_is_light(arguments, said):
     code = (
         f"import sys; sys.argv = ['mmrag', *{arguments}, '--help']\n"

@@ -185,7 +185,7 @@ def test_the_precision_reaches_the_encoder():
 
 def test_a_third_partys_encoder_runs_as_it_does():
     assert load_encoder("toy:1", precision="fp32").precision == "fp32"
-    with pytest.raises(ModelError, match="toy runs in fp32 only, not in 'int8'"):
+    with pytest.raises(ModelError, match="toy runs in fp32 only, not in int8"):
         load_encoder("toy:1", precision="int8")
 
 
