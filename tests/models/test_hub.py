@@ -68,7 +68,7 @@ def fails(name=NAME, **options):
     start = time.perf_counter()
     with pytest.raises(ModelError) as caught:
         pull(name, **options)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 10
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -416,7 +416,6 @@ def test_a_pulled_onnx_model_is_loaded_by_its_name(server):
     assert pull(f"onnx:{REPOSITORY}").received > pull(f"onnx:{REPOSITORY}").received == 0
     assert absolute_name(f"onnx:{REPOSITORY}") == f"onnx:{REPOSITORY}"
     pulled, builtin = load_encoder(f"onnx:{REPOSITORY}"), load_encoder("builtin")
-    pulled.verify()
     assert pulled.identity == builtin.identity
     assert np.allclose(pulled.encode_text(["a dog"]), builtin.encode_text(["a dog"]), atol=1e-5)
 
