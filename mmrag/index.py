@@ -456,7 +456,8 @@ class Index:
         return self.folder / "views" / self.manifest.view
 
     def _published_view(self) -> View:
-        return view_class(self.manifest.view).open(self._view_folder, self.manifest.identity.dimension)
+        identity = self.manifest.identity
+        return view_class(self.manifest.view).open(self._view_folder, identity.dimension, vectors=identity.vectors)
 
     def _open_view(self) -> View:
         """Open the view; one that is not there, or that a writer who died left behind, is made from the table.
@@ -486,7 +487,8 @@ class Index:
     def _open_table(self) -> Table:
         from mmrag.stores.table import Table
 
-        return Table(self.folder / "table", self.manifest.identity.dimension)
+        identity = self.manifest.identity
+        return Table(self.folder / "table", identity.dimension, vectors=identity.vectors)
 
     def _check_identity(self, encoder: Encoder) -> None:
         difference = self.manifest.identity.difference(encoder.identity)
@@ -614,9 +616,9 @@ def create(
                 raise IndexExistsError(f"another process has just made an index in {home}; open it")
             for leftover in ("table", "views"):
                 shutil.rmtree(folder / leftover, ignore_errors=True)
-            table = Table(folder / "table", encoder.card.dimension, create=True)
-            view = view_of.open(folder / "views" / kind, encoder.card.dimension)
-            view.sync(table)
+            dimension, vectors = encoder.identity.dimension, encoder.identity.vectors
+            table = Table(folder / "table", dimension, vectors=vectors, create=True)
+            view_of.open(folder / "views" / kind, dimension, vectors=vectors).sync(table)
             Manifest(
                 format=FORMAT,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -40,6 +40,7 @@ class Identity:
     weights: str
     preprocessing: str
     dimension: int
+    vectors: int = 1
 
     def difference(self, other: Identity) -> str | None:
         """Name the first field in which `other` differs, with both values; None if none does."""

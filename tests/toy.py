@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mmrag.models.cards import Card
@@ -39,10 +41,23 @@ class ToyEncoder(Encoder):
         return _unit(np.array(named, dtype=np.float32) / 255)
 
 
+class HalvesEncoder(ToyEncoder):
+    """A picture has two vectors: those of its left half and of its right half."""
+
+    def __init__(self) -> None:
+        super().__init__("halves")
+        self.card = replace(self.card, vectors=2)
+        self.identity = replace(self.identity, vectors=2)
+
+    def _embed_pixels(self, pixels):
+        self.embedded += len(pixels)
+        return np.stack([_unit(pixels[..., :4].mean(axis=(2, 3))), _unit(pixels[..., 4:].mean(axis=(2, 3)))], axis=1)
+
+
 def _unit(rgb):
     vectors = np.concatenate([rgb, np.full((len(rgb), 1), 0.5)], axis=1).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def open_toy(reference: str) -> ToyEncoder:
-    return ToyEncoder(reference or "1")
+    return HalvesEncoder() if reference == "halves" else ToyEncoder(reference or "1")

@@ -12,6 +12,7 @@ import numpy as np
 from mmrag.errors import ItemError, QueryError
 from mmrag.roles import Encoder, Vectors
 from mmrag.search.language import foreign_language
+from mmrag.similarity import vector_shape
 from mmrag.types import Query
 
 if TYPE_CHECKING:
@@ -42,14 +43,22 @@ def as_query(asked: Any) -> Query:
 
 
 def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Vectors:
-    """Embed queries into unit vectors ``(queries, dimension)``: all words at once, all pictures at once."""
+    """Embed queries into unit vectors: all words at once, all pictures at once.
+
+    Returns
+    -------
+    float32 ``(queries, dimension)`` or ``(queries, vectors, dimension)``
+        The latter if there are pictures among them, and a picture has several; words then repeat their one.
+    """
     words = [i for i, query in enumerate(queries) if query.text is not None]
     pictures = [i for i, query in enumerate(queries) if query.text is None]
-    vectors = np.empty((len(queries), encoder.card.dimension), dtype=np.float32)
+    several = encoder.card.vectors if pictures else 1
+    vectors = np.empty((len(queries), *vector_shape(encoder.card.dimension, several)), dtype=np.float32)
     if words:
         texts = [queries[i].text or "" for i in words]
         _warn_of_languages(texts, encoder)
-        vectors[words] = encoder.encode_query(texts)
+        encoded = encoder.encode_query(texts)
+        vectors[words] = encoded if several == 1 else encoded[:, None]
     if pictures:
         vectors[pictures] = encoder.encode_image([_load(queries[i].image, encoder) for i in pictures])
     return vectors

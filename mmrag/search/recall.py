@@ -23,7 +23,7 @@ def recall(
     ----------
     view : View
         Where to look.
-    query_vectors : float32 ``(queries, dimension)``
+    query_vectors : float32 ``(queries, dimension)`` or ``(queries, vectors, dimension)``
         Of unit length.
     k : int
         How many hits for each; all there are if the view holds fewer.
