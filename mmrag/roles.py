@@ -60,10 +60,16 @@ class Model(ABC):
         What the model is.
     identity : Identity
         What must be equal for two sets of results to be comparable.
+    batch : int
+        How many pictures or texts go through the network at once.
+    decode_at_least : int or None
+        The side, in pixels, that pictures are shrunk to; decoders may then skip finer detail.
     """
 
     card: Card
     identity: Identity
+    batch: int = 16
+    decode_at_least: int | None = None
 
     @property
     def engine(self) -> str:
@@ -119,17 +125,7 @@ class Encoder(Model):
 
     A family implements `preprocess`, `_embed_pixels` and `_embed_text`, or those of them that the modalities
     of its card need; batching and checks are here.
-
-    Attributes
-    ----------
-    batch : int
-        How many pictures or texts go through the network at once.
-    decode_at_least : int or None
-        The side, in pixels, that pictures are shrunk to; decoders may then skip finer detail.
     """
-
-    batch: int = 16
-    decode_at_least: int | None = None
 
     def prepare(self, *, words: bool) -> None:
         """Begin to load, beside the caller, what encoding will need: of words, or else of pictures."""
@@ -242,12 +238,12 @@ class Judgement:
 
     Attributes
     ----------
-    logits : float32 ``(texts, items)``
+    logits : float32 ``(texts, items)``, or ``(pairs,)`` from `mmrag.search.judge.judge_pairs`
         The raw logit of "match".
-    probabilities : float32 ``(texts, items)``
+    probabilities : float32, the same shape
         That they match, from 0 to 1.
-    cosines : float32 ``(texts, items)`` or None
-        Of the model's own encoder, if it has one.
+    cosines : float32, the same shape, or None
+        Of the model's own encoder, if it has one and somebody asked.
     """
 
     logits: Scores
@@ -286,7 +282,9 @@ class Matcher(Model):
         """
 
     @abstractmethod
-    def match(self, texts: Sequence[str], features: Sequence[Any], wanted: Wanted | None = None) -> Judgement:
+    def match(
+        self, texts: Sequence[str], features: Sequence[Any], wanted: Wanted | None = None, *, cosines: bool = True
+    ) -> Judgement:
         """Judge pairs of texts and items.
 
         Parameters
@@ -297,6 +295,8 @@ class Matcher(Model):
             n entries, as `features` gives them.
         wanted : bool ``(texts, n)`` or None
             Which pairs to judge; by default all.
+        cosines : bool
+            Whether to tell the cosines of its own encoder too; false where they are known already.
         """
 
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmrag.errors import ItemError, QueryError
-from mmrag.roles import Encoder, Vectors
+from mmrag.roles import Encoder, Model, Vectors
 from mmrag.search.language import foreign_language
 from mmrag.similarity import vector_shape
 from mmrag.types import Query
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from mmrag.types import ImageInput
 
 logger = logging.getLogger("mmrag")
 
@@ -60,19 +58,27 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Vectors:
         encoded = encoder.encode_query(texts)
         vectors[words] = encoded if several == 1 else encoded[:, None]
     if pictures:
-        vectors[pictures] = encoder.encode_image([_load(queries[i].image, encoder) for i in pictures])
+        vectors[pictures] = encoder.encode_image([load_picture(queries[i], encoder) for i in pictures])
     return vectors
 
 
-def _load(image: ImageInput | None, encoder: Encoder) -> Image:
+def load_picture(query: Query, model: Model) -> Image:
+    """Read the picture of a query, as large as a model needs it.
+
+    Raises
+    ------
+    QueryError
+        If it cannot be read.
+    """
     from mmrag.sources.file import read_file
     from mmrag.sources.image import as_rgb, read_image
 
+    image = query.image
     try:
         if isinstance(image, (str, Path)):
             image = read_file(str(image)).data
         if isinstance(image, bytes):
-            return read_image(image, at_least=encoder.decode_at_least)
+            return read_image(image, at_least=model.decode_at_least)
         return as_rgb(image)  # type: ignore[arg-type]
     except ItemError as error:
         raise QueryError(f"the query picture{_named(image)} cannot be used: {error}") from error
