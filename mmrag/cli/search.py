@@ -57,7 +57,7 @@ def search(
         typer.Option(metavar="NAME", help="Judge the best again with a model that sees words and picture together."),
     ] = None,
     top: Annotated[int | None, typer.Option(help="How many it judges; 128 unless the recipe says.")] = None,
-    device: Annotated[Device | None, typer.Option(help="Where it computes.")] = None,
+    device: Annotated[Device, typer.Option(help="Where it computes.")] = Device.auto,
     precision: Annotated[Precision | None, typer.Option(help="What it computes in.")] = None,
     index_dir: IndexOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.")] = False,
@@ -94,14 +94,14 @@ def search(
         typer.echo(f"mmrag: {_why_nothing(corpus)}", err=True)
 
 
-def _load_matcher(pipeline: Pipeline, device: Device | None, precision: Precision | None) -> Matcher | None:
+def _load_matcher(pipeline: Pipeline, device: Device, precision: Precision | None) -> Matcher | None:
     from mmrag.errors import QueryError
     from mmrag.models.registry import load_matcher
 
     if pipeline.rerank:
-        return load_matcher(pipeline.rerank.model, precision=precision, device=device or Device.auto)
-    if device or precision:
-        raise QueryError("--device and --precision are those of the model that judges again; name one: --rerank NAME")
+        return load_matcher(pipeline.rerank.model, precision=precision, device=device)
+    if precision:
+        raise QueryError("--precision is that of the model that judges again; name one: --rerank NAME")
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,24 +11,20 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmrag.errors import ItemError
 from mmrag.machine import usable_cores
 from mmrag.roles import Matcher
-from mmrag.search.judge import Block
+from mmrag.search.judge import Block, as_block, pictures_at_once, see
 from mmrag.search.recall import Found
 from mmrag.sources.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mmrag.stores.features import FeatureCache, Features
+    from mmrag.stores.features import FeatureCache
 
 logger = logging.getLogger("mmrag")
 
-_FEATURE_BYTES_AT_ONCE = 1 << 28
-_PIXELS_AT_ONCE = 1 << 26
 _TEXTS_AT_ONCE = 1024
 
 
@@ -57,7 +52,7 @@ class Contents:
         One warning in the log says how many those are, and why the first of them.
         """
         pictures = bool(found) and found[0].record["modality"] == "image"
-        size = self._pictures_at_once() if pictures else _TEXTS_AT_ONCE
+        size = pictures_at_once(self._matcher) if pictures else _TEXTS_AT_ONCE
         unread: list[str] = []
         for start in range(0, len(found), size):
             some = found[start : start + size]
@@ -74,10 +69,6 @@ class Contents:
                 unread[0],
             )
 
-    def _pictures_at_once(self) -> int:
-        shape = self._matcher.feature_shape
-        return max(1, _FEATURE_BYTES_AT_ONCE // (4 * math.prod(shape))) if shape else self._matcher.batch
-
     def _texts(self, found: Sequence[Found]) -> Block:
         return range(len(found)), self._matcher.features([one.record["text"] for one in found])
 
@@ -87,16 +78,9 @@ class Contents:
         if self._cache:
             kept = ((n, self._cache.get(one.content)) for n, one in enumerate(found))
             known = {n: features for n, features in kept if features is not None}
-        for group in _groups(self._read(found, known, unread), self._matcher.batch):
-            computed = self._matcher.features([image for _, image in group])
-            for (n, _), features in zip(group, computed, strict=True):
-                known[n] = self._kept(found[n], features)
-        here = sorted(known)
-        inputs: Any = [known[n] for n in here]
-        return here, np.stack(inputs) if inputs and self._matcher.feature_shape else inputs
-
-    def _kept(self, found: Found, features: Features) -> Features:
-        return self._cache.keep(found.content, features) if self._cache else features
+        for n, features in see(self._matcher, self._read(found, known, unread)):
+            known[n] = self._cache.keep(found[n].content, features) if self._cache else features
+        return as_block(self._matcher, sorted(known.items())) if known else ([], [])
 
     def _read(self, found: Sequence[Found], known: dict[int, Any], unread: list[str]) -> Iterator[tuple[int, Image]]:
         """Decode on all cores, a few pictures ahead."""
@@ -142,17 +126,3 @@ class Contents:
                 at_least=self._matcher.decode_at_least,
                 admit=lambda pixels: held.enter_context(room.take(pixels)),
             )
-
-
-def _groups(images: Iterator[tuple[int, Image]], most: int) -> Iterator[list[tuple[int, Image]]]:
-    """Cut pictures into groups that go through the network at once, and that memory holds."""
-    group: list[tuple[int, Image]] = []
-    pixels = 0
-    for n, image in images:
-        group.append((n, image))
-        pixels += image.width * image.height
-        if len(group) == most or pixels >= _PIXELS_AT_ONCE:
-            yield group
-            group, pixels = [], 0
-    if group:
-        yield group
