@@ -47,7 +47,7 @@ def evaluate(
     from mmrag.models.registry import load_encoder, load_matcher
     from mmrag.roles import Encoder
 
-    matcher = load_matcher(rerank, precision=precision, device=device) if rerank else None
+    matcher = load_matcher(rerank, precision=precision and precision.value, device=device.value) if rerank else None
     if isinstance(matcher, Encoder) and rerank == model:
         encoder: Encoder = matcher
     else:

@@ -99,7 +99,7 @@ def _load_matcher(pipeline: Pipeline, device: Device, precision: Precision | Non
     from mmrag.models.registry import load_matcher
 
     if pipeline.rerank:
-        return load_matcher(pipeline.rerank.model, precision=precision, device=device)
+        return load_matcher(pipeline.rerank.model, precision=precision and precision.value, device=device.value)
     if precision:
         raise QueryError("--precision is that of the model that judges again; name one: --rerank NAME")
     return None

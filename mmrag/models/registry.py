@@ -22,6 +22,7 @@ _FOLDER = "onnx:"
 
 _FAMILIES: dict[str, str | Opener] = {
     "builtin": "mmrag.models.onnx:open_builtin",
+    "cross": "mmrag.models.cross_encoder:open_cross_encoder",
     "onnx": "mmrag.models.onnx:open_folder",
 }
 

@@ -38,7 +38,7 @@ def index(colours):
 def test_a_line_tells_score_probability_and_cosine(index):
     first, second, third = run("search", "red", "--rerank", "judge:1", "--top", "2", "-k", "3").stdout.splitlines()
     assert first == "  1  match 5.00 (p .98, cosine 1.00)  images/red.png"
-    assert second == "  2  match -3.12 (p .02, cosine .88)  images/yellow.png"
+    assert second == "  2  match -3.25 (p .02, cosine .75)  images/yellow.png"
     assert third.startswith("  3  cosine 0.")
 
 
