@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mmrag.errors import ModelError
 from mmrag.roles import Judgement, Matcher
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ def judge_pairs(
     -------
     Judgement
         Each array ``(pairs,)``; not a number for pairs whose item is in no block.
+
+    Raises
+    ------
+    ModelError
+        If the matcher gives no finite number for a pair, as where its precision is too low for it.
     """
     logits, probabilities, own = (np.full(len(pairs), np.nan, dtype=np.float32) for _ in range(3))
     told = False
@@ -95,6 +101,8 @@ def judge_pairs(
         wanted[at] = True
         judged = matcher.match([texts[row] for row in rows], features, wanted, cosines=cosines)
         logits[mine], probabilities[mine] = judged.logits[at], judged.probabilities[at]
+        if not np.isfinite(logits[mine]).all():
+            raise ModelError(f"{matcher.card.name} gave logits that are not finite numbers, in {matcher.precision}")
         if judged.cosines is not None:
             own[mine], told = judged.cosines[at], True
     return Judgement(logits, probabilities, own if told and cosines else None)

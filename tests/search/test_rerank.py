@@ -9,6 +9,7 @@ from PIL import Image
 
 import mmrag
 from mmrag.errors import ModelError, QueryError, RecipeError
+from mmrag.roles import Judgement
 from mmrag.search.pipeline import Pipeline, Rerank
 from tests.toy import COLOURS, ToyJudge, ToyReader
 
@@ -210,6 +211,13 @@ def test_what_no_matcher_can_judge_is_said(index):
     with pytest.raises(QueryError, match="for words, toy-reader can judge items of the modality 'text' only"):
         index.search("red", rerank="reader:1")
     assert mmrag.create("empty", model="toy:1").search("red", rerank="judge:1") == []
+
+
+def test_a_matcher_that_gives_no_numbers_is_told(index, monkeypatch):
+    matcher = ToyJudge()
+    monkeypatch.setattr(matcher, "match", lambda *_, **__: Judgement(*(np.full((1, 5), np.nan, np.float32),) * 3))
+    with pytest.raises(ModelError, match="toy gave logits that are not finite numbers, in fp32"):
+        index.search("red", rerank=matcher)
 
 
 def test_mistakes_are_told(index):
