@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from mmrag import recipe as recipes
 from mmrag.errors import (
     IndexExistsError,
     IndexLockedError,
@@ -28,9 +27,9 @@ from mmrag.errors import (
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
-from mmrag.models.registry import absolute_name, from_home, load_encoder, to_home
-from mmrag.roles import Encoder
-from mmrag.search.pipeline import Pipeline, run
+from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
+from mmrag.roles import Encoder, Matcher
+from mmrag.search.pipeline import Pipeline, load_pipeline, run
 from mmrag.search.queries import as_query
 from mmrag.sources.uri import absolute
 from mmrag.stores.files import disk_errors, size_on_disk
@@ -84,6 +83,7 @@ class Index:
         if model is not None:
             self._encoder = load_encoder(model, precision=precision, device=device)
             self._check_identity(self._encoder)
+        self._matchers: dict[str, Matcher] = {}
         self._opened: View | None = None
 
     def __repr__(self) -> str:
@@ -117,6 +117,19 @@ class Index:
         """The model that wrote the vectors, loaded when it is first needed."""
         with self._loading:
             return self._encoder
+
+    def _matcher(self, model: str | Matcher) -> Matcher:
+        """Load a matcher once; if it is an encoder too, and the one that wrote the vectors, one network does both."""
+        with self._loading:
+            if isinstance(model, str) and model in self._matchers:
+                return self._matchers[model]
+            matcher = load_matcher(model) if isinstance(model, str) else model
+            if isinstance(matcher, Encoder) and matcher.identity == self.manifest.identity:
+                writer = vars(self).setdefault("_encoder", matcher)
+                matcher = writer if isinstance(model, str) and isinstance(writer, Matcher) else matcher
+            if isinstance(model, str):
+                self._matchers[model] = matcher
+            return matcher
 
     def add(
         self,
@@ -353,6 +366,9 @@ class Index:
         k: int | None = None,
         min_score: float | None = None,
         pipeline: str | Pipeline = "default",
+        rerank: str | Matcher | None = None,
+        top: int | None = None,
+        progress: Progress | None = None,
     ) -> list[Hit]: ...
 
     @overload
@@ -363,6 +379,9 @@ class Index:
         k: int | None = None,
         min_score: float | None = None,
         pipeline: str | Pipeline = "default",
+        rerank: str | Matcher | None = None,
+        top: int | None = None,
+        progress: Progress | None = None,
     ) -> list[list[Hit]]: ...
 
     def search(
@@ -372,6 +391,9 @@ class Index:
         k: int | None = None,
         min_score: float | None = None,
         pipeline: str | Pipeline = "default",
+        rerank: str | Matcher | None = None,
+        top: int | None = None,
+        progress: Progress | None = None,
     ) -> list[Hit] | list[list[Hit]]:
         """Find the items that answer a query.
 
@@ -382,9 +404,17 @@ class Index:
         k : int or None
             How many hits; by default the pipeline's.
         min_score : float or None
-            Lowest cosine of a hit; by default the pipeline's.
+            Lowest score of a hit, by default the pipeline's: a cosine, or what a matcher's hits are ranked by.
         pipeline : str or Pipeline
             A shipped recipe's name, a path that ends in ``.toml``, or a Pipeline.
+        rerank : str, Matcher or None
+            What judges the best candidates again, by name or loaded; by default the pipeline's, if it names one.
+            Where it also wrote the index, one network does both.
+        top : int or None
+            How many candidates of each query it judges; by default the pipeline's, or 128. The others keep their
+            order behind, and so does what it cannot judge.
+        progress : callable or None
+            Called with how many candidates are judged and how many there are.
 
         Returns
         -------
@@ -394,7 +424,7 @@ class Index:
         Raises
         ------
         QueryError
-            If a query is empty or unreadable.
+            If a query is empty or unreadable, or the matcher can judge nothing of what was found for it.
 
         Examples
         --------
@@ -402,13 +432,22 @@ class Index:
         >>> [hit.item.uri for hit in index.search("a dog on a beach", k=3)]  # doctest: +SKIP
         """
         queries = [as_query(asked) for asked in _as_list(query)]
+        name = rerank.card.name if isinstance(rerank, Matcher) else rerank
+        chosen = load_pipeline(pipeline).changed(k=k, min_score=min_score, rerank=name, top=top)
+        matcher = None
+        if chosen.rerank:
+            matcher = self._matcher(rerank if isinstance(rerank, Matcher) else chosen.rerank.model)
         encoder = self.encoder
         encoder.prepare(words=any(one.text is not None for one in queries))
         hits = run(
-            _load_pipeline(pipeline, k=k, min_score=min_score),
+            chosen,
             queries,
             view=self._view,
             encoder=encoder,
+            matcher=matcher,
+            home=self.home,
+            features_folder=self.folder / "features",
+            progress=progress,
         )
         return hits if _is_many(query) else hits[0]
 
@@ -489,7 +528,8 @@ class Index:
         return self.folder / "views" / self.manifest.view
 
     def _published_view(self) -> View:
-        return view_class(self.manifest.view).open(self._view_folder, self.manifest.identity.dimension)
+        identity = self.manifest.identity
+        return view_class(self.manifest.view).open(self._view_folder, identity.dimension, vectors=identity.vectors)
 
     def _open_view(self) -> View:
         """Open the view; one that is not there, or that a writer who died left behind, is made from the table.
@@ -519,7 +559,8 @@ class Index:
     def _open_table(self) -> Table:
         from mmrag.stores.table import Table
 
-        return Table(self.folder / "table", self.manifest.identity.dimension)
+        identity = self.manifest.identity
+        return Table(self.folder / "table", identity.dimension, vectors=identity.vectors)
 
     def _check_identity(self, encoder: Encoder) -> None:
         difference = self.manifest.identity.difference(encoder.identity)
@@ -654,9 +695,9 @@ def create(
                 raise IndexExistsError(f"another process has just made an index in {home}; open it")
             for leftover in ("table", "views"):
                 shutil.rmtree(folder / leftover, ignore_errors=True)
-            table = Table(folder / "table", encoder.card.dimension, create=True)
-            view = view_of.open(folder / "views" / kind, encoder.card.dimension)
-            view.sync(table)
+            dimension, vectors = encoder.identity.dimension, encoder.identity.vectors
+            table = Table(folder / "table", dimension, vectors=vectors, create=True)
+            view_of.open(folder / "views" / kind, dimension, vectors=vectors).sync(table)
             Manifest(
                 format=FORMAT,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -716,18 +757,6 @@ def find_home(path: str | Path = ".") -> Path:
         if has_manifest(folder / FOLDER_NAME):
             return folder
     raise IndexNotFoundError(f"there is no index in {start} or above it; make one: mmrag index FOLDER")
-
-
-def _load_pipeline(pipeline: str | Pipeline, *, k: int | None, min_score: float | None) -> Pipeline:
-    if isinstance(pipeline, str):
-        pipeline = recipes.load_named("pipelines", pipeline, Pipeline)
-    stage = pipeline.recall
-    recall = replace(
-        stage,
-        k=stage.k if k is None else k,
-        min_score=stage.min_score if min_score is None else min_score,
-    )
-    return replace(pipeline, recall=recall)
 
 
 def _home(path: str | Path) -> Path:

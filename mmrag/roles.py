@@ -44,6 +44,7 @@ class Identity:
     weights: str
     preprocessing: str
     dimension: int
+    vectors: int = 1
 
     def difference(self, other: Identity) -> str | None:
         """Name the first field in which `other` differs, with both values; None if none does."""
@@ -65,11 +66,17 @@ class Model(ABC):
         What must be equal for two sets of results to be comparable.
     elsewhere : mapping of str to str
         For roles that only other models of its family play: a name of one that does.
+    batch : int
+        How many pictures or texts go through the network at once.
+    decode_at_least : int or None
+        The side, in pixels, that pictures are shrunk to; decoders may then skip finer detail.
     """
 
     card: Card
     identity: Identity
     elsewhere: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    batch: int = 16
+    decode_at_least: int | None = None
 
     @property
     def engine(self) -> str:
@@ -125,17 +132,7 @@ class Encoder(Model):
 
     A family implements `preprocess`, `_embed_pixels` and `_embed_text`, or those of them that the modalities
     of its card need; batching and checks are here.
-
-    Attributes
-    ----------
-    batch : int
-        How many pictures or texts go through the network at once.
-    decode_at_least : int or None
-        The side, in pixels, that pictures are shrunk to; decoders may then skip finer detail.
     """
-
-    batch: int = 16
-    decode_at_least: int | None = None
 
     @property
     def streams(self) -> int:
@@ -261,12 +258,12 @@ class Judgement:
 
     Attributes
     ----------
-    logits : float32 ``(texts, items)``
+    logits : float32 ``(texts, items)``, or ``(pairs,)`` from `mmrag.search.judge.judge_pairs`
         The raw logit of "match".
-    probabilities : float32 ``(texts, items)``
+    probabilities : float32, the same shape
         That they match, from 0 to 1.
-    cosines : float32 ``(texts, items)`` or None
-        Of the model's own encoder, if it has one.
+    cosines : float32, the same shape, or None
+        Of the model's own encoder, if it has one and somebody asked.
     """
 
     logits: Scores
@@ -305,7 +302,9 @@ class Matcher(Model):
         """
 
     @abstractmethod
-    def match(self, texts: Sequence[str], features: Sequence[Any], wanted: Wanted | None = None) -> Judgement:
+    def match(
+        self, texts: Sequence[str], features: Sequence[Any], wanted: Wanted | None = None, *, cosines: bool = True
+    ) -> Judgement:
         """Judge pairs of texts and items.
 
         Parameters
@@ -316,6 +315,8 @@ class Matcher(Model):
             n entries, as `features` gives them.
         wanted : bool ``(texts, n)`` or None
             Which pairs to judge; by default all.
+        cosines : bool
+            Whether to tell the cosines of its own encoder too; false where they are known already.
 
         Raises
         ------

@@ -107,11 +107,13 @@ class Hit:
     score : float
         Higher is better, whatever its kind.
     kind : str
-        What the score is: "cosine" (of unit vectors, in [-1, 1]).
+        What the score is: "cosine" (of unit vectors, in [-1, 1]), or "match" (a matcher's logit plus its
+        cosine, unbounded). Hits of a kind are in the order of their scores.
     item : Item
         What was found.
     parts : mapping of str to float
-        The scores that `score` was made from.
+        The scores that `score` was made from: "cosine" of recall; of a match also its "logit", its
+        "probability", from 0 to 1, and "itc", the cosine that was added, if the matcher has one.
     duplicates : tuple of str
         Uris of other files with the very same content, folded into this hit.
     """

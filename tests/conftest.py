@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 
 from mmrag.models import registry
-from tests.toy import COLOURS, open_toy
+from tests.toy import COLOURS, open_judge, open_reader, open_toy
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 registry.register("toy", open_toy)
+registry.register("judge", open_judge)
+registry.register("reader", open_reader)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,7 +22,8 @@ def assert_like_new(home: Path, *sources, model="toy:1", exclude=()):
     """Same ids, contents and vectors, nothing twice, sound, and a further run finds nothing to do."""
     index = mmrag.open(home)
     found = contents(index)
-    ids = Table(index.folder / "table", index.manifest.identity.dimension).column("id").to_pylist()
+    identity = index.manifest.identity
+    ids = Table(index.folder / "table", identity.dimension, vectors=identity.vectors).column("id").to_pylist()
     assert len(ids) == len(set(ids)) == len(found)
     (home / ".mmrag").rename(home / ".kept")
     new = mmrag.create(home, model=model)

@@ -183,7 +183,7 @@ def test_a_reader_waits_for_the_view_of_a_writer(index):
 
     def write():
         time.sleep(0.3)
-        type(view)(view.folder, 4, table_version=0, segments=()).sync(Table(index.folder / "table", 4))
+        type(view)(view.folder, view.shape, table_version=0, segments=()).sync(Table(index.folder / "table", 4))
 
     writer = threading.Thread(target=write)
     with write_lock(index.folder):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mmrag.models.cards import Card
-from mmrag.roles import Encoder, Identity
+from mmrag.roles import Encoder, Identity, Judgement, Matcher
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -35,8 +37,75 @@ class ToyEncoder(Encoder):
         return _unit(pixels.mean(axis=(2, 3)))
 
     def _embed_text(self, texts):
-        named = [next((COLOURS[w] for w in text.lower().split() if w in COLOURS), (128, 128, 128)) for text in texts]
-        return _unit(np.array(named, dtype=np.float32) / 255)
+        return _unit(_named(texts) / 255)
+
+
+class ToyJudge(ToyEncoder, Matcher):
+    """Looks at 64 pixels: the logit is 8 times the share of those that have the colour of the text, less 4.
+
+    Attributes
+    ----------
+    looked, judged, compared : int
+        How many pictures it has looked at, pairs it has judged, and calls that asked for its own cosines.
+    """
+
+    feature_shape = (64, 3)
+
+    def __init__(self, revision: str = "1") -> None:
+        super().__init__(revision)
+        self.card = replace(self.card, roles=("encoder", "matcher"))
+        self.looked = self.judged = self.compared = 0
+
+    def features(self, items):
+        self.looked += len(items)
+        return np.stack([self.preprocess(item) for item in items]).reshape(len(items), 3, 64).transpose(0, 2, 1)
+
+    def match(self, texts, features, wanted=None, *, cosines=True):
+        assert features.dtype == np.float32
+        wanted = np.ones((len(texts), len(features)), bool) if wanted is None else wanted
+        self.judged += int(wanted.sum())
+        self.compared += cosines
+        near = np.abs(features[None] * 255 - _named(texts)[:, None, None]).max(axis=3) < 40  # (texts, items, 64)
+        logits = np.where(wanted, 8 * near.mean(axis=2) - 4, np.nan).astype(np.float32)
+        own = np.where(wanted, self.encode_text(texts) @ _unit(features.mean(axis=1)).T, np.nan)
+        return Judgement(logits, 1 / (1 + np.exp(-logits)), own.astype(np.float32) if cosines else None)
+
+
+class ToyReader(Matcher):
+    """Reads texts only: the logit is the number of words that two texts share."""
+
+    def __init__(self) -> None:
+        self.card = Card(
+            "toy-reader", "toy-reader", "1", dimension=1, roles=("matcher",), modalities=("text",), languages=("en",)
+        )
+        self.identity = Identity("toy-reader", "1", "none", "words", 1)
+
+    def features(self, items):
+        return items
+
+    def match(self, texts, features, wanted=None, *, cosines=True):
+        shared = [[len(set(text.split()) & set(item.split())) for item in features] for text in texts]
+        logits = np.array(shared, dtype=np.float32)
+        return Judgement(logits, 1 / (1 + np.exp(-logits)))
+
+
+class HalvesEncoder(ToyEncoder):
+    """A picture has two vectors: those of its left half and of its right half."""
+
+    def __init__(self) -> None:
+        super().__init__("halves")
+        self.card = replace(self.card, vectors=2)
+        self.identity = replace(self.identity, vectors=2)
+
+    def _embed_pixels(self, pixels):
+        self.embedded += len(pixels)
+        return np.stack([_unit(pixels[..., :4].mean(axis=(2, 3))), _unit(pixels[..., 4:].mean(axis=(2, 3)))], axis=1)
+
+
+def _named(texts):
+    grey = (128, 128, 128)
+    named = [next((COLOURS[word] for word in text.lower().split() if word in COLOURS), grey) for text in texts]
+    return np.array(named, dtype=np.float32)
 
 
 def _unit(rgb):
@@ -45,4 +114,12 @@ def _unit(rgb):
 
 
 def open_toy(reference: str) -> ToyEncoder:
-    return ToyEncoder(reference or "1")
+    return HalvesEncoder() if reference == "halves" else ToyEncoder(reference or "1")
+
+
+def open_judge(reference: str) -> ToyJudge:
+    return ToyJudge(reference or "1")
+
+
+def open_reader(reference: str) -> ToyReader:
+    return ToyReader()

@@ -26,7 +26,16 @@ def evaluate(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME.")
     ] = "builtin",
-    precision: Annotated[Precision | None, typer.Option(help="What pictures are encoded in.")] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Judge the best candidates again with this model.")
+    ] = None,
+    top: Annotated[
+        str, typer.Option(metavar="K,K,…", help="How many it judges, of each text and of each picture.")
+    ] = "0,16,32,64,128",
+    limit: Annotated[int | None, typer.Option(metavar="N", help="The first N pairs only.")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="What pictures are encoded in; with --rerank, what it judges in.")
+    ] = None,
     device: DeviceOption = Device.auto,
     text_key: TextKeyOption = None,
     as_json: JsonOption = False,
@@ -37,18 +46,37 @@ def evaluate(
     Tells how often the right picture, or text, is among the first 1, 5, 10.
     """
     from mmrag.evaluate import evaluate_pairs
-    from mmrag.models.registry import load_encoder
+    from mmrag.models.registry import load_encoder, load_matcher
+    from mmrag.roles import Encoder
 
-    encoder = load_encoder(model, precision=precision, device=device)
-    with progress_bar("encoding", quiet=quiet) as progress:
-        tell = (lambda done: progress(done, 0)) if progress else None
-        report = evaluate_pairs(pairs, model=encoder, text_key=text_key, progress=tell)
+    matcher = load_matcher(rerank, precision=precision, device=device) if rerank else None
+    if isinstance(matcher, Encoder) and rerank == model:
+        encoder: Encoder = matcher
+    else:
+        encoder = load_encoder(model, precision=None if rerank else precision, device=device)
+    with progress_bar("evaluating", quiet=quiet) as progress:
+        report = evaluate_pairs(
+            pairs, model=encoder, rerank=matcher, tops=_numbers(top), limit=limit, text_key=text_key, progress=progress
+        )
     if as_json:
         print_json(report)
         return
     typer.echo(f"{report['model']}: {report['n_images']:,} pictures, {report['n_texts']:,} texts")
     for direction in ("text_to_image", "image_to_text"):
         typer.echo(_line(direction, report[direction]))
+        for one in report["rerank"]["at"] if matcher else ():
+            typer.echo(_line(f"  top {one['top']}", one[direction]))
+    if matcher:
+        typer.echo(f"{matcher.card.name} judged {report['rerank']['pairs']:,} pairs")
+
+
+def _numbers(listed: str) -> list[int]:
+    from mmrag.errors import InputError
+
+    try:
+        return [int(number) for number in listed.split(",")]
+    except ValueError as error:
+        raise InputError(f"--top takes whole numbers and commas, such as 0,16,128, not {listed!r}") from error
 
 
 def train(

@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmrag.cli.options import Device, DeviceOption, IndexOption, open_corpus, print_json, printable, shown_path
+from mmrag.cli.options import (
+    Device,
+    DeviceOption,
+    IndexOption,
+    Precision,
+    QuietOption,
+    open_corpus,
+    print_json,
+    printable,
+    progress_bar,
+    shown_path,
+)
 from mmrag.cli.upgrade import offer_upgrade
 
 if TYPE_CHECKING:
     from mmrag.index import Index
+    from mmrag.roles import Matcher
+    from mmrag.search.pipeline import Pipeline
     from mmrag.types import Hit, Query
 
 
@@ -30,7 +43,10 @@ def search(
         Path | None, typer.Option("--image", metavar="FILE", help="Look for pictures like this one.")
     ] = None,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits; 10 unless the recipe says.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Leave out hits with a lower cosine, from -1 to 1.")] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="Leave out hits with a lower score: cosine, or with --rerank match."),
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(metavar="NAME|FILE", help="How to search: a name in pipelines/, or a .toml file."),
@@ -38,26 +54,38 @@ def search(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Where the index's model is now, if it has moved.")
     ] = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Judge the best again with a model that sees words and picture together."),
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="How many it judges; 128 unless the recipe says.")] = None,
     device: DeviceOption = Device.auto,
+    precision: Annotated[Precision | None, typer.Option(help="What it judges in.")] = None,
     index_dir: IndexOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print paths only, for pipes.")] = False,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with the pictures in it.")
     ] = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Find pictures by words, or by a picture.
 
-    Prints rank, score (the cosine; higher is better) and path.
+    Prints rank, score (higher is better) and path. The score is the cosine; with --rerank, what was judged comes
+    first and has the score of a match, the model's logit plus its cosine.
     """
     from mmrag.errors import QueryError
+    from mmrag.search.pipeline import load_pipeline
     from mmrag.types import Query
 
     if words is None and image is None:
         raise QueryError('say what to look for: mmrag search "a dog on a beach", or --image FILE')
     query = Query(text=words, image=image)
     corpus = open_corpus(index_dir, model, device=device)
-    hits = corpus.search(query, k=k, min_score=min_score, pipeline=recipe)
+    pipeline = load_pipeline(recipe).changed(k=k, min_score=min_score, rerank=rerank, top=top)
+    matcher = _load_matcher(pipeline, device, precision)
+    with progress_bar("judging", quiet=quiet or matcher is None) as progress:
+        hits = corpus.search(query, pipeline=pipeline, rerank=matcher, progress=progress)
     if html:
         _write_page(html, query, hits, corpus)
     for hit in hits:
@@ -82,6 +110,17 @@ def _write_page(html: Path, query: Query, hits: list[Hit], corpus: Index) -> Non
     typer.echo(f"{len(hits):,} hits → {html}, {size / 1e6:.1f} MB", err=True)
 
 
+def _load_matcher(pipeline: Pipeline, device: Device, precision: Precision | None) -> Matcher | None:
+    from mmrag.errors import QueryError
+    from mmrag.models.registry import load_matcher
+
+    if pipeline.rerank:
+        return load_matcher(pipeline.rerank.model, precision=precision, device=device)
+    if precision:
+        raise QueryError("--precision is that of the model that judges again; name one: --rerank NAME")
+    return None
+
+
 def _flat(hit: Hit) -> dict[str, object]:
     item = dataclasses.asdict(hit.item)
     item.pop("image")
@@ -100,7 +139,14 @@ def _line(hit: Hit, path: Path | None) -> str:
     if path and sys.stdout.isatty():
         name = f"\x1b]8;;{path.as_uri()}\x1b\\{name}\x1b]8;;\x1b\\"
     same = f"  (and {len(hit.duplicates)} with the same content)" if hit.duplicates else ""
-    return f"{hit.rank:>3}  {hit.kind} {hit.score:.3f}  {name}{same}"
+    return f"{hit.rank:>3}  {_score(hit)}  {name}{same}"
+
+
+def _score(hit: Hit) -> str:
+    if hit.kind != "match":
+        return f"{hit.kind} {hit.score:.3f}"
+    chance, cosine = (f"{hit.parts[part]:.2f}".replace("0.", ".", 1) for part in ("probability", "cosine"))
+    return f"{hit.kind} {hit.score:.2f} (p {chance}, cosine {cosine})"
 
 
 def _why_nothing(corpus: Index) -> str:

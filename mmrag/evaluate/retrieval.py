@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from mmrag.errors import InputError
 from mmrag.roles import Vectors
+from mmrag.similarity import cosines
 
 Ranks = npt.NDArray[np.int64]
 
@@ -53,8 +55,8 @@ def retrieval_metrics(text_vectors: Vectors, image_vectors: Vectors, image_of_te
     ----------
     text_vectors : float32 ``(texts, dimension)``
         Of unit length.
-    image_vectors : float32 ``(images, dimension)``
-        Of unit length.
+    image_vectors : float32 ``(images, dimension)`` or ``(images, vectors, dimension)``
+        Of unit length; scored as `mmrag.similarity.cosines` says.
     image_of_text : integers ``(texts,)``
         Row of each text's own picture; every picture has at least one text.
 
@@ -74,8 +76,8 @@ def retrieval_metrics(text_vectors: Vectors, image_vectors: Vectors, image_of_te
 
 def _text_ranks(text_vectors: Vectors, image_vectors: Vectors, owner: Ranks) -> Ranks:
     ranks = np.empty(len(text_vectors), dtype=np.int64)
-    for chunk in _chunks(len(text_vectors), len(image_vectors)):
-        scores = text_vectors[chunk] @ image_vectors.T  # (chunk, images)
+    for chunk in chunks(len(text_vectors), text_vectors, image_vectors):
+        scores = cosines(text_vectors[chunk], image_vectors)  # (chunk, images)
         own = np.take_along_axis(scores, owner[chunk, None], axis=1)
         ranks[chunk] = (scores >= own).sum(axis=1)
     return ranks
@@ -83,16 +85,18 @@ def _text_ranks(text_vectors: Vectors, image_vectors: Vectors, owner: Ranks) -> 
 
 def _image_ranks(text_vectors: Vectors, image_vectors: Vectors, owner: Ranks) -> Ranks:
     ranks = np.empty(len(image_vectors), dtype=np.int64)
-    for chunk in _chunks(len(image_vectors), len(text_vectors)):
-        scores = image_vectors[chunk] @ text_vectors.T  # (chunk, texts)
+    for chunk in chunks(len(image_vectors), text_vectors, image_vectors):
+        scores = cosines(text_vectors, image_vectors[chunk]).T  # (chunk, texts)
         mine = np.arange(chunk.start, min(chunk.stop, len(image_vectors)))[:, None] == owner
         best = np.where(mine, scores, -np.inf).max(axis=1, keepdims=True)
         ranks[chunk] = 1 + (~mine & (scores >= best)).sum(axis=1)
     return ranks
 
 
-def _chunks(rows: int, columns: int) -> list[slice]:
-    size = max(1, _SCORES_AT_ONCE // max(1, columns))
+def chunks(rows: int, text_vectors: Vectors, image_vectors: Vectors) -> list[slice]:
+    """Cut the texts, or the pictures, so that the cosines of a part with the whole other side fit into memory."""
+    columns = max(1, len(text_vectors) * math.prod(image_vectors.shape[:-1]) // max(1, rows))
+    size = max(1, _SCORES_AT_ONCE // columns)
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrag.errors import InputError, ItemError
-from mmrag.ingest.load import hash_bytes, hash_pixels
+from mmrag.ingest.load import hash_pixels
+from mmrag.sources.file import hash_bytes
 from mmrag.sources.image import as_rgb
 from mmrag.sources.uri import absolute, item_id, to_uri
 from mmrag.types import Item

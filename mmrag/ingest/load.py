@@ -15,7 +15,7 @@ from PIL import Image
 from mmrag.errors import ItemError, TooLargeError
 from mmrag.ingest.profile import Profile
 from mmrag.roles import Encoder, Pixels
-from mmrag.sources.file import read_file
+from mmrag.sources.file import hash_bytes, read_file
 from mmrag.sources.image import as_rgb, read_image
 from mmrag.sources.limits import MAX_BYTES, MAX_PIXELS
 from mmrag.sources.room import Room
@@ -172,11 +172,6 @@ def _describe(source: File | Item) -> dict[str, Any]:
 def _taker(room: Room, held: ExitStack) -> Callable[[int], None]:
     """Make what takes room until `held` is closed."""
     return lambda amount: held.enter_context(room.take(amount))
-
-
-def hash_bytes(data: bytes) -> str:
-    """Hash a file's content."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def hash_pixels(image: Image.Image) -> str:

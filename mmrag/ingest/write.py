@@ -19,7 +19,7 @@ from mmrag.ingest.plan import known_rows, make_plan
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.roots import Root
 from mmrag.ingest.tally import Tally
-from mmrag.roles import Encoder
+from mmrag.roles import Encoder, Vectors
 from mmrag.sources.walk import File
 from mmrag.stores.rows import Row
 from mmrag.stores.table import Table
@@ -162,7 +162,12 @@ def embed(loaded: Sequence[Loaded], encoder: Encoder, view: View) -> list[Row]:
     if texts:
         encoded = encoder.encode_text([one.row.text or "" for one in texts])
         vectors |= {id(one): vector for one, vector in zip(texts, encoded, strict=True)}
-    return [replace(one.row, vector=vectors.get(id(one))) for one in loaded]
+    return [replace(one.row, vector=_filled_up(vectors.get(id(one)), view.shape)) for one in loaded]
+
+
+def _filled_up(vector: Vectors | None, shape: tuple[int, ...]) -> Vectors | None:
+    """Repeat the one vector of a text where an item has several: the highest of equal cosines is the text's own."""
+    return None if vector is None else np.broadcast_to(vector, shape)
 
 
 def _batched(sequence: Iterable[T], size: int) -> Iterator[list[T]]:

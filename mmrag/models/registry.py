@@ -24,6 +24,7 @@ _FOLDER = "onnx:"
 _FAMILIES: dict[str, str | Opener] = {
     "blip": "mmrag.models.blip:open_blip",
     "builtin": "mmrag.models.onnx:open_builtin",
+    "cross": "mmrag.models.cross_encoder:open_cross_encoder",
     "onnx": "mmrag.models.onnx:open_folder",
     "openclip": "mmrag.models.open_clip:open_openclip",
     "timm": "mmrag.models.backbone:open_timm",

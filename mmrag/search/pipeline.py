@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from mmrag import recipe as recipes
 from mmrag.errors import QueryError, RecipeError
-from mmrag.roles import Encoder
+from mmrag.roles import Encoder, Matcher
 from mmrag.search.queries import encode_queries
-from mmrag.search.recall import recall
+from mmrag.search.recall import find, ranked
 from mmrag.types import Hit, Query
 
 if TYPE_CHECKING:
+    from mmrag.search.rerank import Progress
+    from mmrag.stores.features import FeatureCache
     from mmrag.stores.view import View
 
 
@@ -43,23 +47,122 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class Rerank:
+    """Judge the best candidates again.
+
+    Attributes
+    ----------
+    model : str
+        Name of a matcher.
+    top : int
+        How many candidates are judged; the others keep their order behind them.
+    min_score : float or None
+        Lowest score of a match; hits without one are then left out.
+    cache_mb : int
+        How much of the disk features of pictures may take, in MB; 0 keeps none.
+    cache_precision : {"fp16", "int8"}
+        What features are kept in.
+    """
+
+    model: str
+    top: int = 128
+    min_score: float | None = None
+    cache_mb: int = 2048
+    cache_precision: Literal["fp16", "int8"] = "fp16"
+
+    def __post_init__(self) -> None:
+        """Refuse what can judge nothing."""
+        if not isinstance(self.top, int) or self.top < 1:
+            raise RecipeError(f"top is a whole number of at least 1, not {self.top!r}")
+        if self.cache_mb < 0:
+            raise RecipeError(f"cache_mb is at least 0, not {self.cache_mb!r}")
+
+
+@dataclass(frozen=True)
 class Pipeline:
     """How a question is answered, as a recipe in ``pipelines/`` says."""
 
     description: str = ""
     recall: Recall = field(default_factory=Recall)
+    rerank: Rerank | None = None
+
+    def changed(
+        self,
+        *,
+        k: int | None = None,
+        min_score: float | None = None,
+        rerank: str | None = None,
+        top: int | None = None,
+    ) -> Pipeline:
+        """Give a pipeline that differs in what is not None; `min_score` is that of the last stage."""
+        stage, recall = self.rerank, self.recall
+        if rerank is not None:
+            stage = Rerank(rerank) if stage is None else replace(stage, model=rerank)
+        if top is not None:
+            if stage is None:
+                raise QueryError(
+                    "top says how many candidates a matcher judges, and none was named: "
+                    'rerank="NAME" (--rerank NAME), or a pipeline that reranks'
+                )
+            stage = replace(stage, top=top)
+        if min_score is not None and stage is not None:
+            stage = replace(stage, min_score=min_score)
+        elif min_score is not None:
+            recall = replace(recall, min_score=min_score)
+        return replace(self, recall=recall if k is None else replace(recall, k=k), rerank=stage)
 
 
-def run(pipeline: Pipeline, queries: Sequence[Query], *, view: View, encoder: Encoder) -> list[list[Hit]]:
-    """Answer queries, encoded in one batch; a list of hits for each."""
+def load_pipeline(pipeline: str | Pipeline) -> Pipeline:
+    """Load a pipeline recipe by name or path; one that is already loaded is given back."""
+    return recipes.load_named("pipelines", pipeline, Pipeline) if isinstance(pipeline, str) else pipeline
+
+
+def run(
+    pipeline: Pipeline,
+    queries: Sequence[Query],
+    *,
+    view: View,
+    encoder: Encoder,
+    matcher: Matcher | None = None,
+    home: Path,
+    features_folder: Path,
+    progress: Progress | None = None,
+) -> list[list[Hit]]:
+    """Answer queries, encoded in one batch; a list of hits for each.
+
+    `matcher` is the one that the pipeline names. It reads candidates from below `home`, and what it sees in
+    pictures is kept in `features_folder`.
+    """
     if not queries:
         raise QueryError('no query was given; say what to look for, such as "a dog on a beach"')
-    query_vectors = encode_queries(encoder, queries)
-    stage = pipeline.recall
-    return recall(
+    recall, rerank = pipeline.recall, pipeline.rerank
+    found = find(
         view,
-        query_vectors,
-        k=stage.k,
-        min_score=stage.min_score,
-        fold_duplicates=stage.fold_duplicates,
+        encode_queries(encoder, queries),
+        k=recall.k if rerank is None else max(recall.k, rerank.top),
+        min_score=recall.min_score,
+        fold_duplicates=recall.fold_duplicates,
+    )
+    if rerank is None or matcher is None:
+        return [ranked(one.hit() for one in some) for some in found]
+    from mmrag.search.contents import Contents  # most searches do without
+    from mmrag.search.rerank import Reranker
+
+    contents = Contents(matcher, home, _cache(rerank, matcher, features_folder))
+    reranker = Reranker(matcher, contents, rerank.top, wrote_index=matcher.identity == encoder.identity)
+    return reranker.rerank(queries, found, k=recall.k, min_score=rerank.min_score, progress=progress)
+
+
+def _cache(stage: Rerank, matcher: Matcher, folder: Path) -> FeatureCache | None:
+    from mmrag.stores.features import FeatureCache
+
+    if matcher.feature_shape is None or not stage.cache_mb:
+        return None
+    return FeatureCache(
+        folder,
+        matcher.identity,
+        computed_in=matcher.precision,
+        shape=matcher.feature_shape,
+        limit=stage.cache_mb * 10**6,
+        precision=stage.cache_precision,
     )

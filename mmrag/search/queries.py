@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmrag.errors import ItemError, QueryError
-from mmrag.roles import Encoder, Vectors
+from mmrag.roles import Encoder, Model, Vectors
 from mmrag.search.language import foreign_language
+from mmrag.similarity import vector_shape
 from mmrag.types import Query
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from mmrag.types import ImageInput
 
 logger = logging.getLogger("mmrag")
 
@@ -42,28 +41,44 @@ def as_query(asked: Any) -> Query:
 
 
 def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Vectors:
-    """Embed queries into unit vectors ``(queries, dimension)``: all words at once, all pictures at once."""
+    """Embed queries into unit vectors: all words at once, all pictures at once.
+
+    Returns
+    -------
+    float32 ``(queries, dimension)`` or ``(queries, vectors, dimension)``
+        The latter if there are pictures among them, and a picture has several; words then repeat their one.
+    """
     words = [i for i, query in enumerate(queries) if query.text is not None]
     pictures = [i for i, query in enumerate(queries) if query.text is None]
-    vectors = np.empty((len(queries), encoder.card.dimension), dtype=np.float32)
+    several = encoder.card.vectors if pictures else 1
+    vectors = np.empty((len(queries), *vector_shape(encoder.card.dimension, several)), dtype=np.float32)
     if words:
         texts = [queries[i].text or "" for i in words]
         _warn_of_languages(texts, encoder)
-        vectors[words] = encoder.encode_query(texts)
+        encoded = encoder.encode_query(texts)
+        vectors[words] = encoded if several == 1 else encoded[:, None]
     if pictures:
-        vectors[pictures] = encoder.encode_image([_load(queries[i].image, encoder) for i in pictures])
+        vectors[pictures] = encoder.encode_image([load_picture(queries[i], encoder) for i in pictures])
     return vectors
 
 
-def _load(image: ImageInput | None, encoder: Encoder) -> Image:
+def load_picture(query: Query, model: Model) -> Image:
+    """Read the picture of a query, as large as a model needs it.
+
+    Raises
+    ------
+    QueryError
+        If it cannot be read.
+    """
     from mmrag.sources.file import read_file
     from mmrag.sources.image import as_rgb, read_image
 
+    image = query.image
     try:
         if isinstance(image, (str, Path)):
             image = read_file(str(image)).data
         if isinstance(image, bytes):
-            return read_image(image, at_least=encoder.decode_at_least)
+            return read_image(image, at_least=model.decode_at_least)
         return as_rgb(image)  # type: ignore[arg-type]
     except ItemError as error:
         raise QueryError(f"the query picture{_named(image)} cannot be used: {error}") from error

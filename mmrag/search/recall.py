@@ -1,7 +1,9 @@
-"""Vectors → the most similar items."""
+"""Vectors → the most similar contents, and hits that show them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmrag.roles import Vectors
@@ -14,28 +16,63 @@ if TYPE_CHECKING:
 Candidate = tuple[float, dict[str, Any]]
 
 
-def recall(
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A content that was found for a query.
+
+    Attributes
+    ----------
+    cosine : float
+        With the query, from -1 to 1.
+    record : dict
+        Columns of the item that is shown.
+    others : tuple of dict
+        Columns of further items with the same content, folded into it.
+    """
+
+    cosine: float
+    record: dict[str, Any]
+    others: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def content(self) -> str:
+        """What tells it from other contents."""
+        return str(self.record["content_hash"] or self.record["id"])
+
+    def hit(self, score: float | None = None, kind: str = "cosine", parts: Mapping[str, float] | None = None) -> Hit:
+        """Show it, by its cosine unless it has another score; it gets its rank in a list."""
+        return Hit(
+            rank=0,
+            score=self.cosine if score is None else score,
+            kind=kind,
+            item=to_item(self.record),
+            parts={"cosine": self.cosine, **(parts or {})},
+            duplicates=tuple(other["uri"] for other in self.others),
+        )
+
+
+def find(
     view: View, query_vectors: Vectors, *, k: int, min_score: float = -1.0, fold_duplicates: bool = True
-) -> list[list[Hit]]:
-    """Find the k most similar items for each query.
+) -> list[list[Found]]:
+    """Find the k most similar contents for each query.
 
     Parameters
     ----------
     view : View
         Where to look.
-    query_vectors : float32 ``(queries, dimension)``
+    query_vectors : float32 ``(queries, dimension)`` or ``(queries, vectors, dimension)``
         Of unit length.
     k : int
-        How many hits for each; all there are if the view holds fewer.
+        How many for each; all there are if the view holds fewer.
     min_score : float
-        Lowest cosine of a hit.
+        Lowest cosine.
     fold_duplicates : bool
-        Make one hit of items with equal content.
+        Make one of items with equal content.
 
     Returns
     -------
-    list of list of Hit
-        For each query, by descending score.
+    list of list of Found
+        For each query, by descending cosine.
     """
     wanted = 2 * k + 1
     while True:
@@ -47,8 +84,13 @@ def recall(
         groups = [_grouped(one, fold_duplicates) for one in found]
         exhausted = candidates.scores.shape[1] < wanted
         if exhausted or all(len(group) > k for group in groups):
-            return [_hits(group[:k], min_score) for group in groups]
+            return [[_found(one) for one in group[:k] if one[0][0] >= min_score] for group in groups]
         wanted *= 2
+
+
+def ranked(hits: Iterable[Hit]) -> list[Hit]:
+    """Give hits their ranks, from 1."""
+    return [replace(hit, rank=rank) for rank, hit in enumerate(hits, start=1)]
 
 
 def _grouped(candidates: list[Candidate], fold_duplicates: bool) -> list[list[Candidate]]:
@@ -59,20 +101,6 @@ def _grouped(candidates: list[Candidate], fold_duplicates: bool) -> list[list[Ca
     return list(groups.values())
 
 
-def _hits(groups: list[list[Candidate]], min_score: float) -> list[Hit]:
-    hits: list[Hit] = []
-    for group in groups:
-        score = group[0][0]
-        record, *others = sorted((record for _, record in group), key=lambda one: str(one["uri"]))
-        if score >= min_score:
-            hits.append(
-                Hit(
-                    rank=len(hits) + 1,
-                    score=score,
-                    kind="cosine",
-                    item=to_item(record),
-                    parts={"cosine": score},
-                    duplicates=tuple(other["uri"] for other in others),
-                )
-            )
-    return hits
+def _found(group: list[Candidate]) -> Found:
+    record, *others = sorted((record for _, record in group), key=lambda one: str(one["uri"]))
+    return Found(group[0][0], record, tuple(others))

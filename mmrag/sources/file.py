@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -52,6 +53,11 @@ def read_file(path: str, *, admit: Callable[[int], None] | None = None) -> Conte
             return _read_unchanged(file, admit)
     except (OSError, ValueError) as error:
         raise ItemError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def hash_bytes(data: bytes) -> str:
+    """Hash a file's content: what tells whether two are the same, and whether one is what was indexed."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def _open(path: str, flags: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
 from mmrag.stores.files import disk_errors
-from mmrag.stores.rows import COLUMNS
+from mmrag.stores.rows import COLUMNS, from_lists
 from mmrag.stores.table import Table
 from mmrag.stores.view import Segment, View, damage_told
 from mmrag.types import Checkup
@@ -76,28 +77,27 @@ def _table_faults(table: Table, report: Callable[[int], None]) -> Iterator[str]:
     done = 0
     unsound: list[str] = []
     for batch in table.batches():
-        unsound += batch.filter(_unsound(batch, table.dimension))["uri"].to_pylist()
+        unsound += batch.filter(_unsound(batch, table.shape))["uri"].to_pylist()
         done += batch.num_rows
         report(done)
     if unsound:
         yield (
-            f"{len(unsound):,} rows have no vector of unit length and {table.dimension} dimensions, "
+            f"{len(unsound):,} rows have no vector of unit length and {table.shape[-1]} dimensions, "
             f"and no reason for it, such as {unsound[0]!r}"
         )
 
 
-def _unsound(batch: pa.RecordBatch, dimension: int) -> npt.NDArray[np.bool_]:
-    has_vector, vectors = _vectors(batch, dimension)
+def _unsound(batch: pa.RecordBatch, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    has_vector, vectors = _vectors(batch, shape)
     unsound = ~has_vector & np.asarray(batch["failure"].is_null())
-    norms = np.linalg.norm(vectors, axis=1)
-    unsound[has_vector] = ~(np.abs(norms - 1) < _UNIT)  # a NaN is not below either
+    sound = np.abs(np.linalg.norm(vectors, axis=-1) - 1) < _UNIT  # a NaN is not below either
+    unsound[has_vector] = ~sound.all(axis=tuple(range(1, sound.ndim)))
     return np.asarray(unsound)
 
 
-def _vectors(batch: pa.RecordBatch, dimension: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Which rows of a batch have a vector, and those vectors, ``(n, dimension)``."""
-    has_vector = np.asarray(batch["vector"].is_valid())
-    return has_vector, batch["vector"].drop_null().flatten().to_numpy().reshape(-1, dimension)
+def _vectors(batch: pa.RecordBatch, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Which rows of a batch have vectors, and those, ``(n, *shape)``."""
+    return np.asarray(batch["vector"].is_valid()), from_lists(batch["vector"], shape)
 
 
 def _sound_view(
@@ -105,7 +105,7 @@ def _sound_view(
 ) -> tuple[View, list[str]]:
     """Open a view that says what the table says, made anew if the one that is there does not."""
     try:
-        view = view_class.open(folder, table.dimension)
+        view = view_class.open(folder, table.shape[-1], vectors=math.prod(table.shape[:-1]))
         behind = view.table_version != table.version
         view = view.sync(table)
         with damage_told(folder):
@@ -114,7 +114,7 @@ def _sound_view(
         difference = f"it was damaged ({error.__cause__})"
     if difference is None:
         return view, ["brought the view up to the table's newest version"] if behind else []
-    view = view_class(folder, table.dimension, table_version=0, segments=()).sync(table)
+    view = view_class(folder, table.shape, table_version=0, segments=()).sync(table)
     return view, [f"made the view again from the table: {difference}"]
 
 
@@ -128,7 +128,7 @@ def _difference(view: View, table: Table, report: Callable[[int], None]) -> str 
         for segment, finder in finders:
             mine, places = finder.find(np.asarray(batch["stamp"]))
             found += len(places)
-            if not _equal(segment, places, batch.filter(mine), view.dimension):
+            if not _equal(segment, places, batch.filter(mine), view.shape):
                 return "rows in it differ from those of the table"
     alive = sum(int(segment.alive.sum()) for segment in view.segments)
     return None if rows == found == alive else f"it had {alive:,} rows, the table has {rows:,}"
@@ -151,10 +151,10 @@ class _Finder:
         return here, self._places[nearest[here]]
 
 
-def _equal(segment: Segment, places: npt.NDArray[np.int64], batch: pa.RecordBatch, dimension: int) -> bool:
+def _equal(segment: Segment, places: npt.NDArray[np.int64], batch: pa.RecordBatch, shape: tuple[int, ...]) -> bool:
     """Whether rows of a segment and rows of the table are the same, vectors bit for bit."""
     columns = pa.table(batch.select(COLUMNS.names)).cast(COLUMNS)
-    has_vector, vectors = _vectors(batch, dimension)
+    has_vector, vectors = _vectors(batch, shape)
     searchable = places < len(segment.vectors)
     return bool(
         segment.sound_columns.take(places).equals(columns)

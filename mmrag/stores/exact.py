@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
 
 from mmrag.roles import Vectors
+from mmrag.similarity import cosines
 from mmrag.stores.view import SEGMENT_SHIFT, Candidates, Refs, Segment, View
 
 _SCORES_AT_ONCE = 1 << 24
+_LEAST_ROWS = 1024
 
 
 class ExactView(View):
@@ -19,9 +22,15 @@ class ExactView(View):
 
     def search(self, query_vectors: Vectors, k: int) -> Candidates:
         """Find the rows most similar to each query; equal scores come in the order of the rows."""
+        each = math.prod(self.shape[:-1]) * math.prod(query_vectors.shape[1:-1])  # cosines between a query and a row
+        at_once = max(1, _SCORES_AT_ONCE // (_LEAST_ROWS * each))
+        blocks = [query_vectors[i : i + at_once] for i in range(0, len(query_vectors), at_once)]
+        found = [self._search(block, k, _SCORES_AT_ONCE // (each * len(block))) for block in blocks]
+        return Candidates(np.concatenate([one.scores for one in found]), np.concatenate([one.refs for one in found]))
+
+    def _search(self, query_vectors: Vectors, k: int, rows_at_once: int) -> Candidates:
         scores = [np.empty((len(query_vectors), 0), dtype=np.float32)]
         refs = [np.empty((len(query_vectors), 0), dtype=np.int64)]
-        rows_at_once = max(1024, _SCORES_AT_ONCE // max(1, len(query_vectors)))
         for number, segment in enumerate(self.segments):
             for start in range(0, len(segment.vectors), rows_at_once):
                 chunk_scores, rows = _best(segment, slice(start, start + rows_at_once), query_vectors, k)
@@ -32,7 +41,7 @@ class ExactView(View):
 
 def _best(segment: Segment, chunk: slice, query_vectors: Vectors, k: int) -> tuple[Vectors, Refs]:
     """Score a chunk and keep its k best per query: ``(queries, ≤ k)`` scores and row numbers."""
-    scores = query_vectors @ segment.vectors[chunk].T  # (queries, rows)
+    scores = cosines(query_vectors, segment.vectors[chunk])  # (queries, rows)
     alive = segment.alive[: len(segment.vectors)][chunk]
     if not alive.all():
         scores[:, ~alive] = -np.inf

@@ -13,7 +13,7 @@ from mmrag.errors import IndexFormatError, RecipeError
 from mmrag.roles import Identity
 from mmrag.stores.files import disk_errors, read_json, write_json
 
-FORMAT = 2
+FORMAT = 3
 
 STAMPS_PER_VERSION = 1 << 24
 """Rows of one commit are stamped in order, from the version's number times this."""
@@ -142,4 +142,9 @@ def _from_format_1(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "format": 2, "writer": writer, "keep_versions": 10}
 
 
-_UPGRADES = {1: _from_format_1}
+def _from_format_2(data: dict[str, Any]) -> dict[str, Any]:
+    """In format 2 every item had one vector, which is what an identity means that does not say."""
+    return {**data, "format": 3}
+
+
+_UPGRADES = {1: _from_format_1, 2: _from_format_2}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from mmrag.errors import IndexFormatError
 from mmrag.roles import Vectors
 from mmrag.types import Modality
 
@@ -41,7 +42,7 @@ class Row:
         JSON.
     failure : str or None
         Why the item has no vector.
-    vector : float32 ``(dimension,)`` or None
+    vector : float32 ``(dimension,)`` or ``(vectors, dimension)``, or None
         Of unit length.
     """
 
@@ -57,23 +58,44 @@ class Row:
     vector: Vectors | None = None
 
 
-def table_schema(dimension: int) -> pa.Schema:
-    """All columns of the table, the vector among them."""
-    return COLUMNS.append(pa.field("vector", pa.list_(pa.float32(), dimension)))
+def table_schema(shape: tuple[int, ...]) -> pa.Schema:
+    """All columns of the table, the vector among them; several of a row are what Lance calls a multivector."""
+    one = pa.list_(pa.float32(), shape[-1])
+    return COLUMNS.append(pa.field("vector", one if len(shape) == 1 else pa.list_(one)))
 
 
-def to_arrow(rows: Sequence[Row], first_stamp: int, dimension: int) -> pa.Table:
+def to_arrow(rows: Sequence[Row], first_stamp: int, shape: tuple[int, ...]) -> pa.Table:
     """Rows → Arrow, stamped in order from `first_stamp`."""
     names = [name for name in COLUMNS.names if name != "stamp"]
     columns: list[pa.Array] = [pa.array(range(first_stamp, first_stamp + len(rows)), pa.int64())]
     columns += [pa.array([getattr(row, name) for row in rows], COLUMNS.field(name).type) for name in names]
-    empty = np.zeros(dimension, dtype=np.float32)
-    vectors = np.stack([empty if row.vector is None else row.vector for row in rows])
-    columns.append(
-        pa.FixedSizeListArray.from_arrays(
-            pa.array(vectors.reshape(-1)),
-            dimension,
-            mask=pa.array([row.vector is None for row in rows]),
-        )
-    )
-    return pa.Table.from_arrays(columns, schema=table_schema(dimension))
+    columns.append(_to_lists([row.vector for row in rows], shape))
+    return pa.Table.from_arrays(columns, schema=table_schema(shape))
+
+
+def _to_lists(vectors: Sequence[Vectors | None], shape: tuple[int, ...]) -> pa.Array:
+    empty = np.zeros(shape, dtype=np.float32)
+    flat = np.stack([empty if one is None else one for one in vectors]).reshape(-1)
+    mask = pa.array([one is None for one in vectors])
+    if len(shape) == 1:
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), shape[0], mask=mask)
+    each = pa.FixedSizeListArray.from_arrays(pa.array(flat), shape[1])
+    offsets = pa.array(np.arange(len(vectors) + 1, dtype=np.int32) * shape[0])
+    return pa.ListArray.from_arrays(offsets, each, mask=mask)
+
+
+def from_lists(column: pa.Array, shape: tuple[int, ...]) -> Vectors:
+    """Read the vectors of the rows that have one, float32 ``(n, *shape)``.
+
+    Raises
+    ------
+    IndexFormatError
+        If a row has another number of vectors.
+    """
+    values = column.drop_null()
+    if len(shape) == 2:
+        if len(values) and set(np.diff(np.asarray(values.offsets)).tolist()) != {shape[0]}:
+            raise IndexFormatError(f"the table holds a row that has another number of vectors than {shape[0]}")
+        values = values.flatten()
+    found: Vectors = values.flatten().to_numpy().reshape(-1, *shape)
+    return found

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
+from mmrag.similarity import vector_shape
 from mmrag.stores.files import disk_errors
 from mmrag.stores.manifest import STAMPS_PER_VERSION
 from mmrag.stores.rows import Row, table_schema, to_arrow
@@ -74,6 +75,8 @@ class Table:
         Where LanceDB keeps it.
     dimension : int
         Length of the vectors.
+    vectors : int
+        How many of them a row has.
     create : bool
         Make a new, empty table.
 
@@ -83,9 +86,9 @@ class Table:
         By whatever needs the rows, if there is no table to open or its columns are not the ones this version writes.
     """
 
-    def __init__(self, folder: Path, dimension: int, *, create: bool = False) -> None:
+    def __init__(self, folder: Path, dimension: int, *, vectors: int = 1, create: bool = False) -> None:
         self.folder = folder
-        self.dimension = dimension
+        self.shape = vector_shape(dimension, vectors)
         if create:
             self._create()
 
@@ -93,7 +96,7 @@ class Table:
     def _create(self) -> None:
         import lancedb
 
-        lancedb.connect(self.folder).create_table(_NAME, schema=table_schema(self.dimension))
+        lancedb.connect(self.folder).create_table(_NAME, schema=table_schema(self.shape))
 
     @functools.cached_property
     def _table(self) -> LanceTable:
@@ -103,10 +106,11 @@ class Table:
             if not _is_lancedbs(error):
                 raise
             raise IndexFormatError(f"there is no readable table in {self.folder}: {error}") from error
-        expected = table_schema(self.dimension)
+        expected = table_schema(self.shape)
         if table.schema.names != expected.names or table.schema.field("vector").type != expected.field("vector").type:
             raise IndexFormatError(
-                f"the table in {self.folder} has other columns or vectors of another dimension than this version writes"
+                f"the table in {self.folder} has other columns than this version writes, or vectors of another "
+                "dimension or number"
             )
         return table
 
@@ -160,7 +164,7 @@ class Table:
         Their stamps come from the number of that version, and versions only ever grow: no two rows that
         were ever in the table have the same stamp, whatever was restored meanwhile.
         """
-        data = to_arrow(rows, (self.version + 1) * STAMPS_PER_VERSION, self.dimension)
+        data = to_arrow(rows, (self.version + 1) * STAMPS_PER_VERSION, self.shape)
         merge: Any = self._table.merge_insert("id")
         merge.when_matched_update_all().when_not_matched_insert_all()
         merge.execute(data, on_bad_vectors="null")

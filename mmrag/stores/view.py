@@ -25,8 +25,9 @@ import pyarrow as pa
 from mmrag.errors import IndexFormatError, StoreError
 from mmrag.recipe import build
 from mmrag.roles import Vectors
+from mmrag.similarity import vector_shape
 from mmrag.stores.files import disk_errors, read_json, sync_to_disk, write_json
-from mmrag.stores.rows import COLUMNS
+from mmrag.stores.rows import COLUMNS, from_lists
 from mmrag.stores.table import Table
 
 FORMAT = 1
@@ -75,7 +76,7 @@ class Segment:
     ----------
     state : SegmentState
         Its files.
-    vectors : float32 ``(searchable, dimension)``
+    vectors : float32 ``(searchable, dimension)`` or ``(searchable, vectors, dimension)``
         Of the first rows; the rows behind them failed and have none.
     columns : pyarrow table
         All rows.
@@ -89,16 +90,16 @@ class Segment:
     deleted: Refs
 
     @classmethod
-    def open(cls, folder: Path, state: SegmentState, dimension: int) -> Segment:
+    def open(cls, folder: Path, state: SegmentState, shape: tuple[int, ...]) -> Segment:
         """Map a segment's files into memory."""
         with pa.memory_map(str(folder / f"{state.name}.arrow")) as source:
             columns = pa.ipc.open_file(source).read_all()
         columns.validate()
-        vectors = np.empty((0, dimension), dtype=np.float32)
+        vectors = np.empty((0, *shape), dtype=np.float32)
         if state.searchable:
             vectors = np.load(folder / f"{state.name}.npy", mmap_mode="r")
         deleted = np.load(folder / state.deletions) if state.deletions else np.empty(0, dtype=np.int64)
-        as_said = vectors.shape == (state.searchable, dimension) and vectors.dtype == "<f4"
+        as_said = vectors.shape == (state.searchable, *shape) and vectors.dtype == "<f4"
         if not as_said or columns.num_rows < state.searchable or columns.schema != COLUMNS:
             raise ValueError(f"{state.name} has other vectors or rows than view.json says")
         if deleted.dtype != np.int64 or deleted.min(initial=0) < 0 or deleted.max(initial=-1) >= columns.num_rows:
@@ -147,15 +148,17 @@ class View(ABC):
     ----------
     folder : path
         Where its files are.
-    dimension : int
-        Length of the vectors.
+    shape : tuple of int
+        Of an item's vectors: ``(dimension,)``, or ``(vectors, dimension)``.
     """
 
     kind: ClassVar[str]
 
-    def __init__(self, folder: Path, dimension: int, *, table_version: int, segments: Sequence[Segment]) -> None:
+    def __init__(
+        self, folder: Path, shape: tuple[int, ...], *, table_version: int, segments: Sequence[Segment]
+    ) -> None:
         self.folder = folder
-        self.dimension = dimension
+        self.shape = shape
         self.table_version = table_version
         self.segments = tuple(segments)
 
@@ -165,33 +168,42 @@ class View(ABC):
 
         Parameters
         ----------
-        query_vectors : float32 ``(queries, dimension)``
-            Of unit length.
+        query_vectors : float32 ``(queries, dimension)`` or ``(queries, vectors, dimension)``
+            Of unit length; scored as `mmrag.similarity.cosines` says.
         k : int
             How many for each; fewer come back if the view holds fewer.
         """
 
     @classmethod
-    def open(cls, folder: Path, dimension: int) -> Self:
+    def open(cls, folder: Path, dimension: int, *, vectors: int = 1) -> Self:
         """Open the published view in `folder`; one that was never published, or in another format, is empty.
+
+        Parameters
+        ----------
+        folder : path
+            Where its files are.
+        dimension : int
+            Length of the vectors.
+        vectors : int
+            How many of them a row has.
 
         Raises
         ------
         IndexFormatError
             If it is damaged.
         """
-        attempts = 3
+        attempts, shape = 3, vector_shape(dimension, vectors)
         while True:
             with damage_told(folder):
                 state = _read_state(folder, dimension)
                 try:
-                    segments = [Segment.open(folder, one, dimension) for one in state.segments]
+                    segments = [Segment.open(folder, one, shape) for one in state.segments]
                 except FileNotFoundError:
                     attempts -= 1
                     if not attempts:
                         raise
                     continue  # a writer has published a newer view meanwhile
-            return cls(folder, dimension, table_version=state.table_version, segments=segments)
+            return cls(folder, shape, table_version=state.table_version, segments=segments)
 
     @property
     def published(self) -> bool:
@@ -242,7 +254,7 @@ class View(ABC):
         return sorted(refs)
 
     def vector(self, ref: int) -> Vectors:
-        """Read one row's vector, ``(dimension,)``."""
+        """Read what one row was embedded into, ``(dimension,)`` or ``(vectors, dimension)``."""
         segment, row = self._locate(ref)
         return np.array(segment.vectors[row])
 
@@ -283,7 +295,7 @@ class View(ABC):
             fresh = live[~np.isin(live, seen)]
             if len(fresh):
                 rows = table.rows_from(int(fresh[0]))
-                segments = self._with_fresh(segments, _Part.of_table(rows, fresh, self.dimension))
+                segments = self._with_fresh(segments, _Part.of_table(rows, fresh, self.shape))
             return self._publish(segments, table.version)
 
     def _locate(self, ref: int) -> tuple[Segment, int]:
@@ -321,14 +333,14 @@ class View(ABC):
         sync_to_disk(self.folder / f"{name}.arrow")
         searchable = sum(int(part.searchable.sum()) for part in parts)
         if searchable:
-            _write_vectors(self.folder / f"{name}.npy", [part.vectors for part in parts], self.dimension)
-        return Segment.open(self.folder, SegmentState(name, searchable), self.dimension)
+            _write_vectors(self.folder / f"{name}.npy", [part.vectors for part in parts], self.shape)
+        return Segment.open(self.folder, SegmentState(name, searchable), self.shape)
 
     def _publish(self, segments: Sequence[Segment], table_version: int) -> Self:
         segments = [segment for segment in segments if segment.alive.any()]
-        state = ViewState(FORMAT, table_version, self.dimension, tuple(segment.state for segment in segments))
+        state = ViewState(FORMAT, table_version, self.shape[-1], tuple(segment.state for segment in segments))
         write_json(self.folder / "view.json", asdict(state))
-        view = type(self)(self.folder, self.dimension, table_version=table_version, segments=segments)
+        view = type(self)(self.folder, self.shape, table_version=table_version, segments=segments)
         for path in view.leftovers():
             path.unlink()
         return view
@@ -370,9 +382,9 @@ def _record(segment: Segment, row: int) -> dict[str, Any]:
     return found
 
 
-def _write_vectors(path: Path, parts: Sequence[Vectors], dimension: int) -> None:
+def _write_vectors(path: Path, parts: Sequence[Vectors], row_shape: tuple[int, ...]) -> None:
     """Write an ``.npy`` file piece by piece; through a memory map, a full disk would end the process."""
-    shape = (sum(len(part) for part in parts), dimension)
+    shape = (sum(len(part) for part in parts), *row_shape)
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -399,9 +411,9 @@ class _Part:
         return cls(segment.sound_columns.take(rows), searchable, segment.vectors[rows[searchable]])
 
     @classmethod
-    def of_table(cls, rows: pa.Table, stamps: npt.NDArray[np.int64], dimension: int) -> _Part:
+    def of_table(cls, rows: pa.Table, stamps: npt.NDArray[np.int64], shape: tuple[int, ...]) -> _Part:
         rows = rows.filter(np.isin(rows["stamp"].to_numpy(), stamps))
         searchable = rows["vector"].is_valid().to_numpy()
-        vectors = rows.filter(searchable)["vector"].combine_chunks().flatten().to_numpy()
+        vectors = from_lists(rows["vector"].combine_chunks(), shape)
         columns = rows.select(COLUMNS.names).cast(COLUMNS)
-        return cls(columns, searchable, vectors.reshape(-1, dimension))
+        return cls(columns, searchable, vectors)

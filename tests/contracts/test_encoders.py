@@ -49,11 +49,9 @@ def test_unit_float32_vectors_of_the_cards_dimension(encoder, pictures):
 
 def test_the_identity_is_the_cards(encoder):
     identity = encoder.identity
-    assert (identity.name, identity.revision, identity.dimension) == (
-        encoder.card.name,
-        encoder.card.revision,
-        encoder.card.dimension,
-    )
+    card = encoder.card
+    assert (identity.name, identity.revision) == (card.name, card.revision)
+    assert (identity.dimension, identity.vectors) == (card.dimension, card.vectors)
     assert identity.difference(identity) is None
     encoder.verify()
 

@@ -256,3 +256,52 @@ def test_the_cost_of_small_additions_stays_small(view_class, table, tmp_path):
         view = view.sync(table)
         assert big in {segment.state.name for segment in view.segments}
     assert len(view.segments) <= 3
+
+
+def slow_score(query, item):
+    """The mean over the query's vectors of the highest cosine with one of the item's, in plain loops."""
+    best = [max(float(np.dot(one, other)) for other in item) for one in query]
+    return sum(best) / len(best)
+
+
+@pytest.mark.parametrize("scores_at_once", [1 << 24, 60])  # 60: a few rows at once
+@pytest.mark.parametrize("query_shape", [(5,), (5, 3)])
+def test_items_of_several_vectors_equal_a_plain_double_loop(
+    view_class, tmp_path, monkeypatch, query_shape, scores_at_once
+):
+    monkeypatch.setattr("mmrag.stores.exact._SCORES_AT_ONCE", scores_at_once)
+    monkeypatch.setattr("mmrag.stores.exact._LEAST_ROWS", 1)
+    random = np.random.default_rng(13)
+    table = Table(tmp_path / "table", DIMENSION, vectors=3, create=True)
+    view = view_class.open(tmp_path / "view", DIMENSION, vectors=3)
+    truth = {}
+    for start in (0, 20, 15):
+        vectors = unit(random, 60).reshape(20, 3, DIMENSION)
+        table.upsert(rows_of(vectors, start, failing={4}))
+        truth |= {f"i{start + n}": vector for n, vector in enumerate(vectors)}
+        del truth[f"i{start + 4}"]
+        view = view.sync(table)
+    table.delete(table.stamps()[5:7])
+    view = view.sync(table)
+    kept = {own: ref for ref, own, failure in view.scan(("id", "failure")) if not failure}
+    truth = {own: truth[own] for own in kept}
+    assert len(view) == len(truth) == 36
+    assert all(np.array_equal(view.vector(ref), truth[own]) for own, ref in kept.items())
+    queries = unit(random, int(np.prod(query_shape))).reshape(*query_shape, DIMENSION)
+    reopened = view_class.open(tmp_path / "view", DIMENSION, vectors=3)
+    for one in (view, reopened):
+        candidates = one.search(queries, 9)
+        for query, scores, ids in zip(queries, candidates.scores, found_ids(one, candidates), strict=True):
+            expected = {own: slow_score(query.reshape(-1, DIMENSION), item) for own, item in truth.items()}
+            assert ids == sorted(expected, key=lambda own: -expected[own])[:9]
+            assert np.allclose(scores, [expected[own] for own in ids], atol=1e-6)
+
+
+def test_views_of_several_vectors_do_not_open_as_views_of_one(view_class, tmp_path):
+    table = Table(tmp_path / "table", DIMENSION, vectors=3, create=True)
+    table.upsert(rows_of(unit(np.random.default_rng(14), 12).reshape(4, 3, DIMENSION)))
+    view_class.open(tmp_path / "view", DIMENSION, vectors=3).sync(table)
+    with pytest.raises(IndexFormatError, match="damaged"):
+        view_class.open(tmp_path / "view", DIMENSION)
+    with pytest.raises(IndexFormatError, match="another dimension or number"):
+        Table(tmp_path / "table", DIMENSION).count()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmrag.search.recall import recall
+from mmrag.search.recall import find, ranked
 from mmrag.stores.exact import ExactView
 from mmrag.stores.rows import Row
 from mmrag.stores.table import Table
@@ -21,6 +21,10 @@ def view(tmp_path):
     table = Table(tmp_path / "table", 2, create=True)
     table.upsert(rows)
     return ExactView.open(tmp_path / "view", 2).sync(table)
+
+
+def recall(view, queries, **options):
+    return [ranked(one.hit() for one in some) for some in find(view, queries, **options)]
 
 
 QUERY = np.array([[1, 0]], np.float32)

@@ -174,7 +174,7 @@ def raw(uri, vector, **columns):
     ],
 )
 def test_wrong_rows_are_named_and_the_view_is_left_alone(index, rows, message):
-    table_of(index)._table.add(to_arrow(rows, 5, 4))
+    table_of(index)._table.add(to_arrow(rows, 5, (4,)))
     view = the(index, "view.json").read_bytes()
     report = index.check()
     assert report.mended == ()
@@ -184,13 +184,13 @@ def test_wrong_rows_are_named_and_the_view_is_left_alone(index, rows, message):
 
 def test_numbers_that_are_none_are_unsound():
     rows = [raw("a", [1, 0, 0, 0]), raw("b", [np.nan, 0, 0, 1]), raw("c", [np.inf, 0, 0, 0])]
-    (batch,) = to_arrow(rows, 1, 4).to_batches()
-    assert _unsound(batch, 4).tolist() == [False, True, True]
+    (batch,) = to_arrow(rows, 1, (4,)).to_batches()
+    assert _unsound(batch, (4,)).tolist() == [False, True, True]
 
 
 def test_stamps_that_are_there_twice(index):
     stamp = int(table_of(index).stamps()[0])
-    table_of(index)._table.add(to_arrow([raw("a", [1, 0, 0, 0])], stamp, 4))
+    table_of(index)._table.add(to_arrow([raw("a", [1, 0, 0, 0])], stamp, (4,)))
     assert "several rows have the same stamp" in index.check().wrong[0]
 
 
@@ -206,7 +206,7 @@ def test_a_table_that_cannot_be_read(index):
 
 def test_restoring_mends_a_table_with_wrong_rows(index):
     good = index.versions()[-1].number
-    table_of(index)._table.add(to_arrow([raw("a", [2, 0, 0, 0])], 5, 4))
+    table_of(index)._table.add(to_arrow([raw("a", [2, 0, 0, 0])], 5, (4,)))
     assert index.check().wrong
     index.restore(good)
     assert index.check() == mmrag.Checkup(items=6, failed=1)

@@ -72,7 +72,7 @@ def test_no_table_is_told(tmp_path):
 
 
 def test_a_stamp_is_never_used_twice(table):
-    table._table.add(to_arrow([row(n) for n in range(3)], 1, DIMENSION))  # as older indexes were stamped
+    table._table.add(to_arrow([row(n) for n in range(3)], 1, (DIMENSION,)))  # as older indexes were stamped
     seen = {}
     versions = [table.version]
     for step in range(1, 30):

@@ -1,0 +1,179 @@
+"""Cross-encoders of the sentence-transformers layout: a query and a text go through one network together."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmrag.errors import ModelError
+from mmrag.models.cards import Card
+from mmrag.models.checkpoint import Checkpoint
+from mmrag.models.network import TorchModel, as_array, import_transformers
+from mmrag.models.tokens import pad_id, read_tokenizer
+from mmrag.roles import Identity, Judgement, Matcher, Scores, Wanted
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Encoding, Tokenizer
+
+logger = logging.getLogger("mmrag")
+
+_KIND = "ForSequenceClassification"
+_MOST_TOKENS = 512
+
+
+def open_cross_encoder(reference: str) -> CrossEncoder:
+    """Open a cross-encoder that is here: a folder, or what `mmrag models pull` has fetched."""
+    return CrossEncoder(Checkpoint.locate(reference))
+
+
+class CrossEncoder(TorchModel, Matcher):
+    """(query, text) pairs → the one logit of a network for sequence classification.
+
+    The probability is the logit's logistic function: what sentence-transformers' `CrossEncoder.predict` gives
+    where the model's configuration names no other activation.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Its files.
+
+    Raises
+    ------
+    ModelError
+        If this is no network with one logit for a pair of texts.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        _check(checkpoint)
+        self.checkpoint = checkpoint
+        weights = checkpoint.fingerprint()
+        revision = checkpoint.revision or weights.removeprefix("sha256:")[:12]
+        self.card = Card(
+            name=checkpoint.name,
+            family="cross",
+            revision=revision,
+            dimension=1,
+            roles=("matcher",),
+            modalities=("text",),
+            max_tokens=_max_tokens(checkpoint),
+            weights=weights,
+            summary="Judges how well a text answers a query.",
+        )
+        self.identity = Identity(checkpoint.name, revision, weights, "", 1)
+
+    @property
+    def batch(self) -> int:  # type: ignore[override]
+        """How many pairs go through the network at once."""
+        return 16 if self.device == "cpu" else 128
+
+    def load_network(self) -> torch.nn.Module:
+        """Read the weights from disk."""
+        transformers = import_transformers()
+        import torch
+
+        path = self.checkpoint.path
+        network: torch.nn.Module = transformers.AutoModelForSequenceClassification.from_pretrained(
+            path, local_files_only=True, use_safetensors=any(path.glob("*.safetensors")), dtype=torch.float32
+        )
+        return network
+
+    def features(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Give the texts themselves: a query and a text go through every layer together."""
+        return items
+
+    def match(
+        self,
+        texts: Sequence[str],
+        features: Sequence[Any],
+        wanted: Wanted | None = None,
+        *,
+        cosines: bool = True,  # noqa: ARG002
+    ) -> Judgement:
+        """Judge pairs of queries and texts, sorted by length; there are no cosines."""
+        shape = len(texts), len(features)
+        pairs = np.argwhere(np.ones(shape, dtype=bool) if wanted is None else wanted).tolist()
+        logits, probabilities = np.full(shape, np.nan, dtype=np.float32), np.full(shape, np.nan, dtype=np.float32)
+        if pairs:
+            found = self._logits([(texts[row], features[column]) for row, column in pairs])
+            at = tuple(np.transpose(pairs))
+            logits[at], probabilities[at] = found, np.exp(-np.logaddexp(0, -found))
+        return Judgement(logits, probabilities)
+
+    @cached_property
+    def _tokenizer(self) -> tuple[Tokenizer, int]:
+        """The tokenizer, which cuts the longer of two texts first, and what fills up the shorter pairs."""
+        tokenizer = read_tokenizer(self.checkpoint.path, self.card.max_tokens)
+        padding = pad_id(tokenizer)
+        tokenizer.no_padding()
+        return tokenizer, padding
+
+    @cached_property
+    def _inputs(self) -> set[str]:
+        with self.running() as network:
+            return set(inspect.signature(network.forward).parameters)
+
+    def _logits(self, pairs: Sequence[tuple[str, str]]) -> Scores:
+        tokenizer, padding = self._tokenizer
+        encodings = tokenizer.encode_batch(list(pairs))
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        if cut:
+            logger.warning(
+                "%s reads %d tokens; of %d of %d pairs the rest is cut",
+                self.card.name,
+                self.card.max_tokens,
+                cut,
+                len(pairs),
+            )
+        logits = np.empty(len(pairs), dtype=np.float32)
+        order = np.argsort([len(encoding.ids) for encoding in encodings], kind="stable")
+        for start in range(0, len(pairs), self.batch):
+            some = order[start : start + self.batch]
+            logits[some] = self._forward([encodings[n] for n in some], padding)
+        return logits
+
+    def _forward(self, encodings: Sequence[Encoding], padding: int) -> Scores:
+        arrays = _laid_out(encodings, padding)
+        with self.running() as network:
+            inputs = {name: self.tensor(array) for name, array in arrays.items() if name in self._inputs}
+            logits: Scores = as_array(network(**inputs).logits[:, 0])
+        return logits
+
+
+def _laid_out(encodings: Sequence[Encoding], padding: int) -> dict[str, Any]:
+    """Lay pairs out as int64 ``(pairs, longest)`` arrays, which tell the first text from the second."""
+    shape = len(encodings), max(len(encoding.ids) for encoding in encodings)
+    ids = np.full(shape, padding, dtype=np.int64)
+    mask, types = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for row, encoding in enumerate(encodings):
+        length = len(encoding.ids)
+        ids[row, :length], mask[row, :length], types[row, :length] = encoding.ids, 1, encoding.type_ids
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    named = checkpoint.config.get("architectures") or ["none"]
+    labels = len(checkpoint.config.get("id2label") or {}) or checkpoint.config.get("num_labels", 2)
+    if not str(named[0]).endswith(_KIND):
+        raise ModelError(f"{checkpoint.reference} is no cross-encoder: its network is {named[0]}, not one …{_KIND}")
+    if labels != 1:
+        raise ModelError(
+            f"{checkpoint.reference} gives {labels} logits for a pair of texts; a cross-encoder that reranks gives one"
+        )
+
+
+def _max_tokens(checkpoint: Checkpoint) -> int:
+    """Read how long a pair may be: what the tokenizer says, as far as there are positions."""
+    path = checkpoint.path / "tokenizer_config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    positions = checkpoint.config.get("max_position_embeddings", _MOST_TOKENS)
+    return int(min(said or positions, positions))

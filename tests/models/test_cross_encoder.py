@@ -1,0 +1,205 @@
+"""Cross-encoders beside sentence-transformers' own, on random weights that make logits depend on both texts."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from mmrag.errors import ModelError
+from mmrag.models.registry import load_matcher
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+sentence_transformers = pytest.importorskip("sentence_transformers")
+
+WORDS = (
+    *("the", "a", "dog", "cat", "plays", "in", "on", "snow", "beach", "sea", "mountain", "red", "green", "car"),
+    *("stands", "sky", "night", "of", "with", "two", "man", "woman", "reads", "book"),
+)
+QUERIES = ["a dog in the snow", "red car", "woman reads", "the sea at night with a very green sky of two"]
+TEXTS = [
+    "the dog plays in the snow with a man",
+    "snow",
+    "a red car stands on the beach",
+    "a green car",
+    "two cat on the mountain of the sea in the night with a woman",
+    "book",
+    "the man reads a red book",
+]
+LONG = " ".join(WORDS * 3)
+TOKENS = 40
+
+
+def write_tokenizer(folder):
+    vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    transformers.BertTokenizer(vocab=vocabulary, model_max_length=TOKENS).save_pretrained(folder)
+    return len(vocabulary)
+
+
+def shake(network, seed=0):
+    """Give every weight a size that lets what comes in decide what goes out."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:
+                parameter += 0.1 * noise
+            else:
+                gain = 5.0 if name == "classifier.weight" else 1.5
+                parameter.copy_(noise if "embedding" in name else noise * gain * parameter.shape[1] ** -0.5)
+
+
+@pytest.fixture(scope="module", params=["bert", "distilbert"])
+def folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cross")
+    vocabulary = write_tokenizer(folder)
+    if request.param == "bert":
+        config = transformers.BertConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            num_labels=1,
+        )
+        network = transformers.BertForSequenceClassification(config)
+    else:
+        config = transformers.DistilBertConfig(
+            vocab_size=vocabulary,
+            n_layers=3,
+            n_heads=4,
+            dim=32,
+            hidden_dim=64,
+            max_position_embeddings=64,
+            num_labels=1,
+        )
+        network = transformers.DistilBertForSequenceClassification(config)
+    shake(network)
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def matcher(folder):
+    return load_matcher(f"cross:{folder}")
+
+
+def reference(folder, pairs, activation=None):
+    """What sentence-transformers' CrossEncoder says of pairs."""
+    model = sentence_transformers.CrossEncoder(str(folder), device="cpu", local_files_only=True)
+    return model.predict(pairs, activation_fn=activation or torch.nn.Identity(), show_progress_bar=False)
+
+
+def logits(matcher, queries=QUERIES, texts=TEXTS):
+    return matcher.match(queries, matcher.features(texts)).logits
+
+
+def expected(folder, queries=QUERIES, texts=TEXTS):
+    found = reference(folder, [(query, text) for query in queries for text in texts])
+    return found.reshape(len(queries), len(texts))
+
+
+def distance(found, other):
+    """The largest difference, as a fraction of how much logits vary from text to text."""
+    spread = other.std(axis=1).mean()
+    assert spread >= 0.5, "the network is blind: nothing would be compared"
+    return np.abs(found - other).max() / spread
+
+
+def test_logits_and_probabilities_are_the_references(folder, matcher):
+    assert distance(logits(matcher), expected(folder)) <= 1e-4
+    judged = matcher.match(QUERIES[:1], TEXTS)
+    pairs = [(QUERIES[0], text) for text in TEXTS]
+    assert np.abs(judged.probabilities[0] - reference(folder, pairs, torch.nn.Sigmoid())).max() < 1e-5
+    assert judged.cosines is None
+    assert np.array_equal(judged.scores, judged.logits)
+
+
+def test_rank_lists_equal_a_plain_double_loops(folder, matcher):
+    found = np.argsort(-logits(matcher), axis=1)
+    model = sentence_transformers.CrossEncoder(str(folder), device="cpu", local_files_only=True)
+    for query, order in zip(QUERIES, found.tolist(), strict=True):
+        assert order == [one["corpus_id"] for one in model.rank(query, TEXTS, show_progress_bar=False)]
+
+
+def test_long_texts_are_cut_as_the_reference_cuts_them(folder, matcher, caplog):
+    with caplog.at_level(logging.WARNING, "mmrag"):
+        found = logits(matcher, [QUERIES[0], LONG], [*TEXTS, LONG])
+    assert distance(found, expected(folder, [QUERIES[0], LONG], [*TEXTS, LONG])) <= 1e-4
+    assert "reads 40 tokens; of 9 of 16 pairs the rest is cut" in caplog.text
+
+
+def test_the_comparison_would_notice(folder, matcher, monkeypatch):
+    right = expected(folder)
+    assert distance(logits(matcher, [QUERIES[0], *QUERIES[:3]]), right) > 0.01  # another query
+    assert distance(logits(matcher, texts=[TEXTS[0], *TEXTS[:6]]), right) > 0.01  # another text
+    assert distance(logits(matcher)[:, ::-1], right) > 0.01
+
+    def without(name, value):
+        from mmrag.models import cross_encoder
+
+        laid_out = cross_encoder._laid_out
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "mmrag.models.cross_encoder._laid_out",
+                lambda *some: (arrays := laid_out(*some)) | {name: np.full_like(arrays[name], value)},
+            )
+            return distance(logits(matcher), right)
+
+    assert without("attention_mask", 1) > 0.01
+    if "token_type_ids" in matcher._inputs:
+        assert without("token_type_ids", 0) > 0.01
+    with torch.no_grad():
+        weight = next(weight for name, weight in matcher.network.named_parameters() if "layer.1." in name)
+        weight *= 1.1
+    assert distance(logits(matcher), right) > 0.01
+
+
+def test_a_folder_that_sentence_transformers_wrote_is_read(folder, matcher, tmp_path):
+    sentence_transformers.CrossEncoder(str(folder), device="cpu", local_files_only=True).save_pretrained(str(tmp_path))
+    assert np.allclose(logits(load_matcher(f"cross:{tmp_path}")), logits(matcher), atol=1e-5)
+
+
+def test_only_wanted_pairs_are_judged_whatever_the_order_and_the_batch(matcher, monkeypatch):
+    right = logits(matcher)
+    wanted = np.random.default_rng(0).random(right.shape) < 0.4
+    judged = matcher.match(QUERIES, TEXTS, wanted)
+    assert np.array_equal(np.isnan(judged.logits), ~wanted)
+    assert np.array_equal(np.isnan(judged.probabilities), ~wanted)
+    assert np.allclose(judged.logits[wanted], right[wanted], atol=1e-5)
+    assert np.allclose(logits(matcher, QUERIES[::-1], TEXTS[::-1])[::-1, ::-1], right, atol=1e-5)
+    monkeypatch.setattr(type(matcher), "batch", 1)
+    assert np.allclose(logits(matcher), right, atol=1e-5)
+    assert matcher.match([], TEXTS).logits.shape == (0, 7)
+    assert matcher.match(QUERIES, []).logits.shape == (4, 0)
+
+
+def test_bf16_is_near(matcher):
+    found, right = logits(matcher.at_precision("bf16")), logits(matcher)
+    assert 0 < distance(found, right) < 0.3
+
+
+def test_what_is_no_cross_encoder_is_refused(folder, tmp_path):
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "id2label": {"0": "no", "1": "yes"}}))
+    with pytest.raises(ModelError, match="gives 2 logits for a pair of texts"):
+        load_matcher(f"cross:{tmp_path}")
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+    with pytest.raises(ModelError, match="is no cross-encoder: its network is BertModel"):
+        load_matcher(f"cross:{tmp_path}")
+
+
+def test_the_identity_changes_with_the_weights(folder, matcher, tmp_path):
+    assert load_matcher(f"cross:{folder}").identity == matcher.identity
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    shake(network, seed=1)
+    network.save_pretrained(tmp_path)
+    assert load_matcher(f"cross:{tmp_path}").identity.difference(matcher.identity)
