@@ -158,7 +158,7 @@ def forward(encoder: RandomEncoder, variant: str, pixels: torch.Tensor) -> Calla
     network = encoder.network
 
     def eager() -> torch.Tensor:
-        with torch.inference_mode():
+        with torch.no_grad():  # torch.compile does not take inference mode
             return encoder.image_vectors(network, pixels)
 
     if variant == "CUDA graph":

@@ -165,7 +165,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(machine, files, tmp_path):
 
 
 def test_what_is_missing_for_a_precision_is_said_at_once(machine, files):
-    with pytest.raises(ModelError, match="a precision is one of fp32, bf16, int8, not 'fp16'"):
+    with pytest.raises(ModelError, match="ONNX models run in fp32, bf16 or int8, not in fp16"):
         Tower(files, "", for_pictures=True, precision="fp16")
     with pytest.raises(ModelError, match=r"there is no vision_model_int8\.onnx in .*; use fp32 or bf16"):
         Tower({"fp32": files["fp32"]}, "", for_pictures=True, precision="int8")
