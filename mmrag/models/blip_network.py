@@ -120,19 +120,20 @@ class BlipNetwork(TorchModel):
         """Prepare pictures, ``(n, 3, height, width)``."""
         return np.stack([self.preprocessing(image, exact=self.precision == "fp32") for image in images])
 
-    def token_ids(self, texts: Sequence[str], first: str) -> list[list[int]]:
-        """Turn texts into tokens, special ones included, the first of which is `first`; not padded.
-
-        What is too long is cut, with a warning in the log.
-        """
-        number = self.token_id(first)
-        return [[number, *encoding.ids[1:]] for encoding in self.encodings(texts)]
-
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
         """Turn texts into tokens; what is too long is cut, with a warning in the log."""
         encodings: list[Encoding] = self.tokenizer.encode_batch(list(texts))
         warn_of_cuts(texts, encodings, self.card.max_tokens)
         return encodings
+
+    def with_first(self, encodings: Sequence[Encoding], first: str) -> list[list[int]]:
+        """Give the tokens, special ones included and not padded, with `first` in the place of [CLS]."""
+        number = self.token_id(first)
+        return [[number, *encoding.ids[1:]] for encoding in encodings]
+
+    def token_ids(self, texts: Sequence[str], first: str) -> list[list[int]]:
+        """Turn texts into tokens that begin with `first`."""
+        return self.with_first(self.encodings(texts), first)
 
     def token_id(self, token: str) -> int:
         """Give the number of a special token."""

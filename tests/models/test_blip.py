@@ -144,9 +144,9 @@ def form(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("limit", [1, 30, 2048])
-def test_judgements_equal_transformers(retrieval, pictures, expected, form, limit, monkeypatch):
-    monkeypatch.setitem(blip_match.TOKENS, "cpu", limit)
+@pytest.mark.parametrize("limits", [(1, 64), (30, 64), (2048, 64), (2048, 5)])
+def test_judgements_equal_transformers(retrieval, pictures, expected, form, limits, monkeypatch):
+    monkeypatch.setitem(blip_match.LIMITS, "cpu", limits)
     matcher = at_equal_ids(retrieval[1])
     judged = matcher.match(TEXTS, matcher.features(pictures))
     assert np.abs(judged.logits - expected[0]).max() < CLOSE * expected[0].std()
@@ -158,7 +158,7 @@ def test_any_pairs_in_any_blocks(retrieval, pictures, expected, form, monkeypatc
     matcher = at_equal_ids(retrieval[1])
     features = matcher.features(pictures)
     for share, limit in ((0.1, 12), (0.5, 25), (0.5, 2048), (0.9, 40)):
-        monkeypatch.setitem(blip_match.TOKENS, "cpu", limit)
+        monkeypatch.setitem(blip_match.LIMITS, "cpu", (limit, 64))
         wanted = random.random(expected[0].shape) < share
         judged = matcher.match(TEXTS, list(features), wanted)
         assert np.array_equal(np.isfinite(judged.logits), wanted)
@@ -259,6 +259,13 @@ def test_what_pays():
         absorbed = around + 2 * 2 * heads * tokens * patches * width
         projected = 2 * 2 * patches * width**2 + 2 * 2 * tokens * patches * width
         assert blip_match.absorbing_pays(tokens, patches, heads, width) == (absorbed < projected)
+
+
+def test_many_texts_are_read_in_parts(retrieval, pictures, expected, monkeypatch):
+    monkeypatch.setattr(blip_match, "TEXTS", 4)
+    matcher = at_equal_ids(retrieval[1])
+    judged = matcher.match(TEXTS, matcher.features(pictures))
+    assert np.abs(judged.logits - expected[0]).max() < CLOSE * expected[0].std()
 
 
 def test_features_of_another_shape(retrieval):
