@@ -10,7 +10,7 @@ import numpy as np
 from mmrag.errors import InputError, ModelError
 from mmrag.models.blip_generate import BlipAnswerer, BlipCaptioner
 from mmrag.models.blip_match import match_logits
-from mmrag.models.blip_network import BlipNetwork
+from mmrag.models.blip_network import BlipNetwork, picture_states
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import as_array
 from mmrag.models.tokens import Tokens, laid_out
@@ -39,8 +39,7 @@ class BlipRetrieval(BlipNetwork, TorchEncoder, Matcher):
 
     def image_vectors(self, network: Any, pixels: Tensor) -> Tensor:
         """Project the first of a picture's states."""
-        states = network.vision_model(pixel_values=pixels).last_hidden_state
-        projected: Tensor = network.vision_proj(states[:, 0])
+        projected: Tensor = network.vision_proj(picture_states(network, pixels)[:, 0])
         return projected
 
     def text_vectors(self, network: Any, tokens: dict[str, Tensor]) -> Tensor:
@@ -59,7 +58,7 @@ class BlipRetrieval(BlipNetwork, TorchEncoder, Matcher):
         for start in range(0, len(items), self.batch):
             pixels = self.pixels(items[start : start + self.batch])
             with self.running() as network:
-                seen[start : start + self.batch] = as_array(self.states(network, pixels))
+                seen[start : start + self.batch] = as_array(picture_states(network, self.tensor(pixels)))
         return seen
 
     def match(self, texts: Sequence[str], features: Sequence[Vectors], wanted: Wanted | None = None) -> Judgement:
