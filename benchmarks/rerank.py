@@ -28,9 +28,9 @@ from mmrag.models.blip_match import absorbing_pays
 from mmrag.models.blip_network import picture_states
 
 CAPTIONS = (
-    "a dog runs through the snow",
-    "two children are playing football on a beach while the sun goes down",
     "a man in a red shirt is climbing a steep rock",
+    "two children are playing football on a beach while the sun goes down",
+    "a dog runs through the snow",
     "an old woman sells fruit at a market",
     "a black and white cat looks out of the window",
     "people are waiting for a train at night",
@@ -139,7 +139,7 @@ def blip_operations(matcher: BlipRetrieval, texts: list[str], pictures: int) -> 
 def measured(subject: Subject, texts: list[str], rounds: int, precision: str) -> dict[str, Any]:
     """Measure every way, one after another, `rounds` times, and a large matrix product beside them."""
     one, pictures = texts[:1], len(subject.features)
-    some = min(BATCH, pictures)
+    some, words = min(BATCH, pictures), statistics.mean(len(text.split()) for text in texts)
     ours: dict[str, Way] = {
         "one text": (lambda: subject.matcher.match(one, subject.features), pictures),
         "many texts": (lambda: subject.matcher.match(texts, subject.features), pictures * len(texts)),
@@ -154,6 +154,7 @@ def measured(subject: Subject, texts: list[str], rounds: int, precision: str) ->
         "many texts": subject.operations(texts, pictures) / products,
     }
     return {
+        "words of the one text, of many texts on average": [len(one[0].split()), words],
         "mmrag, pairs/s": {name: round(rates[name], 2) for name in ours},
         "transformers, pairs/s": {name: round(rates[name], 2) for name in theirs},
         "times as fast": {name: {loop: round(rates[name] / rates[loop], 1) for loop in theirs} for name in ours},

@@ -464,13 +464,13 @@ def test_each_picture_needs_its_question(answerer, pictures):
 def test_real_size(tmp_path, photographs):
     """BLIP-base at 384 pixels: both ways of the cross-attention."""
     model = write_blip(tmp_path / "blip-itm-base", "BlipForImageTextRetrieval", real_config())
-    pictures = [Image.open(path).convert("RGB") for path in sorted(photographs.iterdir())]
-    logits, cosines = double_loop(model, reference_pixels(tmp_path / "blip-itm-base", pictures), TEXTS[:3])
+    pictures = [Image.open(path).convert("RGB") for path in sorted(photographs.iterdir())[:4]]
+    logits, cosines = double_loop(model, reference_pixels(tmp_path / "blip-itm-base", pictures), TEXTS[:2])
     matcher = at_equal_ids(tmp_path / "blip-itm-base")
     features = matcher.features(pictures)
     assert logits.std(axis=1).min() > 0.5
     assert cosines.std(axis=1).min() > 0.03
-    for repeats in (1, 8):  # of few texts, and of many
-        judged = matcher.match(TEXTS[:3] * repeats, features)
+    for repeats in (1, 12):  # of few texts, and of many
+        judged = matcher.match(TEXTS[:2] * repeats, features)
         assert np.abs(judged.logits - np.tile(logits, (repeats, 1))).max() < CLOSE * logits.std()
         assert np.abs(judged.cosines - np.tile(cosines, (repeats, 1))).max() < CLOSE * cosines.std()
