@@ -16,28 +16,35 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from benchmarks.blip import written
 from benchmarks.report import publish
 from mmrag.models.blip import BlipRetrieval, open_blip
 from mmrag.models.blip_match import absorbing_pays
+from mmrag.models.blip_network import picture_states
 
 CAPTIONS = (
-    "a dog runs through the snow",
-    "two children are playing football on a beach while the sun goes down",
     "a man in a red shirt is climbing a steep rock",
+    "two children are playing football on a beach while the sun goes down",
+    "a dog runs through the snow",
     "an old woman sells fruit at a market",
     "a black and white cat looks out of the window",
     "people are waiting for a train at night",
     "a girl jumps into a blue swimming pool",
     "three cyclists ride along a road between green fields and low hills",
 )
+BATCH = 16
+"""Pictures that transformers' loops see at once."""
+
 PADDED = 35
 """Tokens of every text in BLIP's own evaluation of retrieval."""
 
-Loop = Callable[[str, int], Any]
+Way = tuple[Callable[[], Any], int]
+"""Judges pairs, and how many."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,8 @@ class Subject:
         Of the pictures.
     from_pixels : callable
         mmrag's judgement of a list of texts with so many pictures, from their pixels.
-    loops : dict
-        Judges one text with so many pictures, by name.
-    sizes : dict
-        How many pictures are judged by each loop in a round.
+    loops : dict of (callable, int)
+        transformers' judgements of one text with so many pictures, by name, and how many are measured.
     operations : callable
         How many operations the matrix products of judging a list of texts with so many pictures take.
     """
@@ -62,64 +67,54 @@ class Subject:
     matcher: Any
     features: np.ndarray
     from_pixels: Callable[[list[str], int], Any]
-    loops: dict[str, Loop]
-    sizes: dict[str, int]
+    loops: dict[str, tuple[Callable[[str, int], Any], int]]
     operations: Callable[[list[str], int], float]
 
 
 def blip(precision: str, pictures: int) -> Subject:
     import torch
 
-    matcher = open_blip(str(blip_folder())).on_device("cpu").at_precision(precision)
+    matcher = open_blip(str(written())).on_device("cpu").at_precision(precision)
     assert isinstance(matcher, BlipRetrieval)
-    random = np.random.default_rng(0)
-    shape = (16, 3, matcher.preprocessing.height, matcher.preprocessing.width)
+    network, random = matcher.network, np.random.default_rng(0)
+    shape = (BATCH, 3, matcher.preprocessing.height, matcher.preprocessing.width)
     pixels = matcher.tensor(random.normal(size=shape).astype(np.float32))
-    network = matcher.network
     features = random.normal(size=(pictures, *matcher.feature_shape)).astype(np.float32)
-    states = matcher.tensor(features[:16])
+    states = matcher.tensor(random.normal(size=(BATCH, *matcher.feature_shape)).astype(np.float32))
 
-    def ids(text: str, length: int = 0) -> Any:
-        (tokens,) = matcher.token_ids([text], "[CLS]")
-        filled = torch.tensor([tokens + [0] * (length - len(tokens))])
+    def tokens(text: str, length: int) -> dict[str, Any]:
+        (ids,) = matcher.token_ids([text], "[CLS]")
+        filled = torch.tensor([ids + [0] * (length - len(ids))])
         return {"input_ids": filled, "attention_mask": (filled > 0).long()}
 
     def own_forward(text: str, count: int) -> None:
         for one in range(count):
-            network(**ids(text), pixel_values=pixels[one : one + 1])
+            network(**tokens(text, 0), pixel_values=pixels[one : one + 1])
 
-    def vision_given(length: int) -> Loop:
-        def judge(text: str, count: int) -> None:
-            for start in range(0, count, len(states)):
-                some = states[: count - start]
-                tokens = {name: array.expand(len(some), -1) for name, array in ids(text, length).items()}
-                network.itm_head(network.text_encoder(**tokens, encoder_hidden_states=some).last_hidden_state[:, 0])
-
-        return judge
+    def vision_given(text: str, count: int, length: int) -> None:
+        for start in range(0, count, BATCH):
+            some = states[: count - start]
+            given = {name: array.expand(len(some), -1) for name, array in tokens(text, length).items()}
+            network.itm_head(network.text_encoder(**given, encoder_hidden_states=some).last_hidden_state[:, 0])
 
     def from_pixels(texts: list[str], count: int) -> None:
-        with matcher.running():
-            seen = [network.vision_model(pixel_values=pixels).last_hidden_state for _ in range(0, count, len(pixels))]
-            matcher.match(texts, torch.cat(seen)[:count].float().numpy())
+        seen = [picture_states(network, pixels) for _ in range(0, count, BATCH)]
+        matcher.match(texts, torch.cat(seen)[:count].float().numpy())
 
     return Subject(
         matcher=matcher,
         features=features,
         from_pixels=from_pixels,
         loops={
-            "its own forward, a pair at a time": own_forward,
-            f"vision tower given, 16 pairs at a time, texts padded to {PADDED}": vision_given(PADDED),
-            "vision tower given, 16 pairs at a time, texts not padded": vision_given(0),
+            "its own forward, a pair at a time": (own_forward, 4),
+            f"vision tower given, {BATCH} pairs at a time, texts padded to {PADDED}": (
+                partial(vision_given, length=PADDED),
+                BATCH,
+            ),
+            f"vision tower given, {BATCH} pairs at a time, texts not padded": (partial(vision_given, length=0), BATCH),
         },
-        sizes=dict(zip(("own", "padded", "unpadded"), (4, 16, 16), strict=True)),
-        operations=lambda texts, count: blip_operations(matcher, texts, count),
+        operations=partial(blip_operations, matcher),
     )
-
-
-def blip_folder() -> Any:
-    from benchmarks.blip import written
-
-    return written()
 
 
 def blip_operations(matcher: BlipRetrieval, texts: list[str], pictures: int) -> float:
@@ -141,43 +136,46 @@ def blip_operations(matcher: BlipRetrieval, texts: list[str], pictures: int) -> 
     return per_picture * pictures + looking
 
 
-def measured(subject: Subject, texts: list[str], rounds: int, gemm: float) -> dict[str, Any]:
-    """Measure every way, one after another, `rounds` times."""
-    pictures = len(subject.features)
-    sizes = dict(zip(subject.loops, subject.sizes.values(), strict=True))
-    one, some = texts[:1], min(16, pictures)
-    ways: dict[str, tuple[Callable[[], Any], int]] = {
+def measured(subject: Subject, texts: list[str], rounds: int, precision: str) -> dict[str, Any]:
+    """Measure every way, one after another, `rounds` times, and a large matrix product beside them."""
+    one, pictures = texts[:1], len(subject.features)
+    some, words = min(BATCH, pictures), statistics.mean(len(text.split()) for text in texts)
+    ours: dict[str, Way] = {
         "one text": (lambda: subject.matcher.match(one, subject.features), pictures),
         "many texts": (lambda: subject.matcher.match(texts, subject.features), pictures * len(texts)),
         "one text, from pixels": (lambda: subject.from_pixels(one, some), some),
         "many texts, from pixels": (lambda: subject.from_pixels(texts, some), some * len(texts)),
-        **{
-            name: (lambda judge=judge, n=sizes[name]: judge(texts[0], n), sizes[name])
-            for name, judge in subject.loops.items()
-        },
     }
+    theirs: dict[str, Way] = {name: (partial(judge, one[0], n), n) for name, (judge, n) in subject.loops.items()}
+    seconds, products = interleaved({**ours, **theirs}, rounds, precision)
+    rates = {name: count / seconds[name] for name, (_, count) in {**ours, **theirs}.items()}
+    limits = {
+        "one text": subject.operations(one, pictures) / products,
+        "many texts": subject.operations(texts, pictures) / products,
+    }
+    return {
+        "words of the one text, of many texts on average": [len(one[0].split()), words],
+        "mmrag, pairs/s": {name: round(rates[name], 2) for name in ours},
+        "transformers, pairs/s": {name: round(rates[name], 2) for name in theirs},
+        "times as fast": {name: {loop: round(rates[name] / rates[loop], 1) for loop in theirs} for name in ours},
+        "fraction of the limit": {name: round(limit / seconds[name], 2) for name, limit in limits.items()},
+        "large matrix product, operations/s": f"{products:.3g}",
+    }
+
+
+def interleaved(ways: dict[str, Way], rounds: int, precision: str) -> tuple[dict[str, float], float]:
+    """Give the median seconds of each way, and the median rate of a large matrix product."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
+    products = []
+    for judge, _ in ways.values():  # warms up
+        judge()
+    for _ in range(rounds):
         for name, (judge, _) in ways.items():
+            products.append(matmul_rate(precision))
             start = time.perf_counter()
             judge()
-            if number or rounds == 0:  # the first round only warms up
-                seconds[name].append(time.perf_counter() - start)
-    rates = {name: count / statistics.median(seconds[name]) for name, (_, count) in ways.items()}
-    limits = {"one text": subject.operations(one, pictures), "many texts": subject.operations(texts, pictures)}
-    return {
-        "mmrag, pairs/s": {name: round(rates[name], 2) for name in ways if name not in subject.loops},
-        "transformers, pairs/s": {name: round(rates[name], 2) for name in subject.loops},
-        "times as fast": {
-            name: {loop: round(rates[name] / rates[loop], 1) for loop in subject.loops}
-            for name in ways
-            if name not in subject.loops
-        },
-        "fraction of the limit": {
-            name: round(total / gemm / statistics.median(seconds[name]), 2) for name, total in limits.items()
-        },
-        "matrix products, operations/s": f"{gemm:.3g}",
-    }
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in seconds.items()}, statistics.median(products)
 
 
 def matmul_rate(precision: str) -> float:
@@ -187,7 +185,7 @@ def matmul_rate(precision: str) -> float:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     left, right = torch.randn(2048, 768).to(dtype), torch.randn(3072, 768).to(dtype)
     seconds = []
-    for _ in range(30):
+    for _ in range(3):
         start = time.perf_counter()
         torch.nn.functional.linear(left, right)
         seconds.append(time.perf_counter() - start)
@@ -213,7 +211,7 @@ def main() -> None:
         for precision in given.precision or ("fp32", "bf16"):
             with torch.inference_mode():
                 subject = SUBJECTS[model](precision, given.pictures)
-                report[f"{model} {precision}"] = measured(subject, texts, given.rounds, matmul_rate(precision))
+                report[f"{model} {precision}"] = measured(subject, texts, given.rounds, precision)
     publish("rerank", report)
     print(json.dumps(report, indent=1))
 

@@ -10,7 +10,7 @@ import numpy as np
 from mmrag.errors import InputError, ModelError
 from mmrag.models.blip_generate import BlipAnswerer, BlipCaptioner
 from mmrag.models.blip_match import match_logits
-from mmrag.models.blip_network import BlipNetwork
+from mmrag.models.blip_network import BlipNetwork, picture_states
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import as_array
 from mmrag.models.tokens import Tokens, laid_out
@@ -19,6 +19,7 @@ from mmrag.roles import Judgement, Matcher, Scores, Vectors, Wanted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from tokenizers import Encoding
     from torch import Tensor
 
 
@@ -38,8 +39,7 @@ class BlipRetrieval(BlipNetwork, TorchEncoder, Matcher):
 
     def image_vectors(self, network: Any, pixels: Tensor) -> Tensor:
         """Project the first of a picture's states."""
-        states = network.vision_model(pixel_values=pixels).last_hidden_state
-        projected: Tensor = network.vision_proj(states[:, 0])
+        projected: Tensor = network.vision_proj(picture_states(network, pixels)[:, 0])
         return projected
 
     def text_vectors(self, network: Any, tokens: dict[str, Tensor]) -> Tensor:
@@ -50,8 +50,7 @@ class BlipRetrieval(BlipNetwork, TorchEncoder, Matcher):
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tokens]:
         """Make "input_ids" and "attention_mask", ``(n, t)``; texts that are read alone begin with [CLS]."""
-        arrays = laid_out(self.encodings(texts))
-        return {name: arrays[name] for name in ("input_ids", "attention_mask")}
+        return _arrays(self.encodings(texts))
 
     def features(self, items: Sequence[Image]) -> Any:
         """See pictures: the vision tower's last hidden states, float32 ``(n, patches + 1, width)``."""
@@ -59,7 +58,7 @@ class BlipRetrieval(BlipNetwork, TorchEncoder, Matcher):
         for start in range(0, len(items), self.batch):
             pixels = self.pixels(items[start : start + self.batch])
             with self.running() as network:
-                seen[start : start + self.batch] = as_array(self.states(network, pixels))
+                seen[start : start + self.batch] = as_array(picture_states(network, self.tensor(pixels)))
         return seen
 
     def match(self, texts: Sequence[str], features: Sequence[Vectors], wanted: Wanted | None = None) -> Judgement:
@@ -71,24 +70,32 @@ class BlipRetrieval(BlipNetwork, TorchEncoder, Matcher):
                     f"features[{number}] has the shape {np.shape(one)}, not {self.feature_shape}; "
                     f"make them with `features` of {self.card.name}"
                 )
-        ids = self.token_ids(texts, self.first)
+        if not wanted.any():
+            nothing = np.full(wanted.shape, np.nan, dtype=np.float32)
+            return Judgement(nothing, nothing, nothing)
+        encodings = self.encodings(texts)
+        ids = self.with_first(encodings, self.first)
         with self.running() as network:
             logits = match_logits(network, ids, lambda some: self.tensor(np.stack([features[i] for i in some])), wanted)
-        return Judgement(
-            logits=logits[..., 1],
-            probabilities=_probability(logits),
-            cosines=np.where(wanted, self._cosines(texts, features), np.float32(np.nan)),
-        )
+            cosines = self._text_side(network, encodings) @ self._picture_side(network, features).T
+        return Judgement(logits[..., 1], _probability(logits), np.where(wanted, cosines, np.float32(np.nan)))
 
-    def _cosines(self, texts: Sequence[str], features: Sequence[Vectors]) -> Scores:
-        if not len(features):
-            return np.empty((len(texts), 0), dtype=np.float32)
-        first = np.stack([one[0] for one in features])
-        with self.running() as network:
-            vectors = self._checked(
-                as_array(network.vision_proj(self.tensor(first))), (len(first), self.card.dimension)
-            )
-        return self.encode_text(texts) @ vectors.T
+    def _text_side(self, network: Any, encodings: Sequence[Encoding]) -> Vectors:
+        vectors = []
+        for start in range(0, len(encodings), self.batch):
+            arrays = _arrays(encodings[start : start + self.batch])
+            tensors = {name: self.tensor(array) for name, array in arrays.items()}
+            vectors.append(as_array(self.text_vectors(network, tensors)))
+        return self._checked(np.concatenate(vectors), (len(encodings), self.card.dimension))
+
+    def _picture_side(self, network: Any, features: Sequence[Vectors]) -> Vectors:
+        vectors = as_array(network.vision_proj(self.tensor(np.stack([one[0] for one in features]))))
+        return self._checked(vectors, (len(features), self.card.dimension))
+
+
+def _arrays(encodings: Sequence[Encoding]) -> dict[str, Tokens]:
+    arrays = laid_out(encodings)
+    return {name: arrays[name] for name in ("input_ids", "attention_mask")}
 
 
 def _probability(logits: Scores) -> Scores:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmrag.errors import InputError, ModelError
-from mmrag.models.blip_network import BlipNetwork
+from mmrag.models.blip_network import BlipNetwork, picture_states
 from mmrag.models.network import as_array, import_torch
 from mmrag.roles import Generator, Scores
 
@@ -102,7 +102,7 @@ class BlipCaptioner(BlipGenerator):
         captions: list[str] = []
         with self.running() as network, _seeded(seed, self.device):
             for first in range(0, len(images), BATCH):
-                states = self.states(network, self.pixels(images[first : first + BATCH]))
+                states = picture_states(network, self.tensor(self.pixels(images[first : first + BATCH])))
                 captions += self._write(network, start, states, options)
         return captions
 
@@ -159,7 +159,7 @@ class BlipAnswerer(BlipGenerator):
             alike = [row for row, one in enumerate(ids) if len(one) == length]
             for first in range(0, len(alike), BATCH):
                 rows = alike[first : first + BATCH]
-                seen = self.states(network, self.pixels([images[row] for row in rows]))
+                seen = picture_states(network, self.tensor(self.pixels([images[row] for row in rows])))
                 tokens = torch.tensor([ids[row] for row in rows], device=seen.device)
                 yield rows, network.text_encoder(input_ids=tokens, encoder_hidden_states=seen).last_hidden_state
 

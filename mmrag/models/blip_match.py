@@ -22,8 +22,11 @@ from mmrag.roles import Wanted
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
-"""How many tokens of texts, of all pairs together, go through a layer at once."""
+LIMITS = {"cpu": (1024, 64), "cuda": (16384, 256), "mps": (4096, 64)}
+"""How many tokens of texts, of all pairs together, and how many pictures go through a layer at once."""
+
+TEXTS = 256
+"""How many texts are read at once, before they look at pictures."""
 
 Logits = npt.NDArray[np.float32]
 Turn = list[list[int]]
@@ -47,6 +50,7 @@ class Ragged:
         self.even = bool((self.lengths == self.longest).all())
         self.starts = np.cumsum(self.lengths) - self.lengths
         filled = np.arange(self.longest) < self.lengths[:, None]  # (rows, longest)
+        self.positions = np.nonzero(filled)[1]  # of each token in its row
         self._slots = torch.from_numpy(np.flatnonzero(filled)).to(device)
         self.mask = None if self.even else torch.from_numpy(filled).to(device)
 
@@ -155,7 +159,7 @@ def match_logits(
     lengths = np.array([len(one) for one in ids], dtype=np.int64)
     device = network.itm_head.weight.device
     started = _start(network.text_encoder, ids)
-    for block in _blocks(wanted, lengths, TOKENS[device.type]):
+    for block in _blocks(wanted, lengths, *LIMITS[device.type]):
         states = pictures(block.pictures)
         count = block.tokens / len(block.pictures), block.pairs / len(block.pictures)
         memories = _memories(network.text_encoder.encoder.layer, states, *count)
@@ -181,18 +185,18 @@ class _Block:
         return sum(len(some) for turn in self.turns for some in turn)
 
 
-def _blocks(wanted: Wanted, lengths: npt.NDArray[np.int64], limit: int) -> Iterator[_Block]:
-    """Divide the pairs into blocks of at most `limit` tokens, or one picture's, of which each turn has so many."""
-    tokens = lengths @ wanted  # (pictures,)
-    order = [int(picture) for picture in np.argsort(tokens, kind="stable") if tokens[picture]]
+def _blocks(wanted: Wanted, lengths: npt.NDArray[np.int64], tokens: int, pictures: int) -> Iterator[_Block]:
+    """Divide the pairs into blocks of at most so many tokens, or of one picture and as many in each turn."""
+    readers = lengths @ wanted  # tokens that read each picture
     block: list[int] = []
-    for picture in order:
-        if block and (len(block) + 1) * tokens[picture] > limit:  # padded to the picture that most tokens read
-            yield _block(block, wanted, lengths, limit)
+    for picture in np.argsort(readers, kind="stable")[np.count_nonzero(readers == 0) :].tolist():
+        padded = (len(block) + 1) * readers[picture]  # to the picture that most tokens read, which is this one
+        if block and (padded > tokens or len(block) == pictures):
+            yield _block(block, wanted, lengths, tokens)
             block = []
         block.append(picture)
     if block:
-        yield _block(block, wanted, lengths, limit)
+        yield _block(block, wanted, lengths, tokens)
 
 
 def _block(pictures: list[int], wanted: Wanted, lengths: npt.NDArray[np.int64], limit: int) -> _Block:
@@ -209,15 +213,16 @@ def _block(pictures: list[int], wanted: Wanted, lengths: npt.NDArray[np.int64], 
 def _start(encoder: Any, ids: Sequence[Sequence[int]]) -> list[Tensor]:
     """Read each text alone, up to where it first looks at a picture: ``(its tokens, width)`` each."""
     torch = import_torch()
-    device = encoder.embeddings.word_embeddings.weight.device
-    layer, states = encoder.encoder.layer[0], []
-    for length in sorted({len(one) for one in ids}):
-        rows = [row for row, one in enumerate(ids) if len(one) == length]
-        ragged = Ragged([length] * len(rows), device)
-        embedded = encoder.embeddings(input_ids=torch.tensor([ids[row] for row in rows], device=device))
-        read = ragged.pad(_self_attention(layer, ragged.flatten(embedded), ragged))
-        states += list(zip(rows, read, strict=True))
-    return [state for _, state in sorted(states, key=lambda one: one[0])]
+    device, states = encoder.embeddings.word_embeddings.weight.device, []
+    for first in range(0, len(ids), TEXTS):
+        some = ids[first : first + TEXTS]
+        by_text = Ragged([len(one) for one in some], device)
+        tokens = torch.tensor([[token for one in some for token in one]], device=device)
+        positions = torch.from_numpy(by_text.positions)[None].to(device)
+        embedded = encoder.embeddings(input_ids=tokens, position_ids=positions)[0]
+        read = _self_attention(encoder.encoder.layer[0], embedded, by_text)
+        states += torch.split(read, by_text.lengths.tolist())
+    return states
 
 
 def _memories(layers: Sequence[Any], states: Tensor, tokens: float, pairs: float) -> Callable[[int], Memory]:

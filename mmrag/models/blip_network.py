@@ -11,7 +11,7 @@ import numpy as np
 from mmrag.errors import ModelError
 from mmrag.models.cards import Card, Role
 from mmrag.models.checkpoint import Checkpoint
-from mmrag.models.network import TorchModel, import_transformers
+from mmrag.models.network import TorchModel, import_torch, import_transformers
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.tokens import read_tokenizer, warn_of_cuts
 from mmrag.roles import Identity, Pixels
@@ -19,6 +19,7 @@ from mmrag.roles import Identity, Pixels
 if TYPE_CHECKING:
     from PIL.Image import Image
     from tokenizers import Encoding, Tokenizer
+    from torch import Tensor
 
 ENCODE = "[ENC]"
 """The first token of a text that is read together with a picture."""
@@ -112,27 +113,24 @@ class BlipNetwork(TorchModel):
             )
         return network
 
-    def states(self, network: Any, pixels: Pixels) -> Any:
-        """See pictures ``(n, 3, height, width)``: the vision tower's last hidden states, as a tensor."""
-        return network.vision_model(pixel_values=self.tensor(pixels)).last_hidden_state
-
     def pixels(self, images: Sequence[Image]) -> Pixels:
         """Prepare pictures, ``(n, 3, height, width)``."""
         return np.stack([self.preprocessing(image, exact=self.precision == "fp32") for image in images])
-
-    def token_ids(self, texts: Sequence[str], first: str) -> list[list[int]]:
-        """Turn texts into tokens, special ones included, the first of which is `first`; not padded.
-
-        What is too long is cut, with a warning in the log.
-        """
-        number = self.token_id(first)
-        return [[number, *encoding.ids[1:]] for encoding in self.encodings(texts)]
 
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
         """Turn texts into tokens; what is too long is cut, with a warning in the log."""
         encodings: list[Encoding] = self.tokenizer.encode_batch(list(texts))
         warn_of_cuts(texts, encodings, self.card.max_tokens)
         return encodings
+
+    def with_first(self, encodings: Sequence[Encoding], first: str) -> list[list[int]]:
+        """Give the tokens, special ones included and not padded, with `first` in the place of [CLS]."""
+        number = self.token_id(first)
+        return [[number, *encoding.ids[1:]] for encoding in encodings]
+
+    def token_ids(self, texts: Sequence[str], first: str) -> list[list[int]]:
+        """Turn texts into tokens that begin with `first`."""
+        return self.with_first(self.encodings(texts), first)
 
     def token_id(self, token: str) -> int:
         """Give the number of a special token."""
@@ -151,6 +149,31 @@ class BlipNetwork(TorchModel):
         tokenizer.no_padding()
         tokenizer.add_special_tokens([DECODE, ENCODE])  # in BLIP's order; those that are there stay
         return tokenizer
+
+
+def picture_states(network: Any, pixels: Tensor) -> Tensor:
+    """See pictures ``(n, 3, height, width)``: the vision tower's last hidden states, ``(n, patches + 1, width)``.
+
+    As transformers' BlipVisionModel does, but with torch's fused attention, which never writes the weights of all
+    patches for all patches down.
+    """
+    vision = network.vision_model
+    hidden = vision.embeddings(pixels)
+    for layer in vision.encoder.layers:
+        hidden = hidden + _look(layer.self_attn, layer.layer_norm1(hidden))
+        hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+    states: Tensor = vision.post_layernorm(hidden)
+    return states
+
+
+def _look(attention: Any, hidden: Tensor) -> Tensor:
+    """Let the patches ``(n, patches + 1, width)`` look at each other."""
+    torch = import_torch()
+    split = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, attention.head_dim))
+    query, key, value = split.permute(2, 0, 3, 1, 4)  # (n, heads, patches + 1, d) each
+    context = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    projected: Tensor = attention.projection(context.transpose(1, 2).flatten(2))
+    return projected
 
 
 def _section(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
