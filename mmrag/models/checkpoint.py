@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmrag.errors import ModelError
 from mmrag.models.cards import hash_files
 
+logger = logging.getLogger("mmrag")
+
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json")
-_WEIGHTS = ("*.safetensors", "*/*.safetensors")
+_WEIGHTS = ("*.safetensors", "*/*.safetensors", "onnx/model.onnx", "onnx/model.onnx_data")
+_PICKLED_WEIGHTS = ("*.bin", "*/*.bin")
+_MULTILINGUAL = "multilingual"
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,47 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What the model is called wherever it lies: the hub's name, or the folder's own."""
-        return self.path.name if os.path.isdir(os.path.expanduser(self.reference)) else self.reference
+        """What the model is called: the hub's name, or its kind: an index must know a folder wherever it lies."""
+        if os.path.isdir(os.path.expanduser(self.reference)):
+            return str(self.config.get("model_type", "model"))
+        return self.reference
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What the front matter of ``README.md`` says; empty where it says nothing."""
+        path = self.path / "README.md"
+        if not path.is_file():
+            return {}
+        from huggingface_hub import metadata_load
+
+        try:
+            return metadata_load(path) or {}
+        except ValueError as error:  # a model is no worse for it
+            logger.warning("what %s says of the model cannot be read: %s", path, error)
+            return {}
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """ISO 639-1 codes of the languages that the README names; empty when it names none, or says "multilingual"."""
+        given = self.about.get("language") or []
+        codes = [given] if isinstance(given, str) else given
+        known = tuple(str(code) for code in codes if len(str(code)) == 2)
+        return () if _MULTILINGUAL in codes else known
+
+    @property
+    def licence(self) -> str:
+        """The licence that the README names."""
+        return str(self.about.get("license_name") or self.about.get("license") or "")
+
+    @property
+    def has_safetensors(self) -> bool:
+        """Whether the weights are there as safetensors; else they are pickled, and only weights are read of them."""
+        return any(self.path.glob("*.safetensors"))
 
     def fingerprint(self) -> str:
         """Hash all files that results depend on."""
-        found = {path for glob in (*_SMALL_FILES, *_WEIGHTS) for path in self.path.glob(glob) if path.is_file()}
+        weights = _WEIGHTS if self.has_safetensors else (*_WEIGHTS, *_PICKLED_WEIGHTS)
+        found = {path for glob in (*_SMALL_FILES, *weights) for path in self.path.glob(glob) if path.is_file()}
         return hash_files(self.path, sorted(found))
 
 

@@ -19,9 +19,11 @@ R = TypeVar("R", bound=Model)
 ENTRY_POINTS = "mmrag.models"
 
 _FOLDER = "onnx:"
+_PRETRAINED = "hf:"
 
 _FAMILIES: dict[str, str | Opener] = {
     "builtin": "mmrag.models.onnx:open_builtin",
+    "hf": "mmrag.models.hf:open_pretrained",
     "onnx": "mmrag.models.onnx:open_folder",
 }
 
@@ -74,7 +76,7 @@ def load_generator(name: str, *, precision: str | None = None, device: str = "au
 
 def _load(name: str, role: type[R], precision: str | None, device: str) -> R:
     if _is_path(name):
-        name = f"{_FOLDER}{name}"
+        name = f"{_family_of(Path(name).expanduser())}{name}"
     family, _, reference = name.partition(":")
     model = _opener(family, name)(reference)
     if not isinstance(model, role):
@@ -86,8 +88,9 @@ def _load(name: str, role: type[R], precision: str | None, device: str) -> R:
 
 def absolute_name(name: str) -> str:
     """Make a model's name independent of the current folder: a path becomes absolute."""
-    path = name.removeprefix(_FOLDER)
-    return str(Path(path).expanduser().resolve()) if path != name or _is_path(name) else name
+    path = Path(name.removeprefix(_FOLDER).removeprefix(_PRETRAINED)).expanduser()
+    pretrained = name.startswith(_PRETRAINED) and path.is_dir()
+    return str(path.resolve()) if pretrained or name.startswith(_FOLDER) or _is_path(name) else name
 
 
 def to_home(name: str, home: Path) -> str:
@@ -102,9 +105,16 @@ def from_home(name: str, home: Path) -> str:
 
 
 def _is_path(name: str) -> bool:
-    return (
-        name.startswith((".", "/", "~")) or os.path.isfile(Path(name, CARD_NAME)) or os.path.isdir(Path(name, "onnx"))
-    )
+    known = (CARD_NAME, "onnx", "config.json", "modules.json")
+    return name.startswith((".", "/", "~")) or any(os.path.exists(Path(name, one)) for one in known)
+
+
+def _family_of(folder: Path) -> str:
+    """Tell who reads a folder: the towers of ours, and of a hub's for ONNX, need no torch and come first."""
+    towers = any(os.path.isfile(folder / "onnx" / f"{tower}_model.onnx") for tower in ("vision", "text"))
+    ours = towers or os.path.isfile(folder / CARD_NAME)
+    weights = (*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("modules.json"))
+    return _PRETRAINED if weights and not ours else _FOLDER
 
 
 def _opener(family: str, name: str) -> Opener:

@@ -1,0 +1,167 @@
+"""Encoders of transformers: CLIP, SigLIP, AltCLIP, Chinese-CLIP and whatever else has an image and a text tower.
+
+``hf:REFERENCE`` is a model of a hub's that is here, or a folder; which of mmrag's files runs it is in its config.json.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmrag.errors import ModelError
+from mmrag.models.cards import Card, Source
+from mmrag.models.checkpoint import Checkpoint
+from mmrag.models.pretrained import (
+    PretrainedTokenizer,
+    load_pretrained,
+    longest_text,
+    model_class,
+    read_config,
+    read_preprocessing,
+)
+from mmrag.models.tokens import Tokens
+from mmrag.models.torch_encoder import TorchEncoder
+from mmrag.roles import Identity, Model
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# What reads a model that plays other roles too, or reads texts only.
+_BY_TYPE = {
+    "blip": "mmrag.models.blip:open_blip",
+    "blip-2": "mmrag.models.blip2:open_blip2",
+    "instructblip": "mmrag.models.blip2:open_blip2",
+}
+_SENTENCE = "mmrag.models.sentence:open_sentence"
+_CROSS_ENCODER = "mmrag.models.cross_encoder:open_cross_encoder"
+
+# They pool the last position, wherever the text ends, and their attention is not causal.
+_PADDED_IN_FULL = ("siglip", "siglip2", "tipsv2")
+
+_LANGUAGES = {"clip": ("en",), "chinese_clip": ("zh",), "altclip": ("zh", "en")}
+
+
+class PretrainedEncoder(TorchEncoder):
+    """An image tower and a text tower of transformers'.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        A model whose class has `get_image_features` and `get_text_features`.
+
+    Raises
+    ------
+    ModelError
+        If it has not, or a file is missing or damaged.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._config = read_config(checkpoint)
+        self._class = model_class(self._config)
+        if not (hasattr(self._class, "get_image_features") and hasattr(self._class, "get_text_features")):
+            raise ModelError(_unknown(checkpoint))
+        self.preprocessing = read_preprocessing(checkpoint)
+        self.card = _card(checkpoint, self._config)
+        self.identity = Identity(
+            name=self.card.name,
+            revision=self.card.revision,
+            weights=self.card.weights,
+            preprocessing=str(self.preprocessing),
+            dimension=self.card.dimension,
+        )
+
+    def load_network(self) -> torch.nn.Module:
+        """Read the weights from disk, into single precision on the CPU."""
+        return load_pretrained(self._checkpoint, self._class)
+
+    def image_vectors(self, network: Any, pixels: Tensor) -> Tensor:
+        """Embed ``(n, 3, height, width)`` into ``(n, dimension)``, of any length."""
+        return _pooled(network.get_image_features(pixel_values=pixels))
+
+    def text_vectors(self, network: Any, tokens: dict[str, Tensor]) -> Tensor:
+        """Embed tokens ``(n, t)`` into ``(n, dimension)``, of any length."""
+        return _pooled(network.get_text_features(**tokens))
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tokens]:
+        """Make the arrays ``(n, t)`` that the text tower takes; what is too long is cut, with a warning in the log."""
+        taken = inspect.signature(self._class.get_text_features).parameters
+        return {name: array for name, array in self._tokenizer(texts).items() if name in taken}
+
+    def write_tokenizer(self, folder: Path) -> None:
+        """Write ``tokenizer.json``."""
+        self._tokenizer.write(folder)
+
+    @cached_property
+    def _tokenizer(self) -> PretrainedTokenizer:
+        full = self.card.text_padding == "full"
+        return PretrainedTokenizer(self._checkpoint, max_tokens=self.card.max_tokens, full=full)
+
+
+def _pooled(features: Any) -> Tensor:
+    """Take the vectors out of what transformers gives: from version 5 on, a tensor no more."""
+    return getattr(features, "pooler_output", features)
+
+
+def _card(checkpoint: Checkpoint, config: Any) -> Card:
+    text = config.text_config
+    weights = checkpoint.fingerprint()
+    dimension = getattr(config, "projection_dim", None) or getattr(text, "projection_size", None) or text.hidden_size
+    return Card(
+        name=checkpoint.name,
+        family="hf",
+        revision=checkpoint.revision or weights.removeprefix("sha256:")[:8],
+        dimension=dimension,
+        max_tokens=longest_text(checkpoint, text),
+        text_padding="full" if config.model_type in _PADDED_IN_FULL else "longest",
+        languages=checkpoint.languages or _LANGUAGES.get(config.model_type, ()),
+        summary=f"A {config.model_type} model, computed by transformers.",
+        weights=weights,
+        licence_weights=checkpoint.licence,
+        sources=(Source(checkpoint.name, checkpoint.licence or "as whoever trained it says"),),
+    )
+
+
+def open_pretrained(reference: str) -> Model:
+    """Open a model in the layout of transformers or of sentence-transformers, in all roles that it plays.
+
+    Parameters
+    ----------
+    reference : str
+        The name of a hub's model that is here, or a folder.
+
+    Raises
+    ------
+    ModelError
+        If it is not here, is damaged, or is of a kind that plays no role here.
+    """
+    checkpoint = Checkpoint.locate(reference)
+    other = _opener(checkpoint)
+    if other is None:
+        return PretrainedEncoder(checkpoint)
+    module, _, attribute = other.partition(":")
+    opened: Model = getattr(importlib.import_module(module), attribute)(reference)
+    return opened
+
+
+def _opener(checkpoint: Checkpoint) -> str | None:
+    config = checkpoint.config
+    if any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
+        return _CROSS_ENCODER
+    if (checkpoint.path / "modules.json").is_file():
+        return _SENTENCE
+    return _BY_TYPE.get(str(config.get("model_type")))
+
+
+def _unknown(checkpoint: Checkpoint) -> str:
+    kind = checkpoint.config.get("model_type", "unnamed")
+    return (
+        f"{checkpoint.reference} is a {kind!r} model, which plays no role here. What can be used: models with an "
+        "image and a text tower (CLIP, SigLIP, AltCLIP, Chinese-CLIP …), BLIP, BLIP-2, text encoders and "
+        "cross-encoders in the layout of sentence-transformers. See: mmrag models"
+    )
