@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,19 +15,21 @@ from mmrag.errors import ModelError
 from mmrag.models.cards import Card, Source
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.pretrained import (
-    PretrainedTokenizer,
     load_pretrained,
+    load_tokenizer,
     longest_text,
     model_class,
     read_config,
     read_preprocessing,
+    tokenizer_settings,
 )
-from mmrag.models.tokens import Tokens
+from mmrag.models.tokens import Tokens, encode, laid_out, pad_id
 from mmrag.models.torch_encoder import TorchEncoder
 from mmrag.roles import Identity, Model
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
     from torch import Tensor
 
 # What reads a model that plays other roles too, or reads texts only.
@@ -90,22 +91,33 @@ class PretrainedEncoder(TorchEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tokens]:
         """Make the arrays ``(n, t)`` that the text tower takes; what is too long is cut, with a warning in the log."""
-        taken = inspect.signature(self._class.get_text_features).parameters
-        return {name: array for name, array in self._tokenizer(texts).items() if name in taken}
+        length = self.card.max_tokens if self.card.text_padding == "full" else None
+        arrays = laid_out(encode(self._tokenizer, texts), length=length, pad_id=pad_id(self._tokenizer))
+        return {name: arrays[name] for name in self._inputs}
 
     def write_tokenizer(self, folder: Path) -> None:
         """Write ``tokenizer.json``."""
-        self._tokenizer.write(folder)
+        self._tokenizer.save(str(folder / "tokenizer.json"))
 
     @cached_property
-    def _tokenizer(self) -> PretrainedTokenizer:
-        full = self.card.text_padding == "full"
-        return PretrainedTokenizer(self._checkpoint, max_tokens=self.card.max_tokens, full=full)
+    def _tokenizer(self) -> Tokenizer:
+        kind = str(tokenizer_settings(self._checkpoint).get("tokenizer_class"))
+        gemma = self._config.model_type == "siglip" and kind.startswith(("Gemma", "Siglip2"))
+        lower_case = gemma or self._config.model_type == "siglip2"  # SigLIP 2 was trained so, whatever its files say
+        return load_tokenizer(self._checkpoint, self.card.max_tokens, lower_case=lower_case)
+
+    @cached_property
+    def _inputs(self) -> tuple[str, ...]:
+        """What the text tower is given: all have token types of 0, which are left away."""
+        usual = ["input_ids"] if self._config.model_type in _PADDED_IN_FULL else ["input_ids", "attention_mask"]
+        named = tokenizer_settings(self._checkpoint).get("model_input_names", usual)
+        return tuple(name for name in ("input_ids", "attention_mask") if name in named)
 
 
 def _pooled(features: Any) -> Tensor:
     """Take the vectors out of what transformers gives: from version 5 on, a tensor no more."""
-    return getattr(features, "pooler_output", features)
+    vectors: Tensor = getattr(features, "pooler_output", features)
+    return vectors
 
 
 def _card(checkpoint: Checkpoint, config: Any) -> Card:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +14,13 @@ from mmrag.models.engines import Session
 from mmrag.models.folder import ModelFolder
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.samples import SAMPLE_TEXTS, sample_pictures
-from mmrag.models.tokens import laid_out, pad_id, read_tokenizer
+from mmrag.models.tokens import encode, laid_out, pad_id, read_tokenizer
 from mmrag.models.tower import Samples, Tower
 from mmrag.roles import Encoder, Identity, Pixels, Vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from tokenizers import Encoding, Tokenizer
-
-logger = logging.getLogger("mmrag")
 
 
 class OnnxEncoder(Encoder):
@@ -104,17 +101,8 @@ class OnnxEncoder(Encoder):
         return session.run(_pixel_input(session, pixels))
 
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
-        encodings = self._encodings(texts)
-        for text, encoding in zip(texts, encodings, strict=True):
-            if encoding.overflowing:
-                logger.warning(
-                    "only the first %d tokens are read of a text of %d characters: %.40s…",
-                    self.card.max_tokens,
-                    len(text),
-                    text,
-                )
         session = self._text.session
-        return session.run(self._token_input(session, encodings))
+        return session.run(self._token_input(session, self._encodings(texts)))
 
     def _token_input(self, session: Session, encodings: Sequence[Encoding]) -> Samples:
         fixed = session.lengths.get("input_ids")
@@ -126,7 +114,7 @@ class OnnxEncoder(Encoder):
         return {name: arrays[name].astype(dtype) for name, dtype in session.inputs.items()}
 
     def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
-        return self._tokenizer.encode_batch(list(texts))
+        return encode(self._tokenizer, texts)
 
     def _sample_pixels(self) -> Pixels:
         return np.stack([self.preprocess(picture) for picture in sample_pictures()])

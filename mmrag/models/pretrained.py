@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import threading
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from mmrag.errors import ModelError
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import import_transformers
 from mmrag.models.preprocess import Preprocessing, Transform
-from mmrag.models.tokens import Tokens
+from mmrag.models.tokens import read_tokenizer, settle
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-
-logger = logging.getLogger("mmrag")
+    from tokenizers import Tokenizer
 
 # No code of a model's author is ever run, and nothing is looked for on a hub.
 _HERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -96,90 +89,57 @@ def longest_text(checkpoint: Checkpoint, config: Any) -> int:
     positions = getattr(config, "max_position_embeddings", None) or math.inf
     if any(kind in config.model_type for kind in _POSITIONS_BEHIND_PADDING):
         positions -= config.pad_token_id + 1
-    path = checkpoint.path / "tokenizer_config.json"
-    try:
-        said = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
+    said = tokenizer_settings(checkpoint).get("model_max_length")
     longest = min(positions, said or math.inf)
     return int(longest) if longest < 1e9 else 512
 
 
-class PretrainedTokenizer:
-    """A model's own tokenizer, as transformers reads it.
+def load_tokenizer(checkpoint: Checkpoint, max_tokens: int, *, lower_case: bool = False) -> Tokenizer:
+    """Load a tokenizer: ``tokenizer.json`` as it is, or what transformers makes of older files, such as vocab.txt.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-        Where its files lie.
+        Where the files lie.
     max_tokens : int
         Where longer texts are cut.
-    full : bool
-        Whether texts are always padded to `max_tokens`, or to the longest of them.
     lower_case : bool
-        Whether texts are made lower-case first.
+        Whether texts are made lower-case, even if tokenizer_config.json does not say so.
 
     Raises
     ------
     ModelError
         If its files are missing or damaged.
     """
+    lower_case = lower_case or tokenizer_settings(checkpoint).get("do_lower_case") is True
+    if (checkpoint.path / "tokenizer.json").is_file():
+        return read_tokenizer(checkpoint.path, max_tokens, lower_case=lower_case)
+    transformers = import_transformers()
+    try:
+        found = transformers.AutoTokenizer.from_pretrained(checkpoint.path, **_HERE)
+        tokenizer = found.backend_tokenizer
+    except Exception as error:  # of tokenizers, sentencepiece and transformers
+        raise ModelError(
+            f"{checkpoint.reference} has no tokenizer.json, and transformers cannot make one: {error}"
+        ) from error
+    return settle(tokenizer, max_tokens, pad_id=found.pad_token_id or 0, lower_case=lower_case)
 
-    def __init__(self, checkpoint: Checkpoint, *, max_tokens: int, full: bool, lower_case: bool = False) -> None:
-        transformers = import_transformers()
-        try:
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.path, **_HERE)
-        except Exception as error:  # of tokenizers, sentencepiece and transformers
-            raise ModelError(f"the tokenizer of {checkpoint.reference} cannot be loaded: {error}") from error
-        self._max_tokens = max_tokens
-        self._padding = "max_length" if full else "longest"
-        self._reading = threading.Lock()  # tokenizers refuse to be set while they are read
-        if lower_case:
-            self._lower_case()
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, Tokens]:
-        """Make the arrays int64 ``(n, t)`` that transformers makes; what is too long is cut, with a warning."""
-        with self._reading:
-            found = self._tokenizer(
-                list(texts),
-                padding=self._padding,
-                truncation=True,
-                max_length=self._max_tokens,
-                return_tensors="np",
-                verbose=False,
-            )
-        for text, encoding in zip(texts, found.encodings or (), strict=False):
-            if encoding.overflowing:
-                logger.warning(
-                    "only the first %d tokens are read of a text of %d characters: %.40s…",
-                    self._max_tokens,
-                    len(text),
-                    text,
-                )
-        return {name: np.asarray(array, dtype=np.int64) for name, array in found.items()}
+def tokenizer_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read ``tokenizer_config.json``; empty if there is none.
 
-    def write(self, folder: Path) -> None:
-        """Write ``tokenizer.json`` as it is used here.
-
-        Raises
-        ------
-        ModelError
-            If it is none of the tokenizers that can be written so.
-        """
-        if not self._tokenizer.is_fast or self._tokenizer.padding_side != "right":
-            raise ModelError(
-                f"{type(self._tokenizer).__name__} cannot be written as tokenizer.json, or pads on the left; "
-                "the model runs through torch only"
-            )
-        self(["words"])  # which settles how it pads and cuts
-        self._tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-
-    def _lower_case(self) -> None:
-        from tokenizers import normalizers
-
-        backend = self._tokenizer.backend_tokenizer
-        rest = [backend.normalizer] if backend.normalizer else []
-        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
+    Raises
+    ------
+    ModelError
+        If it is damaged.
+    """
+    path = checkpoint.path / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
 
 
 def read_preprocessing(checkpoint: Checkpoint) -> Preprocessing | Transform:
