@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mmrag.models.cards import hash_files
 
 logger = logging.getLogger("mmrag")
 
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json")
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json", "0_*/*.json", "0_*/*.txt")
 _WEIGHTS = ("*.safetensors", "*/*.safetensors", "onnx/model.onnx", "onnx/model.onnx_data")
 _PICKLED_WEIGHTS = ("*.bin", "*/*.bin")
 _MULTILINGUAL = "multilingual"
@@ -54,9 +54,16 @@ class Checkpoint:
         folder = Path(reference).expanduser()
         if not folder.is_dir():
             folder = _in_cache(reference)
-        config = _read_config(folder / "config.json")
+        modular = (folder / "modules.json").is_file() and not (folder / "config.json").is_file()
+        config = {} if modular else _read_config(folder / "config.json")
         revision = folder.name if folder.parent.name == "snapshots" else ""
         return cls(reference, folder.resolve(), revision, config)
+
+    def within(self, folder: Path) -> Checkpoint:
+        """Give the network that lies in a folder of this one, with what config.json says there."""
+        if folder.resolve() == self.path:
+            return self
+        return replace(self, path=folder.resolve(), config=_read_config(folder / "config.json"))
 
     @property
     def name(self) -> str:

@@ -129,7 +129,7 @@ def _card(checkpoint: Checkpoint, config: Any) -> Card:
         family="hf",
         revision=checkpoint.revision or weights.removeprefix("sha256:")[:8],
         dimension=dimension,
-        max_tokens=longest_text(checkpoint, text),
+        max_tokens=longest_text(checkpoint, text.to_dict()),
         text_padding="full" if config.model_type in _PADDED_IN_FULL else "longest",
         languages=checkpoint.languages or _LANGUAGES.get(config.model_type, ()),
         summary=f"A {config.model_type} model, computed by transformers.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import ModelError
@@ -49,7 +50,14 @@ def model_class(config: Any) -> Any:
     return mapping.get(type(config), None)
 
 
-def load_pretrained(checkpoint: Checkpoint, kind: Any) -> torch.nn.Module:
+def encoder_class(config: Any) -> Any:
+    """Tell which class of transformers' computes the vectors of a text's tokens: of two halves, the encoder."""
+    auto = import_transformers().models.auto.modeling_auto
+    halves = auto.MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None) if config.is_encoder_decoder else None
+    return halves or model_class(config)
+
+
+def load_pretrained(checkpoint: Checkpoint, kind: Any, *, unused: str = "") -> torch.nn.Module:
     """Load a network, all of it, into single precision on the CPU.
 
     Parameters
@@ -58,6 +66,8 @@ def load_pretrained(checkpoint: Checkpoint, kind: Any) -> torch.nn.Module:
         Where the weights lie: as safetensors, or as pickles of which nothing but weights is read.
     kind : class
         Of transformers'.
+    unused : str
+        What the names of parts begin with that may be missing.
 
     Raises
     ------
@@ -75,7 +85,8 @@ def load_pretrained(checkpoint: Checkpoint, kind: Any) -> torch.nn.Module:
         )
     except Exception as error:  # of transformers, safetensors, torch and pickle
         raise ModelError(f"the weights of {checkpoint.reference} cannot be loaded: {error}") from error
-    missing = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
+    needed = (key for key in report["missing_keys"] if not (unused and key.startswith(unused)))
+    missing = sorted(needed) + [str(key) for key in report["mismatched_keys"]]
     if missing:
         raise ModelError(
             f"the weights of {checkpoint.reference} are not all there: {len(missing)} are missing or of another "
@@ -84,11 +95,11 @@ def load_pretrained(checkpoint: Checkpoint, kind: Any) -> torch.nn.Module:
     return network  # type: ignore[no-any-return]
 
 
-def longest_text(checkpoint: Checkpoint, config: Any) -> int:
+def longest_text(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
     """Tell how many tokens a text tower reads: as many as it has positions, or fewer if the tokenizer says so."""
-    positions = getattr(config, "max_position_embeddings", None) or math.inf
-    if any(kind in config.model_type for kind in _POSITIONS_BEHIND_PADDING):
-        positions -= config.pad_token_id + 1
+    positions = config.get("max_position_embeddings") or math.inf
+    if any(kind in config.get("model_type", "") for kind in _POSITIONS_BEHIND_PADDING):
+        positions -= config.get("pad_token_id", 1) + 1
     said = tokenizer_settings(checkpoint).get("model_max_length")
     longest = min(positions, said or math.inf)
     return int(longest) if longest < 1e9 else 512

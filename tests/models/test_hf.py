@@ -117,7 +117,7 @@ def test_the_card(family, encoder, model):
     assert isinstance(encoder.preprocessing, Transform if family == "align" else Preprocessing)
 
 
-# --- one family is enough -----------------------------------------------------------------------------------------------
+# --- one family is enough ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

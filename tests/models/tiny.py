@@ -61,7 +61,8 @@ def clip_tokenizer(folder):
     """CLIP's own, under the names that its special tokens have on the hub."""
     content = tokenizer_json().replace("<start_of_text>", "<|startoftext|>")
     (folder / "tokenizer.json").write_text(content.replace("<end_of_text>", "<|endoftext|>"), "utf-8")
-    _settings(folder, "CLIPTokenizer", model_max_length=77, pad_token="<|endoftext|>", unk_token="<|endoftext|>")
+    end = "<|endoftext|>"
+    _settings(folder, "CLIPTokenizer", {"model_max_length": 77, "pad_token": end, "unk_token": end})
     return 49408
 
 
@@ -71,7 +72,7 @@ def bert_tokenizer(folder):
     pieces += ["dog", "red", "old", "##s", "##ing", *(f"##{char}" for char in "abcdefghijklmnopqrstuvwxyz")]
     known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces]
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(known)), "utf-8")
-    _settings(folder, "BertTokenizer")
+    _settings(folder, "BertTokenizer", {})
     return len(dict.fromkeys(known))
 
 
@@ -84,7 +85,7 @@ def xlm_tokenizer(folder):
     ends = [("<s>", 0), ("</s>", 2)]
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
     tokenizer.save(str(folder / "tokenizer.json"))
-    _settings(folder, "XLMRobertaTokenizer", pad_token="<pad>")
+    _settings(folder, "XLMRobertaTokenizer", {"pad_token": "<pad>"})
     return len(tokens)
 
 
@@ -97,8 +98,8 @@ def siglip_tokenizer(folder):
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"model_input_names": ["input_ids"]}
-    _settings(folder, "PreTrainedTokenizerFast", pad_token="</s>", model_max_length=16, **names)
+    settings = {"pad_token": "</s>", "model_max_length": 16, "model_input_names": ["input_ids"]}
+    _settings(folder, "PreTrainedTokenizerFast", settings)
     return len(vocabulary)
 
 
@@ -116,7 +117,7 @@ def siglip2_tokenizer(folder):
     return len(numbers)
 
 
-def _settings(folder, kind, **settings):
+def _settings(folder, kind, settings):
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind, **settings}))
 
 
