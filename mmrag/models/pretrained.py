@@ -52,9 +52,8 @@ def model_class(config: Any) -> Any:
 
 def encoder_class(config: Any) -> Any:
     """Tell which class of transformers' computes the vectors of a text's tokens: of two halves, the encoder."""
-    auto = import_transformers().models.auto.modeling_auto
-    halves = auto.MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None) if config.is_encoder_decoder else None
-    return halves or model_class(config)
+    mapping = import_transformers().models.auto.modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING
+    return mapping.get(type(config), None) or model_class(config)
 
 
 def load_pretrained(checkpoint: Checkpoint, kind: Any, *, unused: str = "") -> torch.nn.Module:
