@@ -11,10 +11,8 @@ FOLDER = Path(__file__).resolve().parents[1] / ".bench" / ARCHITECTURE
 def exported() -> Path:
     """Give the model folder, in single precision and in 8 bits; it is written the first time."""
     if not (FOLDER / "card.toml").is_file():
-        import torch
+        from mmrag.models.onnx_export import export_encoder
+        from mmrag.models.registry import load_encoder
 
-        from mmrag.models.open_clip import export_open_clip
-
-        torch.manual_seed(0)
-        export_open_clip(ARCHITECTURE, weights="random", out=FOLDER)
+        export_encoder(load_encoder(f"openclip:{ARCHITECTURE}/random", device="cpu"), FOLDER)
     return FOLDER

@@ -50,7 +50,7 @@ def main() -> None:
     report: dict[str, Any] = {}
     reference = np.empty(0)
     for way in WAYS:
-        encoder._vision.way, encoder._vision._session = way, None
+        encoder._towers["vision"].way, encoder._towers["vision"]._session = way, None
         try:
             encoder.encode_pixels(pixels[:64])
         except (ModelError, ImportError) as error:

@@ -72,14 +72,17 @@ class Index:
         What the index is and who wrote its vectors.
     """
 
-    def __init__(self, home: Path, *, model: str | None = None, precision: str | None = None) -> None:
+    def __init__(
+        self, home: Path, *, model: str | None = None, precision: str | None = None, device: str = "auto"
+    ) -> None:
         self.home = home
         self._precision = precision
+        self._device = device
         self.manifest = Manifest.read(home / FOLDER_NAME)
         self._writing = threading.RLock()
         self._loading = threading.Lock()
         if model is not None:
-            self._encoder = load_encoder(model, precision=precision)
+            self._encoder = load_encoder(model, precision=precision, device=device)
             self._check_identity(self._encoder)
         self._opened: View | None = None
 
@@ -104,7 +107,8 @@ class Index:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        encoder = load_encoder(from_home(self.manifest.model, self.home), precision=self._precision)
+        name = from_home(self.manifest.model, self.home)
+        encoder = load_encoder(name, precision=self._precision, device=self._device)
         self._check_identity(encoder)
         return encoder
 
@@ -576,6 +580,7 @@ def create(
     *,
     model: str | None = None,
     precision: str | None = None,
+    device: str = "auto",
     recipe: str | IndexRecipe = "default",
 ) -> Index:
     """Make a new, empty index in a folder.
@@ -586,8 +591,10 @@ def create(
         The folder that will hold ``.mmrag``; it is made if it does not exist.
     model : str or None
         "builtin", the path of a model folder, or "family:reference"; by default the recipe's.
-    precision : {"fp32", "bf16", "int8"} or None
+    precision : {"fp32", "bf16", "fp16", "int8"} or None
         What this process encodes pictures in; by default the fastest whose vectors are those of single precision.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where this process encodes; ONNX models run on the CPU.
     recipe : str or IndexRecipe
         A shipped recipe's name, or a path that ends in ``.toml``.
 
@@ -605,7 +612,7 @@ def create(
         raise IndexExistsError(f"there is an index in {home} already; open it, or delete {folder}")
     name, kind = absolute_name(model or options.model.name), options.store.view
     view_of = view_class(kind)
-    encoder = load_encoder(name, precision=precision)
+    encoder = load_encoder(name, precision=precision, device=device)
     encoder.verify()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -627,11 +634,16 @@ def create(
                 writer=Writer(encoder.engine, encoder.precision),
                 keep_versions=options.store.keep_versions,
             ).write(folder)
-    return Index(home, precision=precision)
+    return Index(home, precision=precision, device=device)
 
 
 def open_index(
-    path: str | Path = ".", *, model: str | None = None, precision: str | None = None, upwards: bool = True
+    path: str | Path = ".",
+    *,
+    model: str | None = None,
+    precision: str | None = None,
+    device: str = "auto",
+    upwards: bool = True,
 ) -> Index:
     """Open the nearest index at or above a folder.
 
@@ -642,8 +654,10 @@ def open_index(
     model : str or None
         The model that the index must have been written by; by default, the one that it names. Needed
         where a model folder has moved.
-    precision : {"fp32", "bf16", "int8"} or None
+    precision : {"fp32", "bf16", "fp16", "int8"} or None
         What this process encodes pictures in; by default the fastest whose vectors are those of single precision.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where this process encodes; ONNX models run on the CPU.
     upwards : bool
         Whether to look above the folder too.
 
@@ -659,7 +673,7 @@ def open_index(
     home = _home(path)
     if not upwards and not has_manifest(home / FOLDER_NAME):
         raise IndexNotFoundError(f"there is no index in {home}; make one: mmrag index FOLDER --index {home}")
-    return Index(find_home(home), model=model, precision=precision)
+    return Index(find_home(home), model=model, precision=precision, device=device)
 
 
 def find_home(path: str | Path = ".") -> Path:

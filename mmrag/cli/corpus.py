@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmrag.cli.options import (
+    Device,
+    DeviceOption,
     IndexOption,
     JsonOption,
     Precision,
@@ -55,6 +57,7 @@ def index(
         Precision | None,
         typer.Option(help="What pictures are encoded in; by default the fastest that gives the same vectors."),
     ] = None,
+    device: DeviceOption = Device.auto,
     recipe: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="How to store: a name in indexes/, or a .toml file.")
     ] = "default",
@@ -85,7 +88,7 @@ def index(
         raise InputError("--exclude needs the folder that it belongs to: mmrag index FOLDER --exclude GLOB")
     profile = Profile() if profiled else None
     start = time.perf_counter()
-    corpus = _open_or_create(paths or [], index_dir, model, precision, recipe)
+    corpus = _open_or_create(paths or [], index_dir, model, precision, device, recipe)
     with progress_bar("indexing", quiet=quiet or as_json) as progress:
         if watch:
             batches = corpus.watch(
@@ -195,7 +198,12 @@ def _print_versions(corpus: Index, *, as_json: bool) -> None:
 
 
 def _open_or_create(
-    paths: list[Path], index_dir: Path | None, model: str | None, precision: Precision | None, recipe: str
+    paths: list[Path],
+    index_dir: Path | None,
+    model: str | None,
+    precision: Precision | None,
+    device: Device,
+    recipe: str,
 ) -> Index:
     from mmrag.errors import InputError
     from mmrag.index import FOLDER_NAME, create
@@ -207,10 +215,10 @@ def _open_or_create(
     home = index_dir or Path()
     home = home.parent if home.name == FOLDER_NAME else home
     if not paths or has_manifest(home / FOLDER_NAME):
-        return open_corpus(index_dir if not paths else home, model, precision)
+        return open_corpus(index_dir if not paths else home, model, precision, device)
     if index_dir is None:
         _note_index_above()
-    return create(home, model=model, precision=precision, recipe=recipe)
+    return create(home, model=model, precision=precision, device=device, recipe=recipe)
 
 
 def _note_index_above() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmrag.cli.options import JsonOption, Precision, QuietOption, print_json, progress_bar
+from mmrag.cli.options import Device, DeviceOption, JsonOption, Precision, QuietOption, print_json, progress_bar
 
 TextKeyOption = Annotated[
     str | None,
@@ -25,6 +25,7 @@ def evaluate(
     pairs: Annotated[list[Path], typer.Argument(help="Pictures with texts: .tar (webdataset) or .jsonl.")],
     model: Annotated[str, typer.Option(metavar="NAME", help="'builtin', a model folder, or FAMILY:NAME.")] = "builtin",
     precision: Annotated[Precision | None, typer.Option(help="What pictures are encoded in.")] = None,
+    device: DeviceOption = Device.auto,
     text_key: TextKeyOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -36,7 +37,7 @@ def evaluate(
     from mmrag.evaluate import evaluate_pairs
     from mmrag.models.registry import load_encoder
 
-    encoder = load_encoder(model, precision=precision)
+    encoder = load_encoder(model, precision=precision, device=device)
     with progress_bar("encoding", quiet=quiet) as progress:
         tell = (lambda done: progress(done, 0)) if progress else None
         report = evaluate_pairs(pairs, model=encoder, text_key=text_key, progress=tell)

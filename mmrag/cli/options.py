@@ -48,11 +48,18 @@ class Device(StrEnum):
     mps = "mps"
 
 
-def open_corpus(index_dir: Path | None, model: str | None = None, precision: str | None = None) -> Index:
+DeviceOption = Annotated[
+    Device, typer.Option(help="Where networks compute, if torch runs them: auto takes a GPU where there is one.")
+]
+
+
+def open_corpus(
+    index_dir: Path | None, model: str | None = None, precision: str | None = None, device: str = "auto"
+) -> Index:
     """Open the index that --index names, and no other; without it, the nearest one upwards."""
     from mmrag.index import open_index
 
-    return open_index(index_dir or ".", model=model, precision=precision, upwards=index_dir is None)
+    return open_index(index_dir or ".", model=model, precision=precision, device=device, upwards=index_dir is None)
 
 
 def print_json(data: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmrag.cli.options import IndexOption, open_corpus, print_json, printable, shown_path
+from mmrag.cli.options import Device, DeviceOption, IndexOption, open_corpus, print_json, printable, shown_path
 
 if TYPE_CHECKING:
     from mmrag.index import Index
@@ -37,6 +37,7 @@ def search(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Where the index's model is now, if it has moved.")
     ] = None,
+    device: DeviceOption = Device.auto,
     index_dir: IndexOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print paths only, for pipes.")] = False,
@@ -51,7 +52,7 @@ def search(
     if words is None and image is None:
         raise QueryError('say what to look for: mmrag search "a dog on a beach", or --image FILE')
     query = Query(text=words, image=image)
-    corpus = open_corpus(index_dir, model)
+    corpus = open_corpus(index_dir, model, device=device)
     hits = corpus.search(query, k=k, min_score=min_score, pipeline=recipe)
     for hit in hits:
         path = corpus.home / hit.item.uri

@@ -16,6 +16,7 @@ from mmrag.models.memo import remembered
 CARD_NAME = "card.toml"
 
 Role = Literal["encoder", "matcher", "generator"]
+Modality = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Card:
     revision: str
     dimension: int
     roles: tuple[Role, ...] = ("encoder",)
-    modalities: tuple[Literal["image", "text"], ...] = ("image", "text")
+    modalities: tuple[Modality, ...] = ("image", "text")
     vectors: int = 1
     max_tokens: int = 128
     text_padding: Literal["longest", "full"] = "longest"

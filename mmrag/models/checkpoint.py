@@ -111,6 +111,23 @@ class Checkpoint:
         return hash_files(self.path, sorted(found))
 
 
+def cached_file(repository: str, name: str) -> Path | None:
+    """Find one file of a model of the hub's where `mmrag models pull` puts it. Nothing is downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, name)
+    return Path(found) if isinstance(found, str) else None
+
+
+def cached_folder(repository: str) -> Path | None:
+    """Find a model of the hub's where `mmrag models pull` puts it. Nothing is downloaded."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        found = cached_file(repository, name)
+        if found:
+            return found.parent
+    return None
+
+
 def _in_cache(reference: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

@@ -1,4 +1,4 @@
-"""Torch networks → a model folder that ONNX Runtime runs (`mmrag.models.onnx` describes the layout).
+"""The built-in model's networks → a model folder that ONNX Runtime runs (`mmrag.models.folder` describes the layout).
 
 The image tower is stored in half precision and computes in single precision. The text tower's
 matrices are stored and multiplied in 8 bits, by blocks within a row, so that a text's vector does not
@@ -70,13 +70,14 @@ def export_folder(network: DualEncoder, out: Path, *, card: Card, tokenizer: str
     quantize_embedding(text, "text.words.weight")
     _store_in_half(text)
     save(text, onnx / "text_model.onnx")
-    return complete_folder(out, card=card, tokenizer=tokenizer, preprocessing=preprocessing)
-
-
-def complete_folder(out: Path, *, card: Card, tokenizer: str, preprocessing: Preprocessing) -> Card:
-    """Write what a model folder holds besides its towers, which must be there; gives the card as it was written."""
     (out / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-    preprocessing.write(out / "preprocessor_config.json")
+    return complete_folder(out, card=card, preprocessing=preprocessing)
+
+
+def complete_folder(out: Path, *, card: Card, preprocessing: Preprocessing | None) -> Card:
+    """Write what a model folder holds besides towers and tokenizer, which must be there; gives the card as written."""
+    if preprocessing:
+        preprocessing.write(out / "preprocessor_config.json")
     weights = hash_files(out, model_files(out))
     revision = card.revision or weights.removeprefix("sha256:")[:8]
     card = dataclasses.replace(card, weights=weights, revision=revision)

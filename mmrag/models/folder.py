@@ -1,9 +1,10 @@
 """Model folders on disk: which file is which, in our layout and in a hub's.
 
 A folder holds ``tokenizer.json``, ``preprocessor_config.json`` and, under ``onnx/``, an image tower
-``vision_model.onnx`` and a text tower ``text_model.onnx``, whose weights may lie beside them. A tower may be
-there in 8 bits too: ``vision_model_int8.onnx``, ``text_model_quantized.onnx``. Ours has a ``card.toml``; a hub's
-has a ``config.json``, from which a card is made.
+``vision_model.onnx`` and a text tower ``text_model.onnx``, whose weights may lie beside them; a model of pictures
+alone, or of texts alone, has one of them, and not what belongs to the other. A tower may be there in 8 bits too:
+``vision_model_int8.onnx``, ``text_model_quantized.onnx``. Ours has a ``card.toml``; a hub's has a ``config.json``,
+from which a card is made.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmrag.errors import ModelError
-from mmrag.models.cards import CARD_NAME, Card, hash_files, read_card
+from mmrag.models.cards import CARD_NAME, Card, Modality, hash_files, read_card
 
 TowerName = Literal["vision", "text"]
 
-TOWERS: tuple[TowerName, ...] = ("vision", "text")
+TOWERS: dict[Modality, TowerName] = {"image": "vision", "text": "text"}
 FILE_SUFFIXES = {"fp32": ("",), "int8": ("_int8", "_quantized", "_uint8")}
 
 # What transformers takes for granted where a config.json says nothing: length of vectors and of texts.
@@ -37,7 +38,7 @@ class ModelFolder:
     card : Card
         Read from ``card.toml``, or made from ``config.json``.
     towers : mapping of tower to mapping of precision to path
-        The ONNX files that there are; "fp32" is there for both towers.
+        The ONNX files that there are; "fp32" is there for each tower that the card's modalities need.
     """
 
     path: Path
@@ -56,13 +57,15 @@ class ModelFolder:
         if not path.is_dir():
             raise ModelError(f"there is no model folder {str(path)!r}")
         if (path / CARD_NAME).is_file():
-            return cls(path, read_card(path), _towers(path))
-        if (path / "config.json").is_file():
-            return cls(path, _card_from_config(path), _towers(path))
-        raise ModelError(
-            f"{path} is not a model folder: it has neither {CARD_NAME} nor config.json. "
-            "`mmrag models export` and `mmrag train` write one"
-        )
+            card = read_card(path)
+        elif (path / "config.json").is_file():
+            card = _card_from_config(path)
+        else:
+            raise ModelError(
+                f"{path} is not a model folder: it has neither {CARD_NAME} nor config.json. "
+                "`mmrag models export` and `mmrag train` write one"
+            )
+        return cls(path, card, {TOWERS[one]: _tower_files(path, TOWERS[one]) for one in card.modalities})
 
     def fingerprint(self) -> str:
         """Hash the files that the model's vectors depend on, in its best precision."""
@@ -72,13 +75,9 @@ class ModelFolder:
 def model_files(folder: Path) -> list[Path]:
     """List the files that a model's vectors depend on: both towers as they are at best, and how input is prepared."""
     files = [folder / name for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")]
-    for tower in TOWERS:
+    for tower in TOWERS.values():
         files += folder.glob(f"onnx/{tower}_model.*")
     return sorted(path for path in files if path.is_file())
-
-
-def _towers(folder: Path) -> dict[TowerName, dict[str, Path]]:
-    return {tower: _tower_files(folder, tower) for tower in TOWERS}
 
 
 def _tower_files(folder: Path, tower: TowerName) -> dict[str, Path]:

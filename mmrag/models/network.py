@@ -72,10 +72,13 @@ class TorchModel(Model, ABC):
         return self._changed(device=device)
 
     def _changed(self, *, device: str | None = None, precision: str | None = None) -> Self:
+        chosen = device or self._device, precision or self._precision
+        if chosen == (self._device, self._precision):
+            return self
         other = copy.copy(self)
         other.__dict__.pop("network", None)
         other.__dict__.pop("_running", None)
-        other._device, other._precision = device or self._device, precision or self._precision
+        other._device, other._precision = chosen
         return other
 
     @cached_property

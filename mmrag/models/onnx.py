@@ -11,7 +11,7 @@ import numpy as np
 
 from mmrag.errors import ModelError
 from mmrag.models.engines import Session
-from mmrag.models.folder import ModelFolder
+from mmrag.models.folder import ModelFolder, TowerName
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.samples import SAMPLE_TEXTS, sample_pictures
 from mmrag.models.tokens import encode, laid_out, pad_id, read_tokenizer
@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 
 class OnnxEncoder(Encoder):
-    """An image tower and a text tower in ONNX, each loaded when it is first needed.
+    """An image tower and a text tower in ONNX, or one of them, each loaded when it is first needed.
 
     Parameters
     ----------
     folder : path
         A model folder, as `mmrag.models.folder` describes it.
     precision : {"fp32", "bf16", "int8"} or None
-        What pictures are encoded in. By default, each tower runs in the fastest way whose vectors are
-        those of single precision.
+        What pictures are encoded in, or texts where the model sees no pictures. By default, each tower runs in the
+        fastest way whose vectors are those of single precision.
+    text_precision : {"fp32", "int8"} or None
+        What texts are encoded in.
 
     Raises
     ------
@@ -40,35 +42,41 @@ class OnnxEncoder(Encoder):
         If a file is missing or damaged, or the precision cannot be had.
     """
 
-    def __init__(self, folder: Path, *, precision: str | None = None) -> None:
+    def __init__(self, folder: Path, *, precision: str | None = None, text_precision: str | None = None) -> None:
         self.folder = folder
         self._files = ModelFolder.read(folder)
         self.card = self._files.card
-        self._preprocess = Preprocessing.read(folder / "preprocessor_config.json")
+        towers, weights = self._files.towers, self.card.weights
+        self._preprocess = Preprocessing.read(folder / "preprocessor_config.json") if "vision" in towers else None
         self.identity = Identity(
             name=self.card.name,
             revision=self.card.revision,
             weights=self.card.weights,
-            preprocessing=str(self._preprocess),
+            preprocessing=str(self._preprocess or ""),
             dimension=self.card.dimension,
         )
-        self.decode_at_least = self._preprocess.needed_side
-        towers, weights = self._files.towers, self.card.weights
-        self._vision = Tower(towers["vision"], weights, for_pictures=True, precision=precision)
-        self._text = Tower(towers["text"], weights, for_pictures=False)
+        self.decode_at_least = self._preprocess.needed_side if self._preprocess else None
+        self._towers: dict[TowerName, Tower] = {}
+        if "vision" in towers:
+            self._towers["vision"] = Tower(towers["vision"], weights, for_pictures=True, precision=precision)
+        else:
+            text_precision = precision
+        if "text" in towers:
+            self._towers["text"] = Tower(towers["text"], weights, for_pictures=False, precision=text_precision)
+        self._first = next(iter(self._towers.values()))
 
     @property
     def engine(self) -> str:
-        """What encodes pictures: "onnxruntime" or "openvino"."""
-        return self._vision.way.engine
+        """What encodes pictures, or texts where it sees none: "onnxruntime" or "openvino"."""
+        return self._first.way.engine
 
     @property
     def precision(self) -> str:
-        """What pictures are encoded in: "fp32", "bf16" or "int8"."""
-        return self._vision.way.precision
+        """What pictures are encoded in, or texts where it sees none: "fp32", "bf16" or "int8"."""
+        return self._first.way.precision
 
     def at_precision(self, precision: str) -> Self:
-        """Give this encoder, encoding pictures in "fp32", "bf16" or "int8"."""
+        """Give this encoder, encoding pictures, or texts where it sees none, in "fp32", "bf16" or "int8"."""
         return type(self)(self.folder, precision=precision)
 
     def verify(self) -> None:
@@ -85,23 +93,29 @@ class OnnxEncoder(Encoder):
                 f"the files of {self.folder} have changed since its card was written ({found}, not "
                 f"{self.card.weights or 'a recorded hash'}); train, export or install the model again"
             )
-        self._vision.settle(lambda session: _pixel_input(session, self._sample_pixels()))
-        self._text.settle(lambda session: self._token_input(session, self._encodings(SAMPLE_TEXTS)))
+        if "vision" in self._towers:
+            self._towers["vision"].settle(lambda session: _pixel_input(session, self._sample_pixels()))
+        if "text" in self._towers:
+            self._towers["text"].settle(lambda session: self._token_input(session, self._encodings(SAMPLE_TEXTS)))
 
     def prepare(self, *, words: bool) -> None:
         """Begin to load the text tower, or else the image tower, in a thread."""
-        (self._text if words else self._vision).prepare()
+        tower = self._towers.get("text" if words else "vision")
+        if tower:
+            tower.prepare()
 
     def preprocess(self, image: Image) -> Pixels:
         """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
-        return self._preprocess(image)
+        return self._preprocess(image) if self._preprocess else super().preprocess(image)
 
     def _embed_pixels(self, pixels: Pixels) -> Vectors:
-        session = self._vision.session
+        session = self._towers["vision"].session
         return session.run(_pixel_input(session, pixels))
 
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
-        session = self._text.session
+        if "text" not in self._towers:
+            return super()._embed_text(texts)
+        session = self._towers["text"].session
         return session.run(self._token_input(session, self._encodings(texts)))
 
     def _token_input(self, session: Session, encodings: Sequence[Encoding]) -> Samples:

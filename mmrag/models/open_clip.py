@@ -1,192 +1,332 @@
-"""OpenCLIP models: exported once, then run without torch."""
+"""OpenCLIP's models, run by torch: every architecture and pretrained tag that it lists, and checkpoints of them."""
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import importlib.util
 import json
-import os
-from collections.abc import Collection
-from dataclasses import dataclass
+import logging
+import threading
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import MissingExtraError, ModelError
-from mmrag.models.cards import Card, Source
-from mmrag.models.export import complete_folder
-from mmrag.models.graph import save, trace, trace_vision
-from mmrag.models.preprocess import Preprocessing
-from mmrag.models.quantize import quantize_embedding, quantize_rows
+from mmrag.models.cards import Card, Source, hash_files
+from mmrag.models.checkpoint import cached_file, cached_folder
+from mmrag.models.network import import_torch, import_transformers
+from mmrag.models.preprocess import Preprocessing, Transform
+from mmrag.models.tokens import Tokens
+from mmrag.models.torch_encoder import TorchEncoder
+from mmrag.roles import Identity
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+logger = logging.getLogger("mmrag")
 
 RANDOM = "random"
-
-_BESIDE = 1024  # bytes; shapes and other small constants must be in the graph itself
+"""Instead of a tag: weights that are as good as none, for measuring speed."""
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}
+_MODEL_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_ENGLISH_TOKENIZERS = (None, "bert-base-uncased", "roberta-base", "timm/ViT-B-16-SigLIP")
+
 _SPLIT = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 _PLAIN = {"[\u02bc\u2018-\u201b]": "'", "[\u201c-\u201f]": '"', r"\s+": " "}  # what curly quotes and spaces become
 
 
-@dataclass(frozen=True)
-class OpenClip:
-    """A CLIP of OpenCLIP's, loaded.
-
-    Attributes
-    ----------
-    network : torch.nn.Module
-        In single precision, for inference.
-    architecture, weights : str
-        As they were asked for.
-    """
-
-    network: Any
-    architecture: str
-    weights: str
-
-    @classmethod
-    def load(cls, architecture: str, weights: str) -> OpenClip:
-        """Load a model.
-
-        Parameters
-        ----------
-        architecture : str
-            Such as "ViT-B-32-256".
-        weights : str
-            A tag of OpenCLIP's, which is downloaded; the path of a checkpoint; or "random", for measuring speed.
-
-        Raises
-        ------
-        MissingExtraError
-            If the extra is not installed.
-        ModelError
-            If there is no such model, or it is not a CLIP with a causal text tower.
-        """
-        open_clip = _open_clip()
-        if architecture not in open_clip.list_models():
-            raise ModelError(
-                f"OpenCLIP has no architecture {architecture!r}; it has {', '.join(open_clip.list_models())}"
-            )
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        if weights != RANDOM and weights not in tags and not os.path.isfile(weights):
-            known = ", ".join(tags) or "no tags"
-            raise ModelError(
-                f"{weights!r} is neither a file, nor 'random', nor among OpenCLIP's weights of {architecture}: {known}"
-            )
-        try:
-            network = open_clip.create_model(architecture, pretrained=None if weights == RANDOM else weights)
-        except Exception as error:  # a hub that cannot be reached, a checkpoint of another model, …
-            raise ModelError(f"OpenCLIP cannot load {architecture} with {weights!r}: {error}") from error
-        text = open_clip.get_model_config(architecture)["text_cfg"]
-        if not _is_causal(network) or {"hf_tokenizer_name", "tokenizer_kwargs"} & text.keys():
-            raise ModelError(f"{architecture} has no text tower of CLIP's kind; such models cannot be exported yet")
-        return cls(network.eval(), architecture, weights)
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """What the image tower expects of a picture."""
-        config = self.network.visual.preprocess_cfg
-        height, width = (config["size"],) * 2 if isinstance(config["size"], int) else config["size"]
-        way, filter_name = config["resize_mode"], config["interpolation"]
-        if way not in ("shortest", "squash") or filter_name not in _RESAMPLE or (way == "shortest" and height != width):
-            raise ModelError(
-                f"{self.architecture} prepares pictures in a way that cannot be exported yet: "
-                f"{way}, {filter_name}, {height} × {width}"
-            )
-        return Preprocessing(
-            height=height,
-            width=width,
-            resample=_RESAMPLE[filter_name],
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            shortest_edge=height if way == "shortest" else None,
-        )
-
-    def card(self) -> Card:
-        """Describe it; what is unknown of its weights stays empty."""
-        weights = os.path.basename(self.weights)
-        return Card(
-            name=f"{self.architecture}-{Path(weights).stem}",
-            family="onnx",
-            revision="",
-            dimension=int(self.network.text_projection.shape[-1]),
-            max_tokens=int(self.network.context_length),
-            languages=("en",),
-            summary=f"CLIP {self.architecture} of OpenCLIP, weights {weights}, exported by mmrag.",
-            licence_weights="As whoever trained them says.",
-            sources=(Source(f"OpenCLIP, {self.architecture}, {weights}", "code MIT; weights as their card says"),),
-        )
-
-
-def export_open_clip(
-    architecture: str, *, weights: str, out: Path, precisions: Collection[str] = ("fp32", "int8")
-) -> Card:
-    """Write a model folder from an OpenCLIP model.
+class OpenClipEncoder(TorchEncoder):
+    """A model of OpenCLIP's.
 
     Parameters
     ----------
-    architecture, weights : str
-        As `OpenClip.load` takes them.
-    out : path
-        The folder; files of the same names are replaced.
-    precisions : collection of {"fp32", "int8"}
-        What to write. "fp32" is always written: it says what the vectors are.
+    architecture : str
+        Such as "ViT-B-32-256"; one that `open_clip.list_models` names.
+    weights : str
+        A tag that OpenCLIP lists for it, whose files are here; the absolute path of a checkpoint, for pictures
+        prepared as OpenCLIP prepares them by default; or "random".
 
-    Returns
-    -------
-    Card
-        As it was written.
+    Raises
+    ------
+    MissingExtraError
+        If the extra is not installed.
+    ModelError
+        If there is no such model, or it is not here; with the command that fetches it.
     """
-    model = OpenClip.load(architecture, weights)
-    preprocessing = model.preprocessing
-    onnx = out / "onnx"
-    onnx.mkdir(parents=True, exist_ok=True)
-    for tower, network in (("vision", _trace_vision), ("text", _trace_text)):
-        graph = network(model)
-        save(graph, onnx / f"{tower}_model.onnx", smallest=_BESIDE)
-        if "int8" in precisions:
-            quantize_rows(graph)
-            if tower == "text":
-                quantize_embedding(graph, "network.token_embedding.weight")
-            save(graph, onnx / f"{tower}_model_int8.onnx", smallest=_BESIDE)
-    return complete_folder(out, card=model.card(), tokenizer=tokenizer_json(), preprocessing=preprocessing)
+
+    def __init__(self, architecture: str, weights: str) -> None:
+        open_clip = import_open_clip()
+        self._config = _config(architecture)
+        self._architecture, self._weights = architecture, weights
+        tag = open_clip.get_pretrained_cfg(architecture, weights)
+        self._file = None if weights == RANDOM else self._find_weights(tag)
+        # a tag that was trained with the quick GELU needs it, whatever the architecture's file says
+        self._quick_gelu = bool(self._config.get("quick_gelu") or tag.get("quick_gelu"))
+        self.card = self._card()
+        self.preprocessing = _preprocessing(self._config["vision_cfg"].get("image_size", 224), tag)
+        self._tokenizing = threading.Lock()  # a fast tokenizer may not be used by two threads
+        self.identity = Identity(
+            name=self.card.name,
+            revision=self.card.revision,
+            weights=hash_files(self._file.parent, [self._file]) if self._file else RANDOM,
+            preprocessing=str(self.preprocessing),
+            dimension=self.card.dimension,
+        )
+
+    @property
+    def _name(self) -> str:
+        return f"openclip:{self._architecture}/{self._weights}"
+
+    def _find_weights(self, tag: dict[str, Any]) -> Path:
+        path = Path(self._weights).expanduser()
+        if not tag and path.is_absolute() and path.is_file():
+            return path
+        if not tag:
+            known = ", ".join(import_open_clip().list_pretrained_tags_by_model(self._architecture)) or "none"
+            raise ModelError(
+                f"{self._weights!r} is neither 'random', nor the absolute path of a checkpoint, nor among OpenCLIP's "
+                f"tags for {self._architecture}: {known}"
+            )
+        found = _tagged_file(tag)
+        if found is None:
+            raise ModelError(f"{self._name} is not here; fetch it: mmrag models pull {self._name}")
+        return found
+
+    def _card(self) -> Card:
+        text = self._config["text_cfg"]
+        weights = Path(self._weights).name
+        snapshot = self._file and self._file.parent
+        return Card(
+            name=f"{self._architecture}-{Path(weights).stem}",
+            family="openclip",
+            revision=snapshot.name[:12] if snapshot and snapshot.parent.name == "snapshots" else "",
+            dimension=int(self._config["embed_dim"]),
+            max_tokens=int(text.get("context_length", 77)),
+            text_padding="longest" if self._is_causal or "hf_model_name" in text else "full",
+            languages=("en",) if text.get("hf_tokenizer_name") in _ENGLISH_TOKENIZERS else (),
+            summary=f"{self._architecture} of OpenCLIP, weights {weights}.",
+            licence_code="MIT",
+            licence_weights="As whoever trained them says.",
+            sources=(Source(f"OpenCLIP, {self._architecture}, {weights}", "code MIT; weights as their card says"),),
+        )
+
+    @property
+    def _is_causal(self) -> bool:
+        """Whether texts end in a token that sees all before it, and nothing behind: padding may then be left out."""
+        text = self._config["text_cfg"]
+        own = not self._config.get("custom_text") and "hf_tokenizer_name" not in text
+        return own and text.get("pool_type", "argmax") == "argmax" and not text.get("no_causal_mask")
+
+    def load_network(self) -> nn.Module:
+        """Read the weights from disk, into single precision on the CPU."""
+        open_clip, torch = import_open_clip(), import_torch()
+        text = dict(self._config["text_cfg"])
+        if "hf_model_name" in text:
+            text |= {"hf_model_name": str(self._hub_folder(text["hf_model_name"])), "hf_model_pretrained": False}
+        try:
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of its own deprecated calls
+                torch.manual_seed(0)
+                network: nn.Module = open_clip.create_model(
+                    self._architecture,
+                    pretrained=str(self._file) if self._file else None,
+                    pretrained_text=False,
+                    quick_gelu=self._quick_gelu,
+                    text_cfg=text,
+                )
+        except Exception as error:  # a checkpoint of another model, or a damaged one
+            raise ModelError(f"OpenCLIP cannot load {self._name}: {error}") from error
+        return network
+
+    def image_vectors(self, network: Any, pixels: Tensor) -> Tensor:
+        """Embed ``(n, 3, height, width)`` into ``(n, dimension)``."""
+        vectors: Tensor = network.encode_image(pixels)
+        return vectors
+
+    def text_vectors(self, network: Any, tokens: dict[str, Tensor]) -> Tensor:
+        """Embed tokens ``(n, t)`` into ``(n, dimension)``."""
+        embed = _causal_vectors if self._is_causal else type(network).encode_text
+        vectors: Tensor = embed(network, tokens["input_ids"])
+        return vectors
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tokens]:
+        """Make "input_ids", ``(n, t)``, as OpenCLIP's own tokenizer does."""
+        with self._tokenizing:
+            ids: Tokens = self._tokenizer(list(texts)).numpy()
+            for text, row in zip(texts, ids, strict=True):
+                if (row != self._pad_id).all() and self._is_longer(text):
+                    logger.warning(
+                        "only the first %d tokens are read of a text of %d characters: %.40s…",
+                        self.card.max_tokens,
+                        len(text),
+                        text,
+                    )
+        if self.card.text_padding == "longest":
+            used = (ids != self._pad_id).any(axis=0)
+            ids = ids[:, : int(used.nonzero()[0].max()) + 1]
+        return {"input_ids": ids}
+
+    def _is_longer(self, text: str) -> bool:
+        (row,) = self._tokenizer([text], context_length=self.card.max_tokens + 1)
+        return bool((row != self._pad_id).all())
+
+    @cached_property
+    def _pad_id(self) -> int:
+        return int(self._tokenizer.tokenizer.pad_token_id) if self._hub_tokenizer else 0
+
+    @property
+    def _hub_tokenizer(self) -> str | None:
+        name: str | None = self._config["text_cfg"].get("hf_tokenizer_name")
+        return name
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        tokenizers, text = import_open_clip().tokenizer, self._config["text_cfg"]
+        options = text.get("tokenizer_kwargs") or {}
+        if not self._hub_tokenizer:
+            return tokenizers.SimpleTokenizer(context_length=self.card.max_tokens, **options)
+        import_transformers()
+        folder = self._hub_folder(self._hub_tokenizer)
+        try:
+            return tokenizers.HFTokenizer(
+                str(folder),
+                context_length=self.card.max_tokens,
+                tokenizer_mode=text.get("tokenizer_mode"),
+                local_files_only=True,
+                **options,
+            )
+        except Exception as error:  # files that are missing or damaged
+            raise ModelError(
+                f"the tokenizer of {self._name}, in {folder}, cannot be loaded: {error}. Fetch it again: "
+                f"mmrag models pull {self._name}"
+            ) from error
+
+    def _hub_folder(self, repository: str) -> Path:
+        """Find what the text tower takes from another model of the hub."""
+        folder = Path(repository) if Path(repository).is_absolute() else cached_folder(repository)
+        if folder is None:
+            raise ModelError(
+                f"{self._name} reads texts with the tokenizer of {repository}, which is not here; fetch it: "
+                f"mmrag models pull {self._name}"
+            )
+        return folder
+
+    def write_tokenizer(self, folder: Path) -> None:
+        """Write ``tokenizer.json``; HTML entities and mis-decoded text, which OpenCLIP mends, stay as they are."""
+        if not self._hub_tokenizer:
+            (folder / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
+            return
+        options = self._config["text_cfg"].get("tokenizer_kwargs") or {}
+        if options.keys() - {"clean"} or self._config["text_cfg"].get("tokenizer_mode"):
+            super().write_tokenizer(folder)  # refuses
+        tokenizer = _cleaning(self._tokenizer.tokenizer.backend_tokenizer, options.get("clean", "whitespace"))
+        tokenizer.no_truncation()
+        tokenizer.enable_padding(pad_id=self._pad_id)
+        tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def _trace_vision(model: OpenClip) -> Any:
-    size = model.preprocessing
-    return trace_vision(model.network, size.height, size.width)
+def open_openclip(reference: str) -> OpenClipEncoder:
+    """Open ``ARCHITECTURE/TAG``, ``ARCHITECTURE//path/of/a/checkpoint`` or ``ARCHITECTURE/random``."""
+    architecture, _, weights = reference.partition("/")
+    return OpenClipEncoder(architecture, weights)
 
 
-def _trace_text(model: OpenClip) -> Any:
-    """Trace the text tower for texts of any length: its attention is causal, so nothing depends on padding behind."""
+def _config(architecture: str) -> dict[str, Any]:
+    open_clip = import_open_clip()
+    config: dict[str, Any] | None = open_clip.get_model_config(architecture) if architecture else None
+    if config is None:
+        near = ", ".join(difflib.get_close_matches(architecture, open_clip.list_models(), n=4)) or "none"
+        raise ModelError(
+            f"OpenCLIP has no architecture {architecture!r}; near it are: {near}. Write openclip:ARCHITECTURE/TAG; "
+            "`mmrag models --all` lists them"
+        )
+    return config
+
+
+def _tagged_file(tag: dict[str, Any]) -> Path | None:
+    """Find a tag's weights where `mmrag models pull` or OpenCLIP has put them; safetensors before others."""
+    repository, _, name = tag.get("hf_hub", "").rpartition("/")
+    if repository:
+        names = (f"{name.rpartition('.')[0]}.safetensors", name) if name else _MODEL_FILES
+        found = next(filter(None, (cached_file(repository, one) for one in names)), None)
+        if found:
+            return found
+    url = tag.get("url", "")
+    path = Path("~/.cache/clip", url.rpartition("/")[2]).expanduser()
+    return path if url and path.is_file() and _is_intact(path, url) else None
+
+
+def _is_intact(path: Path, url: str) -> bool:
+    """Compare a downloaded file with the beginning of its hash, which some addresses carry."""
+    carried = url.split("/")[-2] if "openaipublic" in url else path.stem.rpartition("-")[2]
+    if "openaipublic" not in url and "mlfoundations" not in url:
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest().startswith(carried)
+
+
+def _preprocessing(image_size: int | Sequence[int], tag: dict[str, Any]) -> Preprocessing | Transform:
+    open_clip = import_open_clip()
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    merged = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(size=(height, width)), tag)
+    config = open_clip.transform.PreprocessCfg(**{**merged, "size": (height, width)})
+    shortest = config.resize_mode == "shortest" and height == width
+    if not (shortest or config.resize_mode == "squash"):
+        transform = open_clip.transform.image_transform_v2(config, is_train=False)
+        return Transform(transform, height, width, f"open_clip {config}")
+    return Preprocessing(
+        height=height,
+        width=width,
+        resample=_RESAMPLE.get(config.interpolation, _RESAMPLE["bicubic"]),  # as it takes whatever else is said
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        shortest_edge=height if shortest else None,
+        crop_to_nearest=shortest,
+    )
+
+
+def _causal_vectors(network: Any, ids: Tensor) -> Tensor:
+    """Embed token ids ``(n, t)`` as ``CLIP.encode_text`` does, for any t: nothing depends on padding behind."""
     import torch
 
-    class Text(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = model.network
-
-        def forward(self, input_ids: Tensor) -> Tensor:  # (B, T)
-            network, length = self.network, input_ids.shape[1]
-            x = network.token_embedding(input_ids) + network.positional_embedding[:length]  # (B, T, D)
-            x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
-            ends = input_ids.argmax(dim=-1)  # the end token has the highest number
-            pooled = x[torch.arange(x.shape[0]), ends]  # (B, D)
-            projected: Tensor = pooled @ network.text_projection
-            return projected
-
-    ids = torch.zeros(2, 9, dtype=torch.long)
-    tokens = torch.export.Dim("tokens", max=model.network.context_length)
-    shapes = ({0: torch.export.Dim("batch"), 1: tokens},)
-    return trace(Text(), (ids,), names=["input_ids"], output="text_embeds", shapes=shapes)
+    length = ids.shape[1]
+    x = network.token_embedding(ids) + network.positional_embedding[:length]  # (n, t, d)
+    x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
+    pooled = x[torch.arange(x.shape[0], device=x.device), ids.argmax(dim=-1)]  # (n, d); the end has the highest number
+    projection = network.text_projection
+    vectors: Tensor = projection(pooled) if callable(projection) else pooled @ projection
+    return vectors
 
 
-def _is_causal(network: Any) -> bool:
-    """Tell whether texts end in a token that sees all before it, and nothing behind."""
-    kind = isinstance(network, _open_clip().CLIP) and network.text_pool_type == "argmax"
-    return kind and network.attn_mask is not None and not callable(network.text_projection)
+def _cleaning(tokenizer: Any, clean: str) -> Any:
+    """Let a tokenizer clean texts as OpenCLIP does before it: "whitespace", "lower" or "canonicalize"."""
+    import string
+
+    from tokenizers import Regex, normalizers
+
+    steps = _uncurled()
+    if clean == "canonicalize":
+        steps += [normalizers.Replace("_", " "), normalizers.Replace(Regex(f"[{_escaped(string.punctuation)}]"), "")]
+    if clean != "whitespace":
+        steps.append(normalizers.Lowercase())
+    steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    tokenizer.normalizer = normalizers.Sequence([*steps, *filter(None, [tokenizer.normalizer])])
+    return tokenizer
+
+
+def _uncurled() -> list[Any]:
+    from tokenizers import Regex, normalizers
+
+    return [normalizers.NFC(), *(normalizers.Replace(Regex(found), written) for found, written in _PLAIN.items())]
+
+
+def _escaped(characters: str) -> str:
+    return "".join(f"\\{character}" for character in characters)
 
 
 def tokenizer_json() -> str:
@@ -194,7 +334,7 @@ def tokenizer_json() -> str:
     from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import BPE
 
-    source = _open_clip().tokenizer.SimpleTokenizer()
+    source = import_open_clip().tokenizer.SimpleTokenizer()
     start, end = "<start_of_text>", "<end_of_text>"
     tokenizer = Tokenizer(
         BPE(
@@ -206,8 +346,7 @@ def tokenizer_json() -> str:
         )
     )
     tokenizer.add_special_tokens([start, end])
-    plain = [normalizers.Replace(Regex(found), written) for found, written in _PLAIN.items()]
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *plain, normalizers.Lowercase()])
+    tokenizer.normalizer = normalizers.Sequence([*_uncurled(), normalizers.Lowercase()])
     words = pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
@@ -219,7 +358,8 @@ def tokenizer_json() -> str:
     return json.dumps(written, ensure_ascii=False, separators=(",", ":"))
 
 
-def _open_clip() -> Any:
+def import_open_clip() -> Any:
+    """Import OpenCLIP, or tell which extra brings it."""
     if importlib.util.find_spec("open_clip") is None:
         raise MissingExtraError("open_clip", "torch")
     try:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _MICROSOFT = "com.microsoft"
 _LARGEST = 127
+_LARGE_TABLE = 4096  # rows: what is smaller holds positions and the like
 _SMALLEST = 1e-12  # of what is divided by: rows and columns may be all zeros
 _SHARED = {
     "last_axis": np.array([-1]),
@@ -125,6 +126,15 @@ def _columns(model: onnx_ir.Model, matrix: Any, *, transposed: bool) -> tuple[on
         model.graph.register_initializer(constant(f"{name}.q8", np.round(weight / scales).astype(np.int8)))
         model.graph.register_initializer(constant(f"{name}.scale", scales.astype(np.float32)))
     return stored[f"{name}.q8"], stored[f"{name}.scale"]
+
+
+def quantize_embeddings(model: onnx_ir.Model) -> None:
+    """Look tokens up in 8-bit rows wherever a large table serves for nothing else."""
+    for name, value in list(model.graph.initializers.items()):
+        nodes = [node for node, _ in value.uses()]
+        looked_up = len(nodes) == 1 and nodes[0].op_type == "Gather" and nodes[0].inputs[0] is value
+        if looked_up and len(value.shape) == 2 and value.shape[0] >= _LARGE_TABLE:
+            quantize_embedding(model, name)
 
 
 def quantize_embedding(model: onnx_ir.Model, name: str) -> None:

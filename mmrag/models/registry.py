@@ -25,6 +25,8 @@ _FAMILIES: dict[str, str | Opener] = {
     "builtin": "mmrag.models.onnx:open_builtin",
     "hf": "mmrag.models.hf:open_pretrained",
     "onnx": "mmrag.models.onnx:open_folder",
+    "openclip": "mmrag.models.open_clip:open_openclip",
+    "timm": "mmrag.models.backbone:open_timm",
 }
 
 

@@ -28,6 +28,7 @@ from mmrag.models.pooling import POOLINGS  # noqa: E402
 from mmrag.models.registry import load_encoder  # noqa: E402
 from mmrag.models.sentence import OnnxSentenceEncoder, SentenceEncoder  # noqa: E402
 from tests.models import tiny  # noqa: E402
+from tests.models.shaken import shaken  # noqa: E402
 from tests.models.tiny import TEXTS, TOWER, agree, varied  # noqa: E402
 
 SIZES = {**TOWER, "max_position_embeddings": 64}
@@ -64,9 +65,9 @@ def write(folder, *, backbone="bert", pooling="mean", dense=None, settings=None,
     config, tokenizer, network = BACKBONES[backbone]
     plain = folder.parent / f"plain-{folder.name}"
     plain.mkdir()
-    tiny.shaken(network(config(tokenizer(plain)))).save_pretrained(plain)
+    shaken(network(config(tokenizer(plain)))).save_pretrained(plain)
     tail = [] if dense is None else [modules.Dense(32, 20, activation_function=dense)]
-    tiny.shaken(torch.nn.ModuleList(tail), 1)
+    shaken(torch.nn.ModuleList(tail), 1)
     parts = [modules.Transformer(str(plain), **(settings or {})), modules.Pooling(32, pooling), *tail]
     library.SentenceTransformer(modules=[*parts, modules.Normalize()], prompts=prompts, device="cpu").save(str(folder))
     return library.SentenceTransformer(str(folder), device="cpu")

@@ -10,6 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from mmrag.models.open_clip import tokenizer_json
+from tests.models.shaken import shaken
 
 SIDE = 64
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -24,18 +25,6 @@ TEXTS = [
     "an old red house " * 40,
 ]
 """Short and long ones, in two scripts; the last is longer than any tiny model reads."""
-
-
-def shaken(model, seed=0):
-    """A model with random weights that says different things of different inputs."""
-    torch.manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim <= 1:
-            parameter.data += 0.1 * torch.randn_like(parameter)
-        else:
-            size = 1 if "embedding" in name and parameter.ndim == 2 else parameter[0].numel() ** -0.5
-            parameter.data = torch.randn_like(parameter) * (2 * size if parameter.ndim == 4 else size)
-    return model.eval()
 
 
 def agree(found, expected):
