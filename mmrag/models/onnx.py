@@ -115,8 +115,9 @@ class OnnxEncoder(Encoder):
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
         if "text" not in self._towers:
             return super()._embed_text(texts)
+        encodings = self._encodings(texts)
         session = self._towers["text"].session
-        return session.run(self._token_input(session, self._encodings(texts)))
+        return session.run(self._token_input(session, encodings))
 
     def _token_input(self, session: Session, encodings: Sequence[Encoding]) -> Samples:
         fixed = session.lengths.get("input_ids")

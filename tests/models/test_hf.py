@@ -6,16 +6,21 @@ import inspect
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 transformers = pytest.importorskip("transformers", reason="needs the torch extra")
 pytest.importorskip("open_clip", reason="needs the torch extra")
 
+import mmrag  # noqa: E402
+from mmrag.cli.main import app  # noqa: E402
 from mmrag.errors import ModelError  # noqa: E402
+from mmrag.models.onnx_export import export_encoder  # noqa: E402
 from mmrag.models.preprocess import Preprocessing, Transform  # noqa: E402
 from mmrag.models.registry import absolute_name, load_encoder  # noqa: E402
 from tests.models import tiny  # noqa: E402
@@ -221,6 +226,11 @@ def test_weights_that_are_not_all_there(copy):
             '{"image_processor_type": "CLIPImageProcessor", "do_center_crop": false}',
             "gives each picture a size of its own",
         ),
+        (
+            "preprocessor_config.json",
+            '{"image_processor_type": "Siglip2ImageProcessor"}',
+            "cuts pictures into patches itself",
+        ),
         ("tokenizer_config.json", "[1]", r"tokenizer_config\.json is damaged"),
     ],
 )
@@ -230,6 +240,17 @@ def test_damage_is_named(copy, name, content, message):
         (copy / name).write_text(content)
     with pytest.raises(ModelError, match=message):
         load_encoder(f"hf:{copy}")
+
+
+def test_bfloat16_is_close_and_the_same_model(clip, pictures):
+    encoder = load_encoder(str(clip))
+    half = load_encoder(str(clip), precision="bf16")
+    assert (half.precision, half.engine, half.identity) == ("bf16", "torch", encoder.identity)
+    for found, expected in (
+        (half.encode_image(pictures), encoder.encode_image(pictures)),
+        (half.encode_text(TEXTS), encoder.encode_text(TEXTS)),
+    ):
+        assert 0.98 < (found * expected).sum(axis=1).min() < 1 - 1e-6
 
 
 def test_a_model_that_is_not_here_names_the_command():
@@ -245,3 +266,79 @@ def test_a_path_is_a_name(copy, monkeypatch):
     assert absolute_name("hf:openai/clip") == "hf:openai/clip"
     copy.rename(copy.parent / "moved")
     assert load_encoder("./moved").identity == identity
+
+
+# --- what it is for --------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_pictures_is_searched_in_chinese(tmp_path, monkeypatch, photographs, caplog):
+    model = tiny.write("chinese_clip", tmp_path / "tiny-chinese")
+    shutil.copytree(photographs, tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    assert runner.invoke(app, ["index", "images", "--model", "./tiny-chinese"]).exit_code == 0
+    found = runner.invoke(app, ["search", "一只可爱的猫", "--json", "-k", "6"])
+    assert found.exit_code == 0
+    names = [Path(json.loads(hit)["path"]).name for hit in found.stdout.splitlines()]
+    pictures = {path.name: Image.open(path).convert("RGB") for path in photographs.iterdir()}
+    pixels = reference_pixels(tmp_path / "tiny-chinese", list(pictures.values()))
+    tokens = reference_tokens(tmp_path / "tiny-chinese", model, ["一只可爱的猫"], 64)
+    cosines = unit(model.get_image_features(pixel_values=pixels)) @ unit(model.get_text_features(**tokens))[0]
+    assert names == [list(pictures)[i] for i in np.argsort(-cosines)]
+    index = mmrag.open(tmp_path)
+    with caplog.at_level(logging.WARNING, "mmrag"):
+        index.search("一只可爱的猫")
+        assert caplog.text == ""
+        index.search("une voiture rouge dans la rue")
+    assert "French" in caplog.text
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "chinese_clip"])
+def test_exported_it_gives_the_same_vectors(family, tmp_path, pictures):
+    tiny.write(family, tmp_path / family)
+    encoder = load_encoder(str(tmp_path / family))
+    done = export_encoder(encoder, tmp_path / "out")
+    exported = load_encoder(str(tmp_path / "out"), precision="fp32")
+    assert exported.engine in ("onnxruntime", "openvino")
+    pixels = np.stack([encoder.preprocess(one) for one in pictures])
+    assert agree(exported.encode_pixels(pixels), encoder.encode_pixels(pixels))
+    assert agree(exported.encode_text(TEXTS), encoder.encode_text(TEXTS))
+    assert {one for cosines in done.agreement.values() for one in cosines} == {"image", "text"}
+    assert min(one.lowest for one in done.agreement["fp32"].values()) > 0.999
+    assert exported.card.languages == encoder.card.languages
+
+
+# --- real sizes ------------------------------------------------------------------------------------------------------
+
+BIG_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+REAL = {
+    "clip": lambda words: transformers.CLIPConfig(
+        text_config={"vocab_size": words, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    ),
+    "siglip": lambda words: transformers.SiglipConfig(text_config={"vocab_size": 32000}),
+    "chinese_clip": lambda words: transformers.ChineseCLIPConfig(
+        vision_config={**BIG_TEXT, "patch_size": 16}, text_config={"vocab_size": 21128}
+    ),
+    "altclip": lambda words: transformers.AltCLIPConfig(
+        vision_config={"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+        | {"num_attention_heads": 16, "patch_size": 14},
+        text_config={"vocab_size": 20000, "pad_token_id": 1},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", REAL)
+def test_at_real_size(family, tmp_path, pictures):
+    model = tiny.write(family, tmp_path / family, config=REAL[family], side=224)
+    encoder = load_encoder(str(tmp_path / family))
+    pixels = reference_pixels(tmp_path / family, pictures)
+    expected = unit(model.get_image_features(pixel_values=pixels))
+    assert varied(expected)
+    assert agree(encoder.encode_image(pictures), expected)
+    assert not agree(encoder.encode_image([pictures[0].rotate(180), *pictures[1:]]), expected)
+    tokens = reference_tokens(tmp_path / family, model, TEXTS, encoder.card.max_tokens)
+    expected = unit(model.get_text_features(**tokens))
+    assert varied(expected)
+    assert agree(encoder.encode_text(TEXTS), expected)
+    assert not agree(encoder.encode_text([*TEXTS[1:], TEXTS[0]]), expected)

@@ -24,6 +24,7 @@ from sentence_transformers.sentence_transformer import modules  # noqa: E402
 
 import mmrag  # noqa: E402
 from mmrag.errors import ModelError  # noqa: E402
+from mmrag.models.onnx_export import export_encoder  # noqa: E402
 from mmrag.models.pooling import POOLINGS  # noqa: E402
 from mmrag.models.registry import load_encoder  # noqa: E402
 from mmrag.models.sentence import OnnxSentenceEncoder, SentenceEncoder  # noqa: E402
@@ -66,7 +67,8 @@ def write(folder, *, backbone="bert", pooling="mean", dense=None, settings=None,
     plain = folder.parent / f"plain-{folder.name}"
     plain.mkdir()
     shaken(network(config(tokenizer(plain)))).save_pretrained(plain)
-    tail = [] if dense is None else [modules.Dense(32, 20, activation_function=dense)]
+    pooled = 32 * (1 if isinstance(pooling, str) else len(pooling))
+    tail = [] if dense is None else [modules.Dense(pooled, 20, activation_function=dense)]
     shaken(torch.nn.ModuleList(tail), 1)
     parts = [modules.Transformer(str(plain), **(settings or {})), modules.Pooling(32, pooling), *tail]
     library.SentenceTransformer(modules=[*parts, modules.Normalize()], prompts=prompts, device="cpu").save(str(folder))
@@ -263,6 +265,16 @@ def test_onnx_runtime_needs_no_torch(with_onnx):
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_exported_it_gives_the_same_vectors(tmp_path):
+    write(tmp_path / "model", pooling=("cls", "max", "mean"), dense=torch.nn.Tanh())
+    encoder = load_encoder(str(tmp_path / "model"))
+    done = export_encoder(encoder, tmp_path / "out")
+    exported = load_encoder(str(tmp_path / "out"))
+    assert (exported.engine, exported.card.modalities) == ("onnxruntime", ("text",))
+    assert agree(exported.encode_text(TEXTS), encoder.encode_text(TEXTS))
+    assert done.agreement["fp32"]["text"].lowest > 0.9999
 
 
 # --- a real one --------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -170,13 +169,16 @@ FAMILIES = {
 }
 
 
-def write(family, folder):
-    """Write a folder as a hub has it, and give the model in it."""
-    config, tokenizer, processor = FAMILIES[family]
+def write(family, folder, *, config=None, side=SIDE):
+    """Write a folder as a hub has it, and give the model in it; tiny, unless there is another configuration."""
+    usual, tokenizer, processor = FAMILIES[family]
     folder.mkdir(parents=True)
-    config = config(tokenizer(folder))
+    config = (config or usual)(tokenizer(folder))
     model = shaken(transformers.AutoModel.from_config(config))
+    for parameter in model.parameters():
+        if parameter.ndim == 4 and family == "align":  # which shrinks what it sees, layer by layer
+            parameter.data *= 1.4
     model.save_pretrained(folder)
-    size = {"shortest_edge": SIDE} if "CLIP" in processor else {"height": SIDE, "width": SIDE}
-    getattr(transformers, processor)(size=size, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    size = {"shortest_edge": side} if "CLIP" in processor else {"height": side, "width": side}
+    getattr(transformers, processor)(size=size, crop_size={"height": side, "width": side}).save_pretrained(folder)
     return model
