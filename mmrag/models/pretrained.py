@@ -221,4 +221,5 @@ def _done(processor: Any, checkpoint: Checkpoint) -> Transform:
             f"{checkpoint.reference} cuts pictures into patches itself ({type(processor).__name__}, as NaFlex does), "
             "which cannot be done yet; take the same model with a fixed size"
         )
-    return Transform(prepared, *shape[1:], type(processor).__name__)
+    _, height, width = shape
+    return Transform(prepared, height, width, type(processor).__name__)
