@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ logger = logging.getLogger("mmrag")
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json", "0_*/*.json", "0_*/*.txt")
 _WEIGHTS = ("*.safetensors", "*/*.safetensors", "onnx/model.onnx", "onnx/model.onnx_data")
 _PICKLED_WEIGHTS = ("*.bin", "*/*.bin")
+_FRONT_MATTER = re.compile(r"\s*---\s*\n(.*?)\n---", re.DOTALL)
 _MULTILINGUAL = "multilingual"
 
 
@@ -78,21 +80,24 @@ class Checkpoint:
         path = self.path / "README.md"
         if not path.is_file():
             return {}
-        from huggingface_hub import metadata_load
+        import yaml
 
         try:
-            return metadata_load(path) or {}
-        except ValueError as error:  # a model is no worse for it
+            found = _FRONT_MATTER.match(path.read_text(encoding="utf-8"))
+            said = yaml.safe_load(found[1]) if found else {}
+        except (OSError, ValueError, yaml.YAMLError) as error:  # a model is no worse for it
             logger.warning("what %s says of the model cannot be read: %s", path, error)
             return {}
+        return said if isinstance(said, dict) else {}
 
     @property
-    def languages(self) -> tuple[str, ...]:
-        """ISO 639-1 codes of the languages that the README names; empty when it names none, or says "multilingual"."""
-        given = self.about.get("language") or []
-        codes = [given] if isinstance(given, str) else given
-        known = tuple(str(code) for code in codes if len(str(code)) == 2)
-        return () if _MULTILINGUAL in codes else known
+    def languages(self) -> tuple[str, ...] | None:
+        """ISO 639-1 codes of the languages that the README names: none if it says "multilingual", None if nothing."""
+        given = self.about.get("language")
+        if not given:
+            return None
+        codes = [str(code) for code in ([given] if isinstance(given, str) else given)]
+        return () if _MULTILINGUAL in codes else tuple(code for code in codes if len(code) == 2)
 
     @property
     def licence(self) -> str:

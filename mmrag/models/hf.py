@@ -131,7 +131,7 @@ def _card(checkpoint: Checkpoint, config: Any) -> Card:
         dimension=dimension,
         max_tokens=longest_text(checkpoint, text.to_dict()),
         text_padding="full" if config.model_type in _PADDED_IN_FULL else "longest",
-        languages=checkpoint.languages or _LANGUAGES.get(config.model_type, ()),
+        languages=_LANGUAGES.get(config.model_type, ()) if checkpoint.languages is None else checkpoint.languages,
         summary=f"A {config.model_type} model, computed by transformers.",
         weights=weights,
         licence_weights=checkpoint.licence,

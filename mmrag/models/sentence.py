@@ -199,7 +199,7 @@ class SentenceEncoder(TorchEncoder):
     """
 
     def __init__(self, layout: SentenceLayout, checkpoint: Checkpoint) -> None:
-        self._layout, self._checkpoint = layout, checkpoint
+        self._layout = layout
         self.card, self.identity = _described(layout, checkpoint)
 
     def load_network(self) -> torch.nn.Module:
@@ -312,19 +312,19 @@ def open_sentence(reference: str) -> SentenceEncoder | OnnxSentenceEncoder:
 def _described(layout: SentenceLayout, checkpoint: Checkpoint) -> tuple[Card, Identity]:
     """Make the card and the identity; they are the same for every engine, as long as no file changes."""
     weights = checkpoint.fingerprint()
-    here = checkpoint.reference if checkpoint.revision else str(layout.checkpoint.config.get("model_type", "sentence"))
+    name = layout.checkpoint.name
     card = Card(
-        name=here,
+        name=name,
         family="hf",
         revision=checkpoint.revision or weights.removeprefix("sha256:")[:8],
         dimension=layout.dimension,
         modalities=("text",),
         max_tokens=layout.max_tokens,
-        languages=checkpoint.languages,
+        languages=checkpoint.languages or (),
         summary="A text encoder in the layout of sentence-transformers.",
         weights=weights,
         licence_weights=checkpoint.licence,
-        sources=(Source(here, checkpoint.licence or "as whoever trained it says"),),
+        sources=(Source(name, checkpoint.licence or "as whoever trained it says"),),
     )
     return card, Identity(card.name, card.revision, card.weights, "text", card.dimension)
 

@@ -12,13 +12,22 @@ from PIL import Image
 from mmrag.errors import InputError
 from mmrag.models.registry import load_encoder
 
-ENCODERS = ["builtin", "toy:1"]
+ENCODERS = ["builtin", "toy:1", "hf:clip"]
 TEXTS = ["a red car", "two dogs are playing in deep snow", "blue", "a man"]
 
 
 @pytest.fixture(params=ENCODERS, scope="module")
-def encoder(request):
-    return load_encoder(request.param)
+def encoder(request, tmp_path_factory):
+    family, _, name = request.param.partition(":")
+    if family != "hf":
+        return load_encoder(request.param)
+    for module in ("transformers", "open_clip"):
+        pytest.importorskip(module, reason="needs the torch extra")
+    from tests.models import tiny
+
+    folder = tmp_path_factory.mktemp("hub") / name
+    tiny.write(name, folder)
+    return load_encoder(f"hf:{folder}")
 
 
 @pytest.fixture(scope="module")

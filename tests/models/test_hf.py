@@ -170,13 +170,18 @@ def test_the_image_processor_may_lie_within_the_processor(copy, pictures):
     assert 0 < np.abs(load_encoder(str(copy)).preprocess(pictures[0]) - expected).max() < 3
 
 
-def test_the_readme_tells_licence_and_languages(copy):
+def test_the_readme_tells_licence_and_languages(copy, caplog):
     (copy / "README.md").write_text("---\nlicense: apache-2.0\nlanguage:\n- en\n- de\n- code\n---\n# A model\n")
     card = load_encoder(str(copy)).card
     assert (card.licence_weights, card.languages) == ("apache-2.0", ("en", "de"))
     (copy / "README.md").write_text("---\nlanguage: [multilingual, en]\nlicense: other\nlicense_name: mine\n---\n")
     card = load_encoder(str(copy)).card
-    assert (card.licence_weights, card.languages) == ("mine", ("en",))
+    assert (card.licence_weights, card.languages) == ("mine", ())
+    (copy / "README.md").write_text("---\n: [\n---\n")
+    with caplog.at_level(logging.WARNING, "mmrag"):
+        card = load_encoder(str(copy)).card
+    assert "cannot be read" in caplog.text
+    assert (card.licence_weights, card.languages) == ("", ("en",))
 
 
 def test_siglip_2_reads_lower_case_whatever_its_type(folders, tmp_path):
