@@ -13,7 +13,8 @@ from mmrag.models.cards import Card, Role
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import TorchModel, import_torch, import_transformers
 from mmrag.models.preprocess import Preprocessing
-from mmrag.models.tokens import read_tokenizer, warn_of_cuts
+from mmrag.models.pretrained import load_pretrained
+from mmrag.models.tokens import encode, read_tokenizer
 from mmrag.roles import Identity, Pixels
 
 if TYPE_CHECKING:
@@ -98,20 +99,7 @@ class BlipNetwork(TorchModel):
 
     def load_network(self) -> Any:
         """Read the weights; every one must be there."""
-        kind = getattr(import_transformers(), self.architecture)
-        try:
-            network, about = kind.from_pretrained(
-                self.checkpoint.path, local_files_only=True, dtype="float32", output_loading_info=True
-            )
-        except Exception as error:  # whatever the readers of its formats raise
-            raise ModelError(f"{self.checkpoint.path} cannot be loaded: {error}") from error
-        if about["missing_keys"]:
-            missing = sorted(about["missing_keys"])
-            raise ModelError(
-                f"the weights of {self.checkpoint.path} lack {len(missing)} tensors of {self.architecture}, such as "
-                f"{missing[0]}; download them again"
-            )
-        return network
+        return load_pretrained(self.checkpoint, getattr(import_transformers(), self.architecture))
 
     def pixels(self, images: Sequence[Image]) -> Pixels:
         """Prepare pictures, ``(n, 3, height, width)``."""
@@ -119,9 +107,7 @@ class BlipNetwork(TorchModel):
 
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
         """Turn texts into tokens; what is too long is cut, with a warning in the log."""
-        encodings: list[Encoding] = self.tokenizer.encode_batch(list(texts))
-        warn_of_cuts(texts, encodings, self.card.max_tokens)
-        return encodings
+        return encode(self.tokenizer, texts)
 
     def with_first(self, encodings: Sequence[Encoding], first: str) -> list[list[int]]:
         """Give the tokens, special ones included and not padded, with `first` in the place of [CLS]."""

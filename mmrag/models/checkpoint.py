@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,13 @@ from mmrag.errors import ModelError
 from mmrag.models import cache
 from mmrag.models.cards import hash_files
 
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json")
-_WEIGHTS = ("*.safetensors", "*/*.safetensors")
+logger = logging.getLogger("mmrag")
+
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json", "0_*/*.json", "0_*/*.txt")
+_WEIGHTS = ("*.safetensors", "*/*.safetensors", "onnx/model.onnx", "onnx/model.onnx_data")
+_PICKLED_WEIGHTS = ("*.bin", "*/*.bin")
+_FRONT_MATTER = re.compile(r"\s*---\s*\n(.*?)\n---", re.DOTALL)
+_MULTILINGUAL = "multilingual"
 
 
 @dataclass(frozen=True)
@@ -49,18 +57,63 @@ class Checkpoint:
         folder = Path(reference).expanduser()
         if not folder.is_dir():
             folder = cache.locate(reference)
-        config = _read_config(folder / "config.json")
+        modular = (folder / "modules.json").is_file() and not (folder / "config.json").is_file()
+        config = {} if modular else _read_config(folder / "config.json")
         revision = folder.name if folder.parent.name == "snapshots" else ""
         return cls(reference, folder.resolve(), revision, config)
 
+    def within(self, folder: Path) -> Checkpoint:
+        """Give the network that lies in a folder of this one, with what config.json says there."""
+        if folder.resolve() == self.path:
+            return self
+        return replace(self, path=folder.resolve(), config=_read_config(folder / "config.json"))
+
     @property
     def name(self) -> str:
-        """What the model is called wherever it lies: the hub's name, or the folder's own."""
-        return self.path.name if os.path.isdir(os.path.expanduser(self.reference)) else self.reference
+        """What the model is called: the hub's name, or its kind: an index must know a folder wherever it lies."""
+        if os.path.isdir(os.path.expanduser(self.reference)):
+            return str(self.config.get("model_type", "model"))
+        return self.reference
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What the front matter of ``README.md`` says; empty where it says nothing."""
+        path = self.path / "README.md"
+        if not path.is_file():
+            return {}
+        import yaml
+
+        try:
+            found = _FRONT_MATTER.match(path.read_text(encoding="utf-8"))
+            said = yaml.safe_load(found[1]) if found else {}
+        except (OSError, ValueError, yaml.YAMLError) as error:  # a model is no worse for it
+            logger.warning("what %s says of the model cannot be read: %s", path, error)
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    @property
+    def languages(self) -> tuple[str, ...] | None:
+        """ISO 639-1 codes of the languages that the README names: none if it says "multilingual", None if nothing."""
+        given = self.about.get("language")
+        if not given:
+            return None
+        codes = [str(code) for code in ([given] if isinstance(given, str) else given)]
+        return () if _MULTILINGUAL in codes else tuple(code for code in codes if len(code) == 2)
+
+    @property
+    def licence(self) -> str:
+        """The licence that the README names."""
+        return str(self.about.get("license_name") or self.about.get("license") or "")
+
+    @property
+    def has_safetensors(self) -> bool:
+        """Whether the weights are there as safetensors; else they are pickled, and only weights are read of them."""
+        return any(self.path.glob("*.safetensors"))
 
     def fingerprint(self) -> str:
         """Hash all files that results depend on."""
-        found = {path for glob in (*_SMALL_FILES, *_WEIGHTS) for path in self.path.glob(glob) if path.is_file()}
+        weights = _WEIGHTS if self.has_safetensors else (*_WEIGHTS, *_PICKLED_WEIGHTS)
+        found = {path for glob in (*_SMALL_FILES, *weights) for path in self.path.glob(glob) if path.is_file()}
         return hash_files(self.path, sorted(found))
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,8 @@ class OnnxRuntimeSession(Session):
         The ONNX file.
     quick : bool
         See `open_session`.
+    outputs : sequence of str
+        What its output may be called, best first.
 
     Raises
     ------
@@ -69,7 +71,7 @@ class OnnxRuntimeSession(Session):
         If the file cannot be loaded, or has no output that holds vectors.
     """
 
-    def __init__(self, path: Path, *, quick: bool) -> None:
+    def __init__(self, path: Path, *, quick: bool, outputs: Sequence[str] = _OUTPUTS) -> None:
         onnxruntime = _onnxruntime()
         self._path = path
         options = onnxruntime.SessionOptions()
@@ -81,7 +83,7 @@ class OnnxRuntimeSession(Session):
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             raise ModelError(f"{path} cannot be loaded: {error}") from error
-        self._output = _output_name([one.name for one in self._session.get_outputs()], path)
+        self._output = _output_name([one.name for one in self._session.get_outputs()], path, outputs)
         inputs = self._session.get_inputs()
         self.inputs = {one.name: np.dtype(_DTYPES.get(one.type, "float32")) for one in inputs}
         self.lengths = {one.name: _fixed(one.shape) for one in inputs}
@@ -101,13 +103,13 @@ def _fixed(shape: list[Any]) -> int | None:
     return shape[1] if len(shape) > 1 and isinstance(shape[1], int) else None
 
 
-def _output_name(names: list[str], path: Path) -> str:
-    for name in _OUTPUTS:
+def _output_name(names: list[str], path: Path, wanted: Sequence[str] = _OUTPUTS) -> str:
+    for name in wanted:
         if name in names:
             return name
     if len(names) == 1:
         return names[0]
-    raise ModelError(f"{path} gives {', '.join(names)}; one of {', '.join(_OUTPUTS)} is needed")
+    raise ModelError(f"{path} gives {', '.join(names)}; one of {', '.join(wanted)} is needed")
 
 
 class OpenVinoSession(Session):

@@ -15,7 +15,7 @@ from mmrag.models.engines import Session
 from mmrag.models.folder import ModelFolder, TowerName
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.samples import SAMPLE_TEXTS, sample_pictures
-from mmrag.models.tokens import laid_out, pad_id, read_tokenizer, warn_of_cuts
+from mmrag.models.tokens import encode, laid_out, pad_id, read_tokenizer
 from mmrag.models.tower import Samples, Tower
 from mmrag.roles import Encoder, Identity, Pixels, Vectors
 
@@ -116,8 +116,7 @@ class OnnxEncoder(Encoder):
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
         if "text" not in self._towers:
             return super()._embed_text(texts)
-        encodings = self._encodings(texts)
-        warn_of_cuts(texts, encodings, self.card.max_tokens)
+        encodings = encode(self._tokenizer, texts)
         session = self._towers["text"].session
         return session.run(self._token_input(session, encodings))
 
@@ -131,7 +130,7 @@ class OnnxEncoder(Encoder):
         return {name: arrays[name].astype(dtype) for name, dtype in session.inputs.items()}
 
     def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
-        return self._tokenizer.encode_batch(list(texts))
+        return encode(self._tokenizer, texts)
 
     def _sample_pixels(self) -> Pixels:
         return np.stack([self.preprocess(picture) for picture in sample_pictures()])

@@ -20,11 +20,15 @@ R = TypeVar("R", bound=Model)
 ENTRY_POINTS = "mmrag.models"
 
 _FOLDER = "onnx:"
+_PRETRAINED = "hf:"
+
+_OF_FOLDERS = ("blip", "blip2", "cross", "hf", "timm")
 
 _FAMILIES: dict[str, str | Opener] = {
     "blip": "mmrag.models.blip:open_blip",
     "builtin": "mmrag.models.onnx:open_builtin",
     "cross": "mmrag.models.cross_encoder:open_cross_encoder",
+    "hf": "mmrag.models.hf:open_pretrained",
     "onnx": "mmrag.models.onnx:open_folder",
     "openclip": "mmrag.models.open_clip:open_openclip",
     "timm": "mmrag.models.backbone:open_timm",
@@ -85,7 +89,7 @@ def open_model(name: str) -> Model:
     ModelError
         If nothing goes by that name, or it is not here.
     """
-    name = f"{_FOLDER}{name}" if _is_path(name) else catalogue.full_name(name)
+    name = f"{_family_of(Path(name).expanduser())}{name}" if _is_path(name) else catalogue.full_name(name)
     family, _, reference = name.partition(":")
     return _opener(family, name)(reference)
 
@@ -101,11 +105,18 @@ def _load(name: str, role: type[R], precision: str | None, device: str) -> R:
 
 
 def absolute_name(name: str) -> str:
-    """Make a model's name independent of the current folder and of the catalogue: a path becomes absolute."""
-    path = Path(name.removeprefix(_FOLDER)).expanduser()
-    in_cache = not path.is_dir() and cache.is_repository(str(path).partition("@")[0])
-    if _is_path(name) or (name.startswith(_FOLDER) and not in_cache):
-        return str(path.resolve())
+    """Make a model's name independent of the current folder and of the catalogue: a path becomes absolute.
+
+    The family is kept where it cannot be seen from what lies in the folder.
+    """
+    if _is_path(name):
+        return str(Path(name).expanduser().resolve())
+    family, _, reference = name.partition(":")
+    path = Path(reference).expanduser().resolve()
+    if family == "onnx" and (path.is_dir() or not cache.is_repository(reference.partition("@")[0])):
+        return str(path)
+    if family in _OF_FOLDERS and path.is_dir():
+        return str(path) if _family_of(path) == _PRETRAINED else f"{family}:{path}"
     return catalogue.full_name(name)
 
 
@@ -121,9 +132,16 @@ def from_home(name: str, home: Path) -> str:
 
 
 def _is_path(name: str) -> bool:
-    return (
-        name.startswith((".", "/", "~")) or os.path.isfile(Path(name, CARD_NAME)) or os.path.isdir(Path(name, "onnx"))
-    )
+    known = (CARD_NAME, "onnx", "config.json", "modules.json")
+    return name.startswith((".", "/", "~")) or any(os.path.exists(Path(name, one)) for one in known)
+
+
+def _family_of(folder: Path) -> str:
+    """Tell who reads a folder: the towers of ours, and of a hub's for ONNX, need no torch and come first."""
+    towers = any(os.path.isfile(folder / "onnx" / f"{tower}_model.onnx") for tower in ("vision", "text"))
+    ours = towers or os.path.isfile(folder / CARD_NAME)
+    weights = (*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("modules.json"))
+    return _PRETRAINED if weights and not ours else _FOLDER
 
 
 def _opener(family: str, name: str) -> Opener:

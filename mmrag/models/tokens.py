@@ -16,15 +16,26 @@ from mmrag.errors import ModelError
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
+logger = logging.getLogger("mmrag")
+
 Tokens = npt.NDArray[np.int64]
 
 logger = logging.getLogger("mmrag")
 
 
-def read_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
+def read_tokenizer(folder: Path, max_tokens: int, *, lower_case: bool = False) -> Tokenizer:
     """Load ``tokenizer.json`` so that it cuts at `max_tokens` and fills up to the longest of a batch.
 
     What it fills up with is the token that the hub's files name, or else 0.
+
+    Parameters
+    ----------
+    folder : path
+        Where it lies.
+    max_tokens : int
+        The longest text, special tokens counted.
+    lower_case : bool
+        Make texts lower-case, if the file does not say so itself.
 
     Raises
     ------
@@ -40,9 +51,38 @@ def read_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
         raise ModelError(f"{path} is damaged: {error}") from error
-    tokenizer.enable_padding(pad_id=_named_pad_id(tokenizer, folder / "tokenizer_config.json"))
+    named = _named_pad_id(tokenizer, folder / "tokenizer_config.json")
+    return settle(tokenizer, max_tokens, pad_id=named, lower_case=lower_case)
+
+
+def settle(tokenizer: Tokenizer, max_tokens: int, *, pad_id: int, lower_case: bool) -> Tokenizer:
+    """Let a tokenizer cut, fill up and make texts lower-case as `read_tokenizer` describes; gives it back."""
+    tokenizer.enable_padding(pad_id=pad_id)
     tokenizer.enable_truncation(max_tokens)
+    if lower_case and not _lowers(tokenizer):
+        from tokenizers import normalizers
+
+        rest = [tokenizer.normalizer] if tokenizer.normalizer else []
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
     return tokenizer
+
+
+def _lowers(tokenizer: Tokenizer) -> bool:
+    return tokenizer.normalizer is not None and "A" not in tokenizer.normalizer.normalize_str("A")
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
+    """Tokenize texts; of those that are cut, the log tells."""
+    encodings: list[Encoding] = tokenizer.encode_batch(list(texts))
+    for text, encoding in zip(texts, encodings, strict=True):
+        if encoding.overflowing:
+            logger.warning(
+                "only the first %d tokens are read of a text of %d characters: %.40s…",
+                len(encoding.ids),
+                len(text),
+                text,
+            )
+    return encodings
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
@@ -69,15 +109,6 @@ def _named_pad(path: Path) -> str:
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{path} is damaged: {error}") from error
     return str(token["content"]) if isinstance(token, dict) else token or ""
-
-
-def warn_of_cuts(texts: Sequence[str], encodings: Sequence[Encoding], max_tokens: int) -> None:
-    """Name, in the log, each text of which only the first tokens are read."""
-    for text, encoding in zip(texts, encodings, strict=True):
-        if encoding.overflowing:
-            logger.warning(
-                "only the first %d tokens are read of a text of %d characters: %.40s…", max_tokens, len(text), text
-            )
 
 
 def laid_out(encodings: Sequence[Encoding], *, length: int | None = None, pad_id: int = 0) -> dict[str, Tokens]:

@@ -15,7 +15,7 @@ from mmrag.models.registry import load_encoder
 from tests.contracts.made import made
 
 ENCODERS = [
-    *("builtin", "toy:1", "tests.models.tiny_blip:make_retrieval"),
+    *("builtin", "toy:1", "tests.models.tiny:make_clip", "tests.models.tiny_blip:make_retrieval"),
     *os.environ.get("MMRAG_CONTRACTS", "").split(),
 ]
 TEXTS = ["a red car", "two dogs are playing in deep snow", "blue", "a man"]
