@@ -7,10 +7,11 @@ words. One model may play several roles, with one network.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -59,10 +60,13 @@ class Model(ABC):
         What the model is.
     identity : Identity
         What must be equal for two sets of results to be comparable.
+    elsewhere : mapping of str to str
+        For roles that only other models of its family play: a name of one that does.
     """
 
     card: Card
     identity: Identity
+    elsewhere: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @property
     def engine(self) -> str:
@@ -296,7 +300,22 @@ class Matcher(Model):
             n entries, as `features` gives them.
         wanted : bool ``(texts, n)`` or None
             Which pairs to judge; by default all.
+
+        Raises
+        ------
+        InputError
+            If one text is given instead of a list, or `wanted` has another shape.
         """
+
+    def _pairs(self, texts: Sequence[str], features: Sequence[Any], wanted: Wanted | None) -> Wanted:
+        """Check what `match` was given, and say which pairs to judge, bool ``(texts, n)``."""
+        if isinstance(texts, str):
+            raise InputError("match takes a list of texts; put the one text into a list")
+        shape = (len(texts), len(features))
+        wanted = np.ones(shape, dtype=bool) if wanted is None else np.asarray(wanted, dtype=bool)
+        if wanted.shape != shape:
+            raise InputError(f"wanted has the shape {wanted.shape}, and not {shape}: a row per text, a column per item")
+        return wanted
 
 
 class Generator(Model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +14,13 @@ from mmrag.models.engines import Session
 from mmrag.models.folder import ModelFolder
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.samples import SAMPLE_TEXTS, sample_pictures
-from mmrag.models.tokens import laid_out, pad_id, read_tokenizer
+from mmrag.models.tokens import laid_out, pad_id, read_tokenizer, warn_of_cuts
 from mmrag.models.tower import Samples, Tower
 from mmrag.roles import Encoder, Identity, Pixels, Vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from tokenizers import Encoding, Tokenizer
-
-logger = logging.getLogger("mmrag")
 
 
 class OnnxEncoder(Encoder):
@@ -105,14 +102,7 @@ class OnnxEncoder(Encoder):
 
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
         encodings = self._encodings(texts)
-        for text, encoding in zip(texts, encodings, strict=True):
-            if encoding.overflowing:
-                logger.warning(
-                    "only the first %d tokens are read of a text of %d characters: %.40s…",
-                    self.card.max_tokens,
-                    len(text),
-                    text,
-                )
+        warn_of_cuts(texts, encodings, self.card.max_tokens)
         session = self._text.session
         return session.run(self._token_input(session, encodings))
 

@@ -21,6 +21,7 @@ ENTRY_POINTS = "mmrag.models"
 _FOLDER = "onnx:"
 
 _FAMILIES: dict[str, str | Opener] = {
+    "blip2": "mmrag.models.blip2:open_blip2",
     "builtin": "mmrag.models.onnx:open_builtin",
     "onnx": "mmrag.models.onnx:open_folder",
 }
@@ -78,8 +79,9 @@ def _load(name: str, role: type[R], precision: str | None, device: str) -> R:
     family, _, reference = name.partition(":")
     model = _opener(family, name)(reference)
     if not isinstance(model, role):
-        plays = " and ".join(model.card.roles)
-        raise ModelError(f"{name} is no {role.__name__.lower()}: it plays the role of {plays}. See: mmrag models")
+        wanted, plays = role.__name__.lower(), " and ".join(model.card.roles)
+        other = f"{model.elsewhere[wanted]} is one" if wanted in model.elsewhere else "See: mmrag models"
+        raise ModelError(f"{name} is no {wanted}: it plays the role of {plays}. {other}")
     model = model.on_device(device)
     return model if precision is None else model.at_precision(precision)
 

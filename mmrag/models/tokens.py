@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 Tokens = npt.NDArray[np.int64]
+
+logger = logging.getLogger("mmrag")
 
 
 def read_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
@@ -66,6 +69,15 @@ def _named_pad(path: Path) -> str:
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{path} is damaged: {error}") from error
     return str(token["content"]) if isinstance(token, dict) else token or ""
+
+
+def warn_of_cuts(texts: Sequence[str], encodings: Sequence[Encoding], max_tokens: int) -> None:
+    """Name, in the log, each text of which only the first tokens are read."""
+    for text, encoding in zip(texts, encodings, strict=True):
+        if encoding.overflowing:
+            logger.warning(
+                "only the first %d tokens are read of a text of %d characters: %.40s…", max_tokens, len(text), text
+            )
 
 
 def laid_out(encodings: Sequence[Encoding], *, length: int | None = None, pad_id: int = 0) -> dict[str, Tokens]:
