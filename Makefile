@@ -10,7 +10,7 @@ demo: $(DEMO)/ready
 	$(DEMO)/bin/mmrag demo --out mmrag-demo
 
 test: $(ENV)/ready
-	$(ENV)/bin/pytest -m "not soak"
+	$(ENV)/bin/pytest -m "not soak and not slow"
 
 check: $(ENV)/ready
 	$(ENV)/bin/ruff format --check .
@@ -18,7 +18,7 @@ check: $(ENV)/ready
 	$(ENV)/bin/mypy
 
 soak: $(ENV)/ready
-	$(ENV)/bin/pytest -m soak
+	$(ENV)/bin/pytest -m "soak or slow"
 
 bench: $(ENV)/ready
 	for part in builtin precision indexing searching folders; do $(ENV)/bin/python -m benchmarks.$$part || exit 1; done

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -29,7 +27,7 @@ QUERIES = 6
 IMAGE = "<image>"
 
 
-def shaken(network, seed, *, gain=1.0):
+def shaken(network, seed):
     """Random weights with which the outputs depend on picture, query and text; as initialised, BLIP-2 is blind."""
     random = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -41,9 +39,28 @@ def shaken(network, seed, *, gain=1.0):
         elif "embedding" in name or "query_tokens" in name or "shared" in name or "embed_" in name:
             parameter.data = noise if "patch" not in name else 3 * noise * parameter[0].numel() ** -0.5
         else:
-            sharp = 2 if any(part in name for part in ("query.", "key.", "q_proj", "k_proj", ".q.", ".k.")) else gain
+            sharp = 2 if any(part in name for part in ("query.", "key.", "q_proj", "k_proj")) else 1
             parameter.data = sharp * noise * parameter.shape[-1] ** -0.5
     return network.eval()
+
+
+def talkative(network, seed):
+    """Random weights with which the language model neither stops at once nor says one thing over and over."""
+    shaken(network, seed)
+    factors = {
+        "shared.": 0.1,
+        "embed_": 0.3,
+        "out_proj": 2,
+        "o_proj": 2,
+        "relative_attention_bias": 8,
+        "DenseReluDense.wo": 3,
+    }
+    for name, parameter in network.language_model.named_parameters():
+        for part, factor in factors.items():
+            parameter.data *= factor if part in name else 1
+        if name == "lm_head.weight" and network.config.is_encoder_decoder:
+            parameter.data[1] *= 0.2  # the end of a text
+    return network
 
 
 def bert_tokenizer():
@@ -63,10 +80,11 @@ def bert_tokenizer():
 
 
 def opt_tokenizer():
-    """Bytes; </s> begins a text, as OPT's."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {piece: number for number, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    """Bytes that can be written, and their pairs with a space; </s> begins a text, as OPT's."""
+    written = [chr(code) for code in range(33, 127)]
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *written, "Ġ", "Ċ", *(f"Ġ{one}" for one in written)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("Ġ", one) for one in written], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)])
@@ -130,7 +148,8 @@ def write_retrieval(folder, *, vision=VISION, qformer=QFORMER, queries=QUERIES, 
     )
     network = shaken(transformers.Blip2ForImageTextRetrieval(config), seed)
     network.itm_head.weight.data *= 3
-    return network, write(folder, network, tokenizer, transformers.Blip2Processor, queries)
+    images = _save(folder, network, tokenizer)
+    return network, transformers.Blip2Processor(images, tokenizer, num_query_tokens=queries)
 
 
 def write_generator(folder, kind, *, seed=0):
@@ -143,8 +162,9 @@ def write_generator(folder, kind, *, seed=0):
         num_query_tokens=QUERIES,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
     )
-    network = shaken(transformers.Blip2ForConditionalGeneration(config), seed)
-    return network, write(folder, network, tokenizer, transformers.Blip2Processor, QUERIES)
+    network = talkative(transformers.Blip2ForConditionalGeneration(config), seed)
+    images = _save(folder, network, tokenizer)
+    return network, transformers.Blip2Processor(images, tokenizer, num_query_tokens=QUERIES)
 
 
 def write_instruct(folder, kind, *, seed=0):
@@ -157,22 +177,15 @@ def write_instruct(folder, kind, *, seed=0):
         num_query_tokens=QUERIES,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
     )
-    network = shaken(transformers.InstructBlipForConditionalGeneration(config), seed)
+    network = talkative(transformers.InstructBlipForConditionalGeneration(config), seed)
     instructions.save_pretrained(folder / "qformer_tokenizer")
-    size = {"height": VISION["image_size"], "width": VISION["image_size"]}
-    transformers.BlipImageProcessorPil(size=size).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    network.save_pretrained(folder)
-    processor = transformers.InstructBlipProcessor(
-        transformers.BlipImageProcessorPil(size=size), tokenizer, instructions, num_query_tokens=QUERIES
-    )
-    return network, processor
+    images = _save(folder, network, tokenizer)
+    return network, transformers.InstructBlipProcessor(images, tokenizer, instructions, num_query_tokens=QUERIES)
 
 
-def write(folder, network, tokenizer, kind, queries):
+def _save(folder, network, tokenizer):
     side = network.config.vision_config.image_size
     images = transformers.BlipImageProcessorPil(size={"height": side, "width": side})
-    images.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    network.save_pretrained(folder)
-    return kind(images, tokenizer, num_query_tokens=queries)
+    for part in (images, tokenizer, network):
+        part.save_pretrained(folder)
+    return images
