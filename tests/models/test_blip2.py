@@ -14,9 +14,12 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 transformers = pytest.importorskip("transformers", reason="needs the torch extra")
 
 from mmrag.errors import InputError, ModelError  # noqa: E402
+from mmrag.machine import usable_cores  # noqa: E402
 from mmrag.models.blip2 import open_blip2  # noqa: E402
 from mmrag.models.registry import load_encoder, load_generator, load_matcher  # noqa: E402
-from tests.models.tiny_blip2 import QUERIES, TEXTS, write_retrieval  # noqa: E402
+from tests.models.tiny_blip2 import QUERIES, TEXTS, one_thread, write_retrieval  # noqa: E402, F401
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -307,3 +310,31 @@ def test_weights_that_are_damaged(damaged):
 def test_half_precision_is_refused(tiny):
     with pytest.raises(ModelError, match="the Q-Former and Flan-T5 overflow in fp16; take bf16 or fp32"):
         load_matcher(f"blip2:{tiny[0]}", precision="fp16")
+
+
+# --- at its real size -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_vit_g_and_the_whole_qformer(tmp_path, large_pictures, monkeypatch):
+    """BLIP-2's own 39 and 12 layers, of which only the files' weights are missing: 4.7 GB are not written to disk."""
+    torch.set_num_threads(usable_cores())
+    vision, qformer = transformers.Blip2VisionConfig(), transformers.Blip2QFormerConfig()
+    monkeypatch.setattr(transformers.Blip2ForImageTextRetrieval, "save_pretrained", lambda self, folder: None)
+    network, processor = write_retrieval(
+        tmp_path, vision=vision.to_dict(), qformer={"vocab_size": 400}, queries=32, dimension=256
+    )
+    network.config.architectures = ["Blip2ForImageTextRetrieval"]
+    network.config.save_pretrained(tmp_path)
+    model = open_blip2(str(tmp_path))
+    monkeypatch.setattr(model, "load_network", lambda: network)
+    texts, pictures = TEXTS[1:3], large_pictures[:2]
+    assert (model.feature_shape, len(network.qformer.encoder.layer)) == ((257, 1408), qformer.num_hidden_layers)
+    assert (model.card.vectors, model.card.dimension) == (32, 256)
+    logits, cosine = (of(network, processor, texts, pictures) for of in (itm, itc))
+    judgement = model.match(texts, model.features(pictures))
+    assert min(spread(logits[..., 1]), spread(logits[..., 1].T)) > 0.1
+    assert spread(cosine) > 0.01
+    assert agree(judgement.logits, logits[..., 1])
+    assert agree(judgement.cosines, cosine)
+    assert agree(cosines(model, texts, pictures), cosine)

@@ -13,7 +13,9 @@ pytest.importorskip("transformers", reason="needs the torch extra")
 
 from mmrag.errors import InputError, ModelError  # noqa: E402
 from mmrag.models.registry import load_encoder, load_generator  # noqa: E402
-from tests.models.tiny_blip2 import write_generator, write_instruct  # noqa: E402
+from tests.models.tiny_blip2 import one_thread, write_generator, write_instruct  # noqa: E402, F401
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS = {
     "blip2-opt": (write_generator, "opt"),
@@ -138,11 +140,14 @@ def test_ranked_answers_equal_transformers(tiny, pictures):
     prompt = model.prompt(QUESTION)
     found = model.rank_answers(pictures, [QUESTION] * len(pictures), ANSWERS)
     expected = np.array([[likelihood(tiny, picture, prompt, answer) for answer in ANSWERS] for picture in pictures])
-    assert expected.std(axis=0).min() > 0.5
-    assert np.abs(found - expected).max() < 1e-4 * expected.std(axis=0).min()
+    spread = expected.std(axis=0).mean()  # across pictures
+    assert spread > 0.3
+    assert np.abs(found - expected).max() < 1e-4 * spread
     assert np.array_equal(np.argsort(-found), np.argsort(-expected))
     other = model.rank_answers(pictures, ["how many"] * len(pictures), ANSWERS)
     assert np.abs(other - found).max() > 0.5
+    mirrored = model.rank_answers([picture.transpose(0) for picture in pictures], [QUESTION] * len(pictures), ANSWERS)
+    assert np.abs(mirrored - found).max() > 0.1
 
 
 def test_the_queries_of_instructblip_read_the_instruction(tiny, pictures):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -59,8 +60,19 @@ def talkative(network, seed):
         for part, factor in factors.items():
             parameter.data *= factor if part in name else 1
         if name == "lm_head.weight" and network.config.is_encoder_decoder:
-            parameter.data[1] *= 0.2  # the end of a text
+            parameter.data *= 3
+            parameter.data[1] *= 0.1  # the end of a text
+    network.language_projection.weight.data *= 3
     return network
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny networks are slower on several threads, and much slower where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def bert_tokenizer():
@@ -68,7 +80,7 @@ def bert_tokenizer():
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,:?!"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{one}" for one in letters), *WORDS.split()]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -76,7 +88,7 @@ def bert_tokenizer():
     )
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens([IMAGE])
-    return _wrapped(tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    return _wrapped(tokenizer, pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]")
 
 
 def opt_tokenizer():
@@ -84,12 +96,12 @@ def opt_tokenizer():
     written = [chr(code) for code in range(33, 127)]
     pieces = ["<s>", "<pad>", "</s>", "<unk>", *written, "Ġ", "Ċ", *(f"Ġ{one}" for one in written)]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [("Ġ", one) for one in written], unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("Ġ", one) for one in written], unk_token="<unk>"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)])
     tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", IMAGE])
-    return _wrapped(tokenizer, pad_token="<pad>", bos_token="</s>", eos_token="</s>", unk_token="<unk>")
+    return _wrapped(tokenizer, pad="<pad>", bos="</s>", eos="</s>", unk="<unk>")
 
 
 def t5_tokenizer():
@@ -102,11 +114,12 @@ def t5_tokenizer():
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer.add_special_tokens(["<pad>", "</s>", IMAGE])
-    return _wrapped(tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return _wrapped(tokenizer, pad="<pad>", eos="</s>", unk="<unk>")
 
 
 def _wrapped(tokenizer, **special):
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    named = {f"{name}_token": token for name, token in special.items()}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
 
 
 def language_model(kind, tokenizer):
@@ -135,7 +148,7 @@ def language_model(kind, tokenizer):
     )
 
 
-def write_retrieval(folder, *, vision=VISION, qformer=QFORMER, queries=QUERIES, seed=0):
+def write_retrieval(folder, *, vision=VISION, qformer=QFORMER, queries=QUERIES, dimension=16, seed=0):
     """Write a `Blip2ForImageTextRetrieval`; returns it and transformers' own processor."""
     tokenizer = bert_tokenizer()
     config = transformers.Blip2Config(
@@ -143,13 +156,19 @@ def write_retrieval(folder, *, vision=VISION, qformer=QFORMER, queries=QUERIES, 
         qformer_config={"vocab_size": len(tokenizer), "use_qformer_text_input": True, **qformer},
         text_config={"model_type": "opt", "vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2},
         num_query_tokens=queries,
-        image_text_hidden_size=16,
+        image_text_hidden_size=dimension,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
     )
     network = shaken(transformers.Blip2ForImageTextRetrieval(config), seed)
     network.itm_head.weight.data *= 3
     images = _save(folder, network, tokenizer)
     return network, transformers.Blip2Processor(images, tokenizer, num_query_tokens=queries)
+
+
+def make_retrieval(folder):
+    """Write a tiny BLIP-2 that embeds and judges, and give the name by which mmrag loads it."""
+    write_retrieval(folder)
+    return f"blip2:{folder}"
 
 
 def write_generator(folder, kind, *, seed=0):
