@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmrag.errors import ModelError
+from mmrag.errors import InputError, ModelError
 from mmrag.models.blip2_generate import Blip2Generator, InstructBlip
 from mmrag.models.blip2_network import Blip2Network
 from mmrag.models.checkpoint import Checkpoint
@@ -112,6 +112,11 @@ class Blip2Retrieval(Blip2Network, TorchEncoder, Matcher):
         -------
         Judgement
             The logit is the mean over the queries, as the reference's `logits_per_image[:, 1]`.
+
+        Raises
+        ------
+        InputError
+            If something has another shape than this.
         """
         wanted = self._pairs(texts, features, wanted)
         judged = np.full((3, *wanted.shape), np.nan, dtype=np.float32)  # logits, probabilities, cosines
@@ -120,14 +125,12 @@ class Blip2Retrieval(Blip2Network, TorchEncoder, Matcher):
         for start in range(0, len(some), self.pictures_at_once):
             block = some[start : start + self.pictures_at_once]
             with self.running() as network:
-                seen = _qformer(network).look(self.tensor(np.stack([features[i] for i in block])))
+                seen = _qformer(network).look(self.tensor(self._stacked(features, block)))
                 picture_vectors = _unit(as_array(_query_vectors(network, seen, len(block))))
                 for pairs in _in_parts(groups, wanted[:, block], self.pairs_at_once):
                     judged[:2, pairs.rows, block[pairs.columns]] = self._judge(network, seen, pairs)
-            cosines = np.tensordot(text_vectors, picture_vectors, (1, 2)).max(
-                axis=2
-            )  # (texts, b, queries) → (texts, b)
-            judged[2][:, block] = np.where(wanted[:, block], cosines, np.nan)
+            cosines = np.tensordot(text_vectors, picture_vectors, (1, 2))  # (texts, b, queries)
+            judged[2][:, block] = np.where(wanted[:, block], cosines.max(axis=2), np.nan)
         return Judgement(*judged)
 
     def _judge(self, network: Any, seen: Any, pairs: Pairs) -> Scores:
@@ -138,6 +141,16 @@ class Blip2Retrieval(Blip2Network, TorchEncoder, Matcher):
         logits = network.itm_head(queries).float().mean(dim=1)  # (p, queries, 2) → (p, 2)
         scores: Scores = as_array(import_torch().stack([logits[:, 1], logits.softmax(dim=1)[:, 1]]))
         return scores
+
+    def _stacked(self, features: Sequence[Any], block: Tokens) -> Vectors:
+        chosen = [features[i] for i in block]
+        for i, one in zip(block, chosen, strict=True):
+            if np.shape(one) != self.feature_shape:
+                raise InputError(
+                    f"features[{i}] has the shape {np.shape(one)}, not {self.feature_shape}; "
+                    f"make them with `features` of {self.card.name}"
+                )
+        return np.stack(chosen)
 
     def _features(self, images: Sequence[Image]) -> Vectors:
         pixels = np.stack([self.preprocess(image) for image in images])
@@ -155,7 +168,9 @@ class Blip2Retrieval(Blip2Network, TorchEncoder, Matcher):
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return read_tokenizer(self.checkpoint.path, self.card.max_tokens)
+        tokenizer = read_tokenizer(self.checkpoint.path, self.card.max_tokens)
+        tokenizer.encode_special_tokens = True  # "<image>" in a text is a word: the Q-Former embeds no such token
+        return tokenizer
 
 
 class Group(NamedTuple):

@@ -217,6 +217,18 @@ def test_nothing_to_judge(model, pictures):
         model.match(TEXTS, features, np.ones((2, 2), dtype=bool))
 
 
+def test_features_of_another_model(model):
+    with pytest.raises(InputError, match=r"features\[1\] has the shape \(3, 48\), not \(17, 48\); make them with"):
+        model.match(TEXTS, [np.zeros((17, 48), np.float32), np.zeros((3, 48), np.float32)])
+
+
+def test_special_tokens_in_a_text_are_words(model):
+    ids = model.tokenize(["a <image> [SEP] dog"])["input_ids"][0]
+    special = [model._tokenizer.token_to_id(token) for token in ("<image>", "[SEP]")]
+    assert [int(np.sum(ids == one)) for one in special] == [0, 1]
+    assert len(ids) > 8
+
+
 def test_a_picture_is_seen_once_for_all_texts(model, pictures):
     features, seen, looked = model.features(pictures), [], []
     layers = model.network.qformer.encoder.layer
