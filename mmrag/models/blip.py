@@ -61,7 +61,9 @@ class BlipRetrieval(BlipNetwork, TorchEncoder, Matcher):
                 seen[start : start + self.batch] = as_array(picture_states(network, self.tensor(pixels)))
         return seen
 
-    def match(self, texts: Sequence[str], features: Sequence[Vectors], wanted: Wanted | None = None) -> Judgement:
+    def match(
+        self, texts: Sequence[str], features: Sequence[Vectors], wanted: Wanted | None = None, *, cosines: bool = True
+    ) -> Judgement:
         """Judge pairs of texts and pictures; parameters and result as those of `Matcher.match`."""
         wanted = self._pairs(texts, features, wanted)
         for number, one in enumerate(features):
@@ -72,13 +74,15 @@ class BlipRetrieval(BlipNetwork, TorchEncoder, Matcher):
                 )
         if not wanted.any():
             nothing = np.full(wanted.shape, np.nan, dtype=np.float32)
-            return Judgement(nothing, nothing, nothing)
+            return Judgement(nothing, nothing, nothing if cosines else None)
         encodings = self.encodings(texts)
         ids = self.with_first(encodings, self.first)
         with self.running() as network:
             logits = match_logits(network, ids, lambda some: self.tensor(np.stack([features[i] for i in some])), wanted)
-            cosines = self._text_side(network, encodings) @ self._picture_side(network, features).T
-        return Judgement(logits[..., 1], _probability(logits), np.where(wanted, cosines, np.float32(np.nan)))
+            if not cosines:
+                return Judgement(logits[..., 1], _probability(logits))
+            itc = self._text_side(network, encodings) @ self._picture_side(network, features).T
+        return Judgement(logits[..., 1], _probability(logits), np.where(wanted, itc, np.float32(np.nan)))
 
     def _text_side(self, network: Any, encodings: Sequence[Encoding]) -> Vectors:
         vectors = []

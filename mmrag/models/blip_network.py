@@ -12,7 +12,7 @@ from mmrag.errors import ModelError
 from mmrag.models.cards import Card, Role
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import TorchModel, import_torch, import_transformers
-from mmrag.models.preprocess import Preprocessing
+from mmrag.models.preprocess import Preprocessing, Transform
 from mmrag.models.pretrained import load_pretrained
 from mmrag.models.tokens import encode, read_tokenizer
 from mmrag.roles import Identity, Pixels
@@ -64,6 +64,7 @@ class BlipNetwork(TorchModel):
 
     architecture: ClassVar[str]
     roles: ClassVar[tuple[Role, ...]]
+    preprocessing: Preprocessing | Transform
 
     elsewhere = {  # noqa: RUF012
         "encoder": "blip:Salesforce/blip-itm-base-coco",

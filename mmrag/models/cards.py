@@ -44,7 +44,7 @@ class Card:
     modalities : tuple of str
         What it embeds, judges or describes: "image", "text".
     dimension : int
-        Length of its vectors.
+        Length of its vectors; 0 if it is no encoder.
     vectors : int
         How many of them a picture has. The cosine of one query vector and several is the highest of theirs.
     max_tokens : int
@@ -85,8 +85,8 @@ class Card:
 
     def __post_init__(self) -> None:
         """Refuse numbers that no model has."""
-        if self.dimension < 1 or self.max_tokens < 2 or self.vectors < 1:
-            raise RecipeError("dimension and vectors must be at least 1, and max_tokens at least 2")
+        if self.dimension < ("encoder" in self.roles) or self.max_tokens < 2 or self.vectors < 1:
+            raise RecipeError("dimension (of an encoder) and vectors must be at least 1, and max_tokens at least 2")
         if not 0 <= self.logit_scale < inf:
             raise RecipeError(f"logit_scale is a number above 0, or 0 for unknown, not {self.logit_scale:g}")
 

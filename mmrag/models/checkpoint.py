@@ -17,7 +17,7 @@ from mmrag.models.cards import hash_files
 
 logger = logging.getLogger("mmrag")
 
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json", "0_*/*.json", "0_*/*.txt")
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json", "qformer_tokenizer/*.json", "0_*/*.json", "0_*/*.txt")
 _WEIGHTS = ("*.safetensors", "*/*.safetensors", "onnx/model.onnx", "onnx/model.onnx_data")
 _PICKLED_WEIGHTS = ("*.bin", "*/*.bin")
 _FRONT_MATTER = re.compile(r"\s*---\s*\n(.*?)\n---", re.DOTALL)

@@ -15,6 +15,7 @@ from mmrag.errors import ModelError
 from mmrag.models.cards import Card
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import TorchModel, as_array, import_transformers
+from mmrag.models.pretrained import load_pretrained
 from mmrag.models.tokens import pad_id, read_tokenizer
 from mmrag.roles import Identity, Judgement, Matcher, Scores, Wanted
 
@@ -75,14 +76,7 @@ class CrossEncoder(TorchModel, Matcher):
 
     def load_network(self) -> torch.nn.Module:
         """Read the weights from disk."""
-        transformers = import_transformers()
-        import torch
-
-        path = self.checkpoint.path
-        network: torch.nn.Module = transformers.AutoModelForSequenceClassification.from_pretrained(
-            path, local_files_only=True, use_safetensors=any(path.glob("*.safetensors")), dtype=torch.float32
-        )
-        return network
+        return load_pretrained(self.checkpoint, import_transformers().AutoModelForSequenceClassification)
 
     def features(self, items: Sequence[Any]) -> Sequence[Any]:
         """Give the texts themselves: a query and a text go through every layer together."""
@@ -97,9 +91,9 @@ class CrossEncoder(TorchModel, Matcher):
         cosines: bool = True,  # noqa: ARG002
     ) -> Judgement:
         """Judge pairs of queries and texts, sorted by length; there are no cosines."""
-        shape = len(texts), len(features)
-        pairs = np.argwhere(np.ones(shape, dtype=bool) if wanted is None else wanted).tolist()
-        logits, probabilities = np.full(shape, np.nan, dtype=np.float32), np.full(shape, np.nan, dtype=np.float32)
+        wanted = self._pairs(texts, features, wanted)
+        pairs = np.argwhere(wanted).tolist()
+        logits, probabilities = np.full((2, *wanted.shape), np.nan, dtype=np.float32)
         if pairs:
             found = self._logits([(texts[row], features[column]) for row, column in pairs])
             at = tuple(np.transpose(pairs))

@@ -56,8 +56,8 @@ def encoder_class(config: Any) -> Any:
     return mapping.get(type(config), None) or model_class(config)
 
 
-def load_pretrained(checkpoint: Checkpoint, kind: Any, *, unused: str = "") -> torch.nn.Module:
-    """Load a network, all of it, into single precision on the CPU.
+def load_pretrained(checkpoint: Checkpoint, kind: Any, *, dtype: Any = "float32", unused: str = "") -> torch.nn.Module:
+    """Load a network, all of it, on the CPU.
 
     Parameters
     ----------
@@ -65,6 +65,8 @@ def load_pretrained(checkpoint: Checkpoint, kind: Any, *, unused: str = "") -> t
         Where the weights lie: as safetensors, or as pickles of which nothing but weights is read.
     kind : class
         Of transformers'.
+    dtype : str or torch.dtype
+        What the weights become.
     unused : str
         What the names of parts begin with that may be missing.
 
@@ -76,7 +78,7 @@ def load_pretrained(checkpoint: Checkpoint, kind: Any, *, unused: str = "") -> t
     try:
         network, report = kind.from_pretrained(
             checkpoint.path,
-            dtype="float32",
+            dtype=dtype,
             use_safetensors=checkpoint.has_safetensors,
             weights_only=True,
             output_loading_info=True,

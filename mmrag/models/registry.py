@@ -26,6 +26,7 @@ _OF_FOLDERS = ("blip", "blip2", "cross", "hf", "timm")
 
 _FAMILIES: dict[str, str | Opener] = {
     "blip": "mmrag.models.blip:open_blip",
+    "blip2": "mmrag.models.blip2:open_blip2",
     "builtin": "mmrag.models.onnx:open_builtin",
     "cross": "mmrag.models.cross_encoder:open_cross_encoder",
     "hf": "mmrag.models.hf:open_pretrained",

@@ -14,10 +14,12 @@ from mmrag.errors import InputError
 from mmrag.models.registry import load_encoder
 from tests.contracts.made import made
 
-ENCODERS = [
-    *("builtin", "toy:1", "tests.models.tiny:make_clip", "tests.models.tiny_blip:make_retrieval"),
-    *os.environ.get("MMRAG_CONTRACTS", "").split(),
+MADE = ["tiny:make_clip", "tiny_blip:make_retrieval", "tiny_blip2:make_retrieval"]
+    "tests.models.tiny:make_clip",
+    "tests.models.tiny_blip:make_retrieval",
+    "tests.models.tiny_blip2:make_retrieval",
 ]
+ENCODERS = ["builtin", "toy:1", *(f"tests.models.{one}" for one in MADE), *os.environ.get("MMRAG_CONTRACTS", "").split()]
 TEXTS = ["a red car", "two dogs are playing in deep snow", "blue", "a man"]
 
 
@@ -40,11 +42,20 @@ def pictures():
     ]
 
 
+def picture_shape(encoder, count):
+    """Of several pictures' vectors: one vector a picture, or as many as the card says."""
+    card = encoder.card
+    return (count, card.dimension) if card.vectors == 1 else (count, card.vectors, card.dimension)
+
+
 def test_unit_float32_vectors_of_the_cards_dimension(encoder, pictures):
-    for vectors, count in ((encoder.encode_image(pictures), 5), (encoder.encode_text(TEXTS), 4)):
-        assert vectors.shape == (count, encoder.card.dimension)
+    for vectors, shape in (
+        (encoder.encode_image(pictures), picture_shape(encoder, 5)),
+        (encoder.encode_text(TEXTS), (4, encoder.card.dimension)),
+    ):
+        assert vectors.shape == shape
         assert vectors.dtype == np.float32
-        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert np.allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
 
 
 def test_the_identity_is_the_cards(encoder):
@@ -65,12 +76,13 @@ def test_a_vector_does_not_depend_on_its_batch(encoder, pictures):
 
 def test_different_things_get_different_vectors(encoder, pictures):
     for vectors in (encoder.encode_image(pictures[1:]), encoder.encode_text(TEXTS[:3])):
-        cosines = vectors @ vectors.T
+        flat = vectors.reshape(len(vectors), -1)
+        cosines = flat @ flat.T / np.linalg.norm(flat[0]) ** 2
         assert cosines[~np.eye(len(cosines), dtype=bool)].max() < 0.995
 
 
 def test_nothing_in_nothing_out(encoder):
-    assert encoder.encode_image([]).shape == (0, encoder.card.dimension)
+    assert encoder.encode_image([]).shape == picture_shape(encoder, 0)
     assert encoder.encode_text([]).shape == (0, encoder.card.dimension)
 
 

@@ -15,7 +15,11 @@ from mmrag.models.registry import load_matcher
 from mmrag.roles import Judgement
 from tests.contracts.made import made
 
-MATCHERS = ["tests.models.tiny_blip:make_retrieval"]
+MATCHERS = [
+    "tests.models.tiny_blip:make_retrieval",
+    "tests.models.tiny_blip2:make_retrieval",
+    "tests.models.tiny_cross:make_cross_encoder",
+]
 TEXTS = ["a red car", "two dogs are playing in deep snow", "a cup of coffee on the table", "a man", "a rocket at night"]
 PASSAGES = ["the car is red", "dogs play in the snow", "coffee", "a rocket starts at night from its launch pad"]
 CLOSE = 1e-4
@@ -95,6 +99,12 @@ def test_only_the_wanted_pairs(matcher, features, judged):
         np.testing.assert_allclose(values[wanted], parts(judged)[name][wanted], atol=CLOSE * judged.logits.std())
 
 
+def test_cosines_only_if_asked(matcher, features, judged):
+    without = matcher.match(TEXTS, features, cosines=False)
+    assert without.cosines is None
+    np.testing.assert_allclose(without.logits, judged.logits, rtol=0, atol=CLOSE * judged.logits.std())
+
+
 def test_no_pair_wanted(matcher, features, judged):
     nothing = matcher.match(TEXTS, features, np.zeros(judged.logits.shape, dtype=bool))
     assert all(np.isnan(values).all() for values in parts(nothing).values())
@@ -145,7 +155,7 @@ def test_odd_texts_are_judged(matcher, features):
 def test_long_texts_are_cut_with_a_warning(matcher, features, caplog):
     with caplog.at_level(logging.WARNING, "mmrag"):
         short, long = matcher.match(["car " * 2000, "car " * 2000 + "dogs " * 500], list(features)[:2]).logits
-    assert f"first {matcher.card.max_tokens} tokens" in caplog.text
+    assert f"{matcher.card.max_tokens} tokens" in caplog.text
     assert np.allclose(short, long, atol=1e-4)
 
 

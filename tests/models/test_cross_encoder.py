@@ -15,10 +15,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
-WORDS = (
-    *("the", "a", "dog", "cat", "plays", "in", "on", "snow", "beach", "sea", "mountain", "red", "green", "car"),
-    *("stands", "sky", "night", "of", "with", "two", "man", "woman", "reads", "book"),
-)
+from tests.models import tiny_cross  # noqa: E402
+from tests.models.tiny_cross import WORDS, shake  # noqa: E402
+
 QUERIES = ["a dog in the snow", "red car", "woman reads", "the sea at night with a very green sky of two"]
 TEXTS = [
     "the dog plays in the snow with a man",
@@ -30,56 +29,12 @@ TEXTS = [
     "the man reads a red book",
 ]
 LONG = " ".join(WORDS * 3)
-TOKENS = 40
-
-
-def write_tokenizer(folder):
-    vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    transformers.BertTokenizer(vocab=vocabulary, model_max_length=TOKENS).save_pretrained(folder)
-    return len(vocabulary)
-
-
-def shake(network, seed=0):
-    """Give every weight a size that lets what comes in decide what goes out."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:
-                parameter += 0.1 * noise
-            else:
-                gain = 5.0 if name == "classifier.weight" else 1.5
-                parameter.copy_(noise if "embedding" in name else noise * gain * parameter.shape[1] ** -0.5)
 
 
 @pytest.fixture(scope="module", params=["bert", "distilbert"])
 def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cross")
-    vocabulary = write_tokenizer(folder)
-    if request.param == "bert":
-        config = transformers.BertConfig(
-            vocab_size=vocabulary,
-            hidden_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=64,
-            num_labels=1,
-        )
-        network = transformers.BertForSequenceClassification(config)
-    else:
-        config = transformers.DistilBertConfig(
-            vocab_size=vocabulary,
-            n_layers=3,
-            n_heads=4,
-            dim=32,
-            hidden_dim=64,
-            max_position_embeddings=64,
-            num_labels=1,
-        )
-        network = transformers.DistilBertForSequenceClassification(config)
-    shake(network)
-    network.save_pretrained(folder)
+    tiny_cross.write(request.param, folder)
     return folder
 
 

@@ -1,0 +1,275 @@
+"""BLIP-2 and InstructBLIP: a language model that reads a picture as 32 soft tokens before the words."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmrag.errors import InputError, ModelError
+from mmrag.models.blip2_network import Blip2Network
+from mmrag.models.network import as_array, import_torch, import_transformers
+from mmrag.models.tokens import Tokens
+from mmrag.roles import Generator, Scores
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+logger = logging.getLogger("mmrag")
+
+
+class Blip2Generator(Blip2Network, Generator):
+    """BLIP-2's second stage, with OPT or Flan-T5 (https://arxiv.org/abs/2301.12597).
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        A `Blip2ForConditionalGeneration` as transformers saves it.
+    """
+
+    architecture = "Blip2ForConditionalGeneration"
+    roles = ("generator",)
+    summary = "BLIP-2: describes pictures and answers questions about them."
+    pictures_at_once = 8
+    answers_at_once = 64
+    instruction = ""  # what a caption is asked for with
+    keeps_prompt = True  # whether it begins with what it was asked for with
+
+    def caption(
+        self,
+        images: Sequence[Image],
+        *,
+        prompt: str = "",
+        beams: int = 3,
+        nucleus: float | None = None,
+        max_tokens: int = 30,
+        seed: int | None = None,
+    ) -> list[str]:
+        """Describe pictures; parameters as those of `Generator.caption`."""
+        if nucleus is None:
+            options: dict[str, Any] = {"num_beams": beams, "do_sample": False}
+        elif 0 < nucleus <= 1:
+            options = {"num_beams": 1, "do_sample": True, "top_p": nucleus, "top_k": 0}
+        else:
+            raise InputError(f"nucleus is a probability, above 0 and at most 1, not {nucleus}")
+        prompts = [prompt or self.instruction] * len(images)
+        with self.running(), self._seeded(seed):
+            return self._generate(images, prompts, max_tokens, options, keep_prompt=self.keeps_prompt)
+
+    def answer(
+        self, images: Sequence[Image], questions: Sequence[str], *, beams: int = 3, max_tokens: int = 10
+    ) -> list[str]:
+        """Answer a question about each picture; short answers are preferred, as in section 4.1 of the paper."""
+        options = {"num_beams": beams, "do_sample": False, "length_penalty": -1.0}
+        return self._generate(images, self._asked(images, questions), max_tokens, options)
+
+    def rank_answers(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> Scores:
+        """Tell how likely each of a list of answers is for each picture and its question.
+
+        Parameters
+        ----------
+        images : sequence of PIL images
+            Upright RGB pictures.
+        questions : sequence of str
+            One for each picture.
+        answers : sequence of str
+            The same list for all pictures.
+
+        Returns
+        -------
+        float32 ``(pictures, answers)``
+            The natural logarithm of the probability that the language model says an answer, and then ends.
+        """
+        if not all(answer.strip() for answer in answers):
+            raise InputError("an answer is empty; give words to rank")
+        prompts = self._asked(images, questions)
+        scores = np.empty((len(images), len(answers)), dtype=np.float32)
+        with self.running() as network:
+            read = _causal if network.config.use_decoder_only_language_model else _encoded
+            for rows, contexts in self._contexts(network, images, prompts):
+                for row, context in zip(rows, contexts, strict=True):
+                    continued = read(network.language_model, context[None])
+                    for columns, ids in self._continuations(network, prompts[row], answers):
+                        scores[row, columns] = _likelihoods(continued, self.tensor(ids))
+        return scores
+
+    def prompt(self, question: str) -> str:
+        """Put a question as the model was asked while it was evaluated (section 4.1)."""
+        answer = "Answer" if self.section("text_config")["model_type"] == "opt" else "Short answer"
+        return f"Question: {question} {answer}:"
+
+    def tokenize(self, text: str) -> dict[str, list[int]]:
+        """Make the tokens that go into the network beside a picture; what is too long is cut, with a warning."""
+        return {"input_ids": self._cut(self._tokenizer, text)}
+
+    def _asked(self, images: Sequence[Image], questions: Sequence[str]) -> list[str]:
+        if isinstance(questions, str) or len(images) != len(questions):
+            raise InputError(f"give one question for each of the {len(images)} pictures, in a list")
+        return [self.prompt(question) for question in questions]
+
+    def _generate(
+        self,
+        images: Sequence[Image],
+        prompts: Sequence[str],
+        max_tokens: int,
+        options: dict[str, Any],
+        *,
+        keep_prompt: bool = False,
+    ) -> list[str]:
+        if max_tokens < 1 or options["num_beams"] < 1:
+            raise InputError(f"beams ({options['num_beams']}) and max_tokens ({max_tokens}) must be at least 1")
+        written = [""] * len(images)
+        with self.running() as network:
+            causal = network.config.use_decoder_only_language_model
+            for rows, contexts in self._contexts(network, images, prompts):
+                mask = import_torch().ones(contexts.shape[:2], dtype=import_torch().long, device=contexts.device)
+                output = network.language_model.generate(
+                    inputs_embeds=contexts, attention_mask=mask, max_new_tokens=max_tokens, **options
+                )
+                words = self._tokenizer.batch_decode(output, skip_special_tokens=True)
+                for row, one in zip(rows, words, strict=True):
+                    before = prompts[row] if keep_prompt else ""
+                    written[row] = f"{before}{'' if causal else ' '}{one}".strip()
+        return written
+
+    def _contexts(
+        self, network: Any, images: Sequence[Image], prompts: Sequence[str]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Embed pictures and prompts ``(n, queries + t, width)``, equally long ones together: none is padded."""
+        groups = defaultdict(list)
+        for row, tokens in enumerate(map(self.tokenize, prompts)):
+            groups[tuple(map(len, tokens.values()))].append((row, tokens))
+        for group in groups.values():
+            for start in range(0, len(group), self.pictures_at_once):
+                part = group[start : start + self.pictures_at_once]
+                rows = [row for row, _ in part]
+                given = {name: self.tensor(np.array([tokens[name] for _, tokens in part])) for name in part[0][1]}
+                words = network.language_model.get_input_embeddings()(given.pop("input_ids"))
+                exact = self.precision == "fp32"
+                pixels = np.stack([self.preprocessing(images[row], exact=exact) for row in rows])
+                seen = network.get_image_features(pixel_values=self.tensor(pixels), **given).pooler_output
+                yield rows, import_torch().cat([seen.to(words.dtype), words], dim=1)
+
+    def _continuations(self, network: Any, prompt: str, answers: Sequence[str]) -> Iterator[tuple[list[int], Tokens]]:
+        """Give answers as tokens ``(n, t)`` with the end token, those that are equally long together."""
+        groups = defaultdict(list)
+        for column, answer in enumerate(answers):
+            ids = self._continuation(network, prompt, answer.strip())
+            groups[len(ids)].append((column, ids))
+        for group in groups.values():
+            for start in range(0, len(group), self.answers_at_once):
+                part = group[start : start + self.answers_at_once]
+                yield [column for column, _ in part], np.array([ids for _, ids in part])
+
+    def _continuation(self, network: Any, prompt: str, answer: str) -> list[int]:
+        if not network.config.use_decoder_only_language_model:
+            return list(self._tokenizer(answer).input_ids)  # ends itself
+        before = len(self._tokenizer(prompt).input_ids)
+        end = network.language_model.generation_config.eos_token_id
+        ids = self._tokenizer(f"{prompt} {answer}").input_ids[before:]
+        return [*ids, end[0] if isinstance(end, list) else end]
+
+    def _cut(self, tokenizer: Any, text: str) -> list[int]:
+        ids: list[int] = tokenizer(text).input_ids
+        if len(ids) <= self.card.max_tokens:
+            return ids
+        logger.warning(
+            "only the first %d tokens are read of a text of %d characters: %.40s…",
+            self.card.max_tokens,
+            len(text),
+            text,
+        )
+        return list(tokenizer(text, truncation=True, max_length=self.card.max_tokens).input_ids)
+
+    @contextmanager
+    def _seeded(self, seed: int | None) -> Iterator[None]:
+        """Let `seed` decide what is sampled, and leave everybody else's chance alone."""
+        torch = import_torch()
+        devices = [self.device] if self.device == "cuda" else []
+        with torch.random.fork_rng(devices, enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return _read_tokenizer(self.checkpoint.path)
+
+
+class InstructBlip(Blip2Generator):
+    """BLIP-2 whose queries read the instruction too (Dai et al. 2023, https://arxiv.org/abs/2305.06500).
+
+    `caption` takes its prompt as the instruction, and captions do not repeat it.
+    """
+
+    architecture = "InstructBlipForConditionalGeneration"
+    summary = "InstructBLIP: describes pictures and answers questions about them."
+    instruction = "A short image description."  # appendix C of the paper
+    keeps_prompt = False
+
+    def prompt(self, question: str) -> str:
+        """Put a question as the model was asked while it was trained (appendix C)."""
+        return f"Question: {question} Short answer:"
+
+    def tokenize(self, text: str) -> dict[str, list[int]]:
+        """Make the tokens that go into the network beside a picture, for the language model and for the Q-Former."""
+        return {**super().tokenize(text), "qformer_input_ids": self._cut(self._instructions, text)}
+
+    @cached_property
+    def _instructions(self) -> Any:
+        return _read_tokenizer(self.checkpoint.path / "qformer_tokenizer")
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    transformers = import_transformers()
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers and transformers each raise their own
+        raise ModelError(f"{folder} has no tokenizer that can be read: {error}") from error
+
+
+Continue = Callable[["Tensor"], "Tensor"]  # tokens (n, t) → the logits (n, t, vocabulary) that foretell them
+
+
+def _causal(language_model: Any, context: Tensor) -> Continue:
+    """Let a decoder read a context ``(1, s, width)`` once, for all that may follow."""
+    torch = import_torch()
+    read = language_model(inputs_embeds=context, use_cache=True)
+
+    def continued(ids: Tensor) -> Tensor:
+        cache = copy.deepcopy(read.past_key_values)
+        cache.batch_repeat_interleave(len(ids))
+        mask = torch.ones(len(ids), context.shape[1] + ids.shape[1] - 1, dtype=torch.long, device=ids.device)
+        rest = language_model(input_ids=ids[:, :-1], attention_mask=mask, past_key_values=cache).logits
+        logits: Tensor = torch.cat([read.logits[:, -1:].expand(len(ids), -1, -1), rest], dim=1)
+        return logits
+
+    return continued
+
+
+def _encoded(language_model: Any, context: Tensor) -> Continue:
+    """Let an encoder read a context ``(1, s, width)`` once, for all that the decoder may say."""
+    read = language_model.get_encoder()(inputs_embeds=context).last_hidden_state
+
+    def continued(ids: Tensor) -> Tensor:
+        before = language_model.prepare_decoder_input_ids_from_labels(ids)
+        memory = (read.expand(len(ids), -1, -1),)
+        logits: Tensor = language_model(encoder_outputs=memory, decoder_input_ids=before).logits
+        return logits
+
+    return continued
+
+
+def _likelihoods(continued: Continue, ids: Tensor) -> Scores:
+    """Tell the log-probabilities of n answers ``(n, t)``."""
+    foretold = continued(ids).float().log_softmax(dim=-1)  # (n, t, vocabulary)
+    likelihoods: Scores = as_array(foretold.gather(2, ids[..., None]).sum(dim=(1, 2)))
+    return likelihoods
