@@ -15,11 +15,11 @@ from mmrag.models.registry import load_encoder
 from tests.contracts.made import made
 
 MADE = ["tiny:make_clip", "tiny_blip:make_retrieval", "tiny_blip2:make_retrieval"]
-    "tests.models.tiny:make_clip",
-    "tests.models.tiny_blip:make_retrieval",
-    "tests.models.tiny_blip2:make_retrieval",
+ENCODERS = [
+    *("builtin", "toy:1"),
+    *(f"tests.models.{one}" for one in MADE),
+    *os.environ.get("MMRAG_CONTRACTS", "").split(),
 ]
-ENCODERS = ["builtin", "toy:1", *(f"tests.models.{one}" for one in MADE), *os.environ.get("MMRAG_CONTRACTS", "").split()]
 TEXTS = ["a red car", "two dogs are playing in deep snow", "blue", "a man"]
 
 
