@@ -77,7 +77,7 @@ class TorchModel(Model, ABC):
             return self
         other = copy.copy(self)
         other.__dict__.pop("network", None)
-        other.__dict__.pop("_running", None)
+        other.__dict__.pop("_lock", None)
         other._device, other._precision = chosen
         return other
 
@@ -92,9 +92,9 @@ class TorchModel(Model, ABC):
         torch = import_torch()
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
-    @cached_property
-    def _running(self) -> threading.RLock:
-        return threading.RLock()
+    @property
+    def _running(self) -> Any:
+        return self.__dict__.setdefault("_lock", threading.RLock())  # at once, whoever comes first
 
     @contextmanager
     def running(self) -> Iterator[Any]:

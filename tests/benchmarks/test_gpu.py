@@ -28,6 +28,7 @@ def run(*arguments):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_bare_machine():
     done = run("--device", "cpu", "--tiny", "--count", "6")
     assert done.returncode == 0, done.stderr
@@ -49,6 +50,7 @@ def test_flops_are_those_of_the_papers():
     assert 260 < giant < 290
 
 
+@pytest.mark.slow
 def test_the_whole_is_not_measured_on_a_cpu():
     done = run("--device", "cpu")
     assert done.returncode == 2
