@@ -405,11 +405,11 @@ def test_another_index_in_the_same_place_is_noticed(index, colours):
 def test_an_index_made_meanwhile_is_not_wiped(colours, monkeypatch):
     import mmrag.index
 
-    def slow_load(name, *, precision):
+    def slow_load(name, *, precision, device):
         monkeypatch.undo()
         monkeypatch.chdir(colours.parent)
         mmrag.create(".", model="toy:1").add("images")
-        return load_encoder(name, precision=precision)
+        return load_encoder(name, precision=precision, device=device)
 
     monkeypatch.setattr(mmrag.index, "load_encoder", slow_load)
     with pytest.raises(IndexExistsError, match="another process"):
