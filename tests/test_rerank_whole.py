@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,7 +66,7 @@ def test_hits_are_in_the_order_of_a_double_loop(index, model, judged, precision)
         expected = dict(zip(names, row, strict=True))
         assert all(abs(hit.score - expected[name]) <= slack for hit, name in zip(hits, names_of(hits), strict=True))
         found = [expected[name] for name in names_of(hits)]
-        assert all(first >= second - 2 * slack for first, second in zip(found, found[1:], strict=False))
+        assert all(first >= second - 2 * slack for first, second in pairwise(found))
 
 
 def test_the_cosine_of_recall_is_the_matchers_own(index, model):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from mmrag.cli.options import (
+    Device,
+    DeviceOption,
     IndexOption,
     JsonOption,
     Precision,
@@ -67,9 +69,13 @@ def classify(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="'builtin', a model folder, or FAMILY:NAME; of an index, its own."),
+        typer.Option(
+            metavar="NAME",
+            help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME; of an index, its own.",
+        ),
     ] = None,
     precision: Annotated[Precision | None, typer.Option(help="What pictures are encoded in.")] = None,
+    device: DeviceOption = Device.auto,
     logit_scale: Annotated[
         float | None, typer.Option(help="The higher, the surer; by default as the model was trained, or 100.")
     ] = None,
@@ -96,10 +102,11 @@ def classify(
         if paths:
             from mmrag.zeroshot.files import classify as classify_files  # imports the decoders
 
-            where: dict[str, Any] = {"model": model or "builtin", "precision": precision, "exclude": exclude or ()}
+            where: dict[str, Any] = {"model": model or "builtin", "precision": precision, "device": device}
+            where["exclude"] = exclude or ()
             results = classify_files(paths, wanted, progress=progress, **where, **options)
         else:
-            corpus = open_corpus(index_dir, model, precision)
+            corpus = open_corpus(index_dir, model, precision, device)
             results = _as_seen(corpus.classify(wanted, progress=progress, **options), corpus.home)
         with _output(csv_file, as_json=as_json) as tell:
             accuracy, done, failed = _tell_all(results, tell)
