@@ -80,7 +80,13 @@ def classify(
         float | None, typer.Option(help="The higher, the surer; by default as the model was trained, or 100.")
     ] = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write a table, a row for each label; - is stdout.")
+        Path | None,
+        typer.Option(
+            "--csv",
+            metavar="FILE",
+            help="Write a table, a row for each label; - is stdout. A file is replaced at the end, or by the rows so "
+            "far at Ctrl-C.",
+        ),
     ] = None,
     index_dir: IndexOption = None,
     as_json: JsonOption = False,
@@ -98,7 +104,10 @@ def classify(
     wanted = None if labels is None else _parse_labels(labels)
     options: dict[str, Any] = {"templates": templates, "k": k, "logit_scale": logit_scale}
     to_terminal = csv_file in (None, Path("-")) and sys.stdout.isatty()
-    with progress_bar("classifying", quiet=quiet or to_terminal) as progress:
+    with (
+        _output(csv_file, as_json=as_json) as tell,
+        progress_bar("classifying", quiet=quiet or to_terminal) as progress,
+    ):
         if paths:
             from mmrag.zeroshot.files import classify as classify_files  # imports the decoders
 
@@ -108,8 +117,7 @@ def classify(
         else:
             corpus = open_corpus(index_dir, model, precision, device)
             results = _as_seen(corpus.classify(wanted, progress=progress, **options), corpus.home)
-        with _output(csv_file, as_json=as_json) as tell:
-            accuracy, done, failed = _tell_all(results, tell)
+        accuracy, done, failed = _tell_all(results, tell)
     _tell_accuracy(accuracy, as_json=as_json, aside=csv_file == Path("-"))
     if failed or not done:
         typer.echo(f"{failed:,} could not be read" if done else "mmrag: there is no picture to classify", err=True)
@@ -154,7 +162,9 @@ def _output(csv_file: Path | None, *, as_json: bool) -> Iterator[Tell]:
     elif csv_file == Path("-"):
         yield _table(sys.stdout)
     else:
-        with csv_file.open("w", newline="", encoding="utf-8") as file:
+        from mmrag.report.replace import replacing
+
+        with replacing(csv_file) as file:
             yield _table(file)
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 import mmrag
 from mmrag.errors import RecipeError
-from mmrag.sources import rooms
 from mmrag.ingest.recipe import IndexRecipe, SourceOptions
+from mmrag.sources import rooms
 from mmrag.sources.limits import MAX_BYTES, MAX_PIXELS, WORKING_BYTES
 from tests.sources.zoo import chunk
 

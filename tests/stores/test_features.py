@@ -173,7 +173,7 @@ def test_several_writers_and_readers_at_once(tmp_path):
 
 
 def test_a_hit_on_a_disk_that_is_read_only_is_a_hit(tmp_path, monkeypatch):
-    cache = make(tmp_path)
+    cache = cache_in(tmp_path)
     kept = cache.keep("a", np.ones(SHAPE, np.float32))
 
     def read_only(*_):
