@@ -121,15 +121,24 @@ class Index:
     def _matcher(self, model: str | Matcher) -> Matcher:
         """Load a matcher once; if it is an encoder too, and the one that wrote the vectors, one network does both."""
         with self._loading:
-            if isinstance(model, str) and model in self._matchers:
-                return self._matchers[model]
-            matcher = load_matcher(model) if isinstance(model, str) else model
-            if isinstance(matcher, Encoder) and matcher.identity == self.manifest.identity:
-                writer = vars(self).setdefault("_encoder", matcher)
-                matcher = writer if isinstance(model, str) and isinstance(writer, Matcher) else matcher
-            if isinstance(model, str):
+            if not isinstance(model, str):
+                self._adopt(model)
+                return model
+            if model not in self._matchers:
+                matcher = load_matcher(model, precision=self._precision, device=self._device)
+                if isinstance(matcher, Encoder) and matcher.identity == self.manifest.identity:
+                    writer = vars(self).setdefault("_encoder", matcher)
+                    matcher = writer if isinstance(writer, Matcher) else matcher
                 self._matchers[model] = matcher
-            return matcher
+            return self._matchers[model]
+
+    def _adopt(self, matcher: Matcher) -> None:
+        """Encode with a matcher that was given, if it wrote the vectors and computes as this index was opened to."""
+        if "_encoder" in vars(self) or not isinstance(matcher, Encoder) or matcher.identity != self.manifest.identity:
+            return
+        writer = self._encoder
+        if (writer.device, writer.precision) == (matcher.device, matcher.precision):
+            self._encoder = matcher
 
     def add(
         self,
@@ -409,7 +418,8 @@ class Index:
             A shipped recipe's name, a path that ends in ``.toml``, or a Pipeline.
         rerank : str, Matcher or None
             What judges the best candidates again, by name or loaded; by default the pipeline's, if it names one.
-            Where it also wrote the index, one network does both.
+            By name, it is loaded in the precision and onto the device that this index was opened with. Where it also
+            wrote the index, and computes as the index was opened to, one network does both.
         top : int or None
             How many candidates of each query it judges; by default the pipeline's, or 128. The others keep their
             order behind, and so does what it cannot judge.
@@ -664,7 +674,8 @@ def create(
     path : str or path
         The folder that will hold ``.mmrag``; it is made if it does not exist.
     model : str or None
-        "builtin", the path of a model folder, or "family:reference"; by default the recipe's.
+        "builtin", the path of a model folder, a short name of the catalogue, or "family:reference"; by default the
+        recipe's.
     precision : {"fp32", "bf16", "fp16", "int8"} or None
         What this process encodes pictures in; by default the fastest whose vectors are those of single precision.
     device : {"auto", "cpu", "cuda", "mps"}

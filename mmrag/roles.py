@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmrag.models.cards import Card
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 _READS_ONLY = "reads texts only; a model that sees pictures is needed: mmrag models"
 _SEES_ONLY = "sees pictures only; search by a picture (--image FILE), or take a model that reads words: mmrag models"

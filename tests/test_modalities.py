@@ -51,9 +51,19 @@ def test_no_index_is_made_that_could_take_no_file(colours):
 
 
 NEW = ["index", "images", "--model", "toy:1", "--index", "new"]
+CLASSIFY = ["classify", "--labels", "red,blue"]
 
 
-@pytest.mark.parametrize("command", [NEW, ["search", "red"], ["eval", "no.jsonl", "--model", "toy:1"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        NEW,
+        ["search", "red"],
+        ["eval", "no.jsonl", "--model", "toy:1"],
+        CLASSIFY,
+        [*CLASSIFY, "images", "--model", "toy:1"],
+    ],
+)
 def test_a_device_is_passed_on(colours, command, monkeypatch):
     assert CliRunner().invoke(app, ["index", str(colours), "--model", "toy:1"]).exit_code == 0
     asked = []

@@ -11,6 +11,7 @@ from PIL import Image
 
 import mmrag
 from mmrag.errors import IndexModelError
+from mmrag.similarity import cosines
 from tests.fresh import assert_like_new
 from tests.toy import COLOURS
 
@@ -77,6 +78,21 @@ def test_a_text_is_found_by_its_own_cosine(index):
     assert notes["note"] == pytest.approx(1)
     red, yellow = index.encoder.encode_text(["red", "yellow"])
     assert {h.item.uri: h.score for h in index.search("red", k=9)}["note"] == pytest.approx(float(red @ yellow))
+
+
+def test_a_picture_ranks_texts_by_the_best_of_its_vectors_as_evaluation_does(index):
+    colours = ["red", "green", "blue", "yellow", "white", "black"]
+    index.add([mmrag.Item(uri=colour, modality="text", text=f"a {colour} note") for colour in colours])
+    save("query.png", "white", "red")
+    with Image.open("query.png") as picture:
+        halves = index.encoder.encode_image([picture])
+    scores = cosines(index.encoder.encode_text(colours), halves)[:, 0]  # as the evaluation: text against pictures
+    hits = [hit for hit in index.search(Path("query.png"), k=99) if hit.item.modality == "text"]
+    assert {hit.item.uri: hit.score for hit in hits} == pytest.approx(dict(zip(colours, scores.tolist(), strict=True)))
+    assert {hit.item.uri for hit in hits[:2]} == {"white", "red"}
+    assert [hit.score for hit in hits[:2]] == pytest.approx([1, 1])
+    together = index.search(["a blue one", Path("query.png")], k=99)
+    assert [hit.item.uri for hit in together[1]] == [hit.item.uri for hit in index.search(Path("query.png"), k=99)]
 
 
 def test_copies_moves_edits_and_removals(index, flags):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from mmrag.cli.options import (
+    Device,
+    DeviceOption,
     IndexOption,
     JsonOption,
     Precision,
@@ -67,14 +69,24 @@ def classify(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="'builtin', a model folder, or FAMILY:NAME; of an index, its own."),
+        typer.Option(
+            metavar="NAME",
+            help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME; of an index, its own.",
+        ),
     ] = None,
     precision: Annotated[Precision | None, typer.Option(help="What pictures are encoded in.")] = None,
+    device: DeviceOption = Device.auto,
     logit_scale: Annotated[
         float | None, typer.Option(help="The higher, the surer; by default as the model was trained, or 100.")
     ] = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write a table, a row for each label; - is stdout.")
+        Path | None,
+        typer.Option(
+            "--csv",
+            metavar="FILE",
+            help="Write a table, a row for each label; - is stdout. A file is replaced at the end, or by the rows so "
+            "far at Ctrl-C.",
+        ),
     ] = None,
     index_dir: IndexOption = None,
     as_json: JsonOption = False,
@@ -92,17 +104,20 @@ def classify(
     wanted = None if labels is None else _parse_labels(labels)
     options: dict[str, Any] = {"templates": templates, "k": k, "logit_scale": logit_scale}
     to_terminal = csv_file in (None, Path("-")) and sys.stdout.isatty()
-    with progress_bar("classifying", quiet=quiet or to_terminal) as progress:
+    with (
+        _output(csv_file, as_json=as_json) as tell,
+        progress_bar("classifying", quiet=quiet or to_terminal) as progress,
+    ):
         if paths:
             from mmrag.zeroshot.files import classify as classify_files  # imports the decoders
 
-            where: dict[str, Any] = {"model": model or "builtin", "precision": precision, "exclude": exclude or ()}
+            where: dict[str, Any] = {"model": model or "builtin", "precision": precision, "device": device}
+            where["exclude"] = exclude or ()
             results = classify_files(paths, wanted, progress=progress, **where, **options)
         else:
-            corpus = open_corpus(index_dir, model, precision)
+            corpus = open_corpus(index_dir, model, precision, device)
             results = _as_seen(corpus.classify(wanted, progress=progress, **options), corpus.home)
-        with _output(csv_file, as_json=as_json) as tell:
-            accuracy, done, failed = _tell_all(results, tell)
+        accuracy, done, failed = _tell_all(results, tell)
     _tell_accuracy(accuracy, as_json=as_json, aside=csv_file == Path("-"))
     if failed or not done:
         typer.echo(f"{failed:,} could not be read" if done else "mmrag: there is no picture to classify", err=True)
@@ -147,7 +162,9 @@ def _output(csv_file: Path | None, *, as_json: bool) -> Iterator[Tell]:
     elif csv_file == Path("-"):
         yield _table(sys.stdout)
     else:
-        with csv_file.open("w", newline="", encoding="utf-8") as file:
+        from mmrag.report.replace import replacing
+
+        with replacing(csv_file) as file:
             yield _table(file)
 
 

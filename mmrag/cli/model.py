@@ -14,6 +14,8 @@ TextKeyOption = Annotated[
     typer.Option(help="Key of the texts; by default the first of texts, text, captions, caption, en."),
 ]
 
+_TOPS = "0,16,32,64,128"
+
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
@@ -30,8 +32,13 @@ def evaluate(
         str | None, typer.Option(metavar="NAME", help="Judge the best candidates again with this model.")
     ] = None,
     top: Annotated[
-        str, typer.Option(metavar="K,K,…", help="How many it judges, of each text and of each picture.")
-    ] = "0,16,32,64,128",
+        str | None,
+        typer.Option(
+            metavar="K,K,…",
+            help="How many it judges, of each text and of each picture.",
+            show_default=_TOPS,
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="The first N pairs only.")] = None,
     precision: Annotated[
         Precision | None, typer.Option(help="What pictures are encoded in; with --rerank, what it judges in.")
@@ -45,18 +52,22 @@ def evaluate(
 
     Tells how often the right picture, or text, is among the first 1, 5, 10.
     """
+    from mmrag.errors import InputError
     from mmrag.evaluate import evaluate_pairs
-    from mmrag.models.registry import load_encoder, load_matcher
+    from mmrag.models.registry import absolute_name, load_encoder, load_matcher
     from mmrag.roles import Encoder
 
+    if top is not None and not rerank:
+        raise InputError("--top says how many candidates a model judges again; name one: --rerank NAME")
+    tops = _numbers(top or _TOPS)
     matcher = load_matcher(rerank, precision=precision, device=device) if rerank else None
-    if isinstance(matcher, Encoder) and rerank == model:
+    if rerank and isinstance(matcher, Encoder) and absolute_name(rerank) == absolute_name(model):
         encoder: Encoder = matcher
     else:
         encoder = load_encoder(model, precision=None if rerank else precision, device=device)
     with progress_bar("evaluating", quiet=quiet) as progress:
         report = evaluate_pairs(
-            pairs, model=encoder, rerank=matcher, tops=_numbers(top), limit=limit, text_key=text_key, progress=progress
+            pairs, model=encoder, rerank=matcher, tops=tops, limit=limit, text_key=text_key, progress=progress
         )
     if as_json:
         print_json(report)

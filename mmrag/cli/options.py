@@ -49,7 +49,8 @@ class Device(StrEnum):
 
 
 DeviceOption = Annotated[
-    Device, typer.Option(help="Where networks compute, if torch runs them: auto takes a GPU where there is one.")
+    Device,
+    typer.Option(help="Where torch computes: auto takes a GPU where there is one. ONNX models compute on the CPU."),
 ]
 
 

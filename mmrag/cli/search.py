@@ -145,7 +145,8 @@ def _line(hit: Hit, path: Path | None) -> str:
 def _score(hit: Hit) -> str:
     if hit.kind != "match":
         return f"{hit.kind} {hit.score:.3f}"
-    chance, cosine = (f"{hit.parts[part]:.2f}".replace("0.", ".", 1) for part in ("probability", "cosine"))
+    own = "itc" if "itc" in hit.parts else "cosine"  # of the matcher's own encoder, which is in the score
+    chance, cosine = (f"{hit.parts[part]:.2f}".replace("0.", ".", 1) for part in ("probability", own))
     return f"{hit.kind} {hit.score:.2f} (p {chance}, cosine {cosine})"
 
 

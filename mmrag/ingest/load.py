@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +15,9 @@ from PIL import Image
 from mmrag.errors import ItemError, TooLargeError
 from mmrag.ingest.profile import Profile
 from mmrag.roles import Encoder, Pixels
-from mmrag.sources.file import hash_bytes, read_file
-from mmrag.sources.image import as_rgb, read_image
-from mmrag.sources.limits import MAX_BYTES, MAX_PIXELS
-from mmrag.sources.room import Room
+from mmrag.sources.file import hash_bytes
+from mmrag.sources.image import as_rgb
+from mmrag.sources.rooms import Rooms
 from mmrag.sources.uri import item_id
 from mmrag.sources.walk import File, describe
 from mmrag.stores.rows import Row
@@ -51,9 +50,6 @@ class Loaded:
 class Loader:
     """Reads files and items for one encoder; its methods may run in several threads.
 
-    Threads wait for each other rather than hold more than `MAX_BYTES` of files and `MAX_PIXELS` of
-    pictures together.
-
     Attributes
     ----------
     content : mapping of str to int
@@ -65,8 +61,7 @@ class Loader:
     max_pixels: int
     content: Mapping[str, int]
     profile: Profile = field(default_factory=Profile)
-    reading: Room = field(default_factory=lambda: Room(MAX_BYTES))
-    decoding: Room = field(default_factory=lambda: Room(MAX_PIXELS))
+    rooms: Rooms = field(default_factory=Rooms)
 
     def load(self, source: File | Item) -> Loaded:
         """Read a file found by a walk, or an item that a caller brought.
@@ -96,7 +91,7 @@ class Loader:
         if isinstance(source.image, bytes):
             return self._load_bytes(source.image, row, held)
         if isinstance(source.image, (str, Path)):
-            content = read_file(str(source.image), admit=_taker(self.reading, held))
+            content = self.rooms.read(str(source.image), held)
             return self._load_bytes(content.data, row, held)
         return self._load_picture(as_rgb(source.image), row)
 
@@ -111,7 +106,7 @@ class Loader:
         if file.problem:
             raise ItemError(file.problem)
         with self.profile.stage("read"):
-            content = read_file(file.path, admit=_taker(self.reading, held))
+            content = self.rooms.read(file.path, held)
         row |= {"size": content.size, "mtime_ns": content.mtime_ns}
         return self._load_bytes(content.data, row, held)
 
@@ -123,12 +118,7 @@ class Loader:
             return Loaded(Row(**row), same_as=same_as)
         try:
             with self.profile.stage("decode"):
-                image = read_image(
-                    data,
-                    at_least=self.encoder.decode_at_least,
-                    max_pixels=self.max_pixels,
-                    admit=_taker(self.decoding, held),
-                )
+                image = self.rooms.decode(data, held, at_least=self.encoder.decode_at_least, max_pixels=self.max_pixels)
         except TooLargeError:
             row["content_hash"] = None  # another limit may allow it: try again next time
             raise
@@ -167,11 +157,6 @@ def _describe(source: File | Item) -> dict[str, Any]:
         "text": source.text,
         "metadata": json.dumps(dict(source.metadata), ensure_ascii=False) if source.metadata else None,
     }
-
-
-def _taker(room: Room, held: ExitStack) -> Callable[[int], None]:
-    """Make what takes room until `held` is closed."""
-    return lambda amount: held.enter_context(room.take(amount))
 
 
 def hash_pixels(image: Image.Image) -> str:

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from mmrag.errors import MissingExtraError, ModelError
-from mmrag.roles import PRECISIONS, Model
+from mmrag.roles import DEVICES, PRECISIONS, Model
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 class TorchModel(Model, ABC):

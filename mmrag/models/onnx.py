@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,13 @@ from mmrag.models.preprocess import Preprocessing
 from mmrag.models.samples import SAMPLE_TEXTS, sample_pictures
 from mmrag.models.tokens import encode, laid_out, pad_id, read_tokenizer
 from mmrag.models.tower import Samples, Tower
-from mmrag.roles import Encoder, Identity, Pixels, Vectors
+from mmrag.roles import DEVICES, Encoder, Identity, Pixels, Vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from tokenizers import Encoding, Tokenizer
+
+logger = logging.getLogger("mmrag")
 
 
 class OnnxEncoder(Encoder):
@@ -79,6 +82,14 @@ class OnnxEncoder(Encoder):
     def at_precision(self, precision: str) -> Self:
         """Give this encoder, encoding pictures, or texts where it sees none, in "fp32", "bf16" or "int8"."""
         return type(self)(self.folder, precision=precision)
+
+    def on_device(self, device: str) -> Self:
+        """Give this encoder: a device is where torch computes, and ONNX models always compute on the CPU."""
+        if device not in DEVICES:
+            raise ModelError(f"a device is one of {', '.join(DEVICES)}, not {device!r}")
+        if device not in ("auto", "cpu"):
+            logger.info("%s is an ONNX model and computes on the CPU, not on %s", self.card.name, device)
+        return self
 
     def verify(self) -> None:
         """Check that the files are the ones that the card describes, and find the fastest faithful way to run them.

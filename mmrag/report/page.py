@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import os
 from html import escape
 from importlib import resources
 from pathlib import Path
 
-from mmrag.errors import InputError
+from mmrag.report.replace import replacing
 
 
 def page(title: str, body: str) -> str:
@@ -46,21 +44,12 @@ def text(words: str) -> str:
 
 
 def write_page(path: Path, html: str) -> None:
-    """Write a page in one step: whoever opens it sees the old one or the new one, never a half.
+    """Write a page as `replacing` does.
 
     Raises
     ------
     InputError
         If it cannot be written there.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder; name a file in it")
-        aside.write_text(html, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(html)

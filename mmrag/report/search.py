@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
 from pathlib import Path
@@ -58,24 +59,38 @@ def _body(query: Query, hits: Sequence[Hit], home: Path) -> str:
     shown = thumbnails([*([] if query.image is None else [query.image]), *pictures[:MOST_PICTURES]])
     small = chain(shown, repeat(Thumbnail(problem=f"only the first {MOST_PICTURES} pictures are in this page")))
     asked = "" if query.image is None else f'<div class="asked">{_picture(next(small), "the query picture")}</div>'
-    kind = f" by {text(hits[0].kind)}" if hits else ""
-    count = "nothing found" if not hits else f"{len(hits):,} {'hit' if len(hits) == 1 else 'hits'}{kind}"
-    top = max((hit.score for hit in hits), default=1.0)
-    bottom = min(0.0, *(hit.score for hit in hits)) if hits else 0.0
-    cards = "\n".join(_card(hit, small, home, bottom, top) for hit in hits)
+    cards = "\n".join(_card(hit, small, home, bar) for hit, bar in zip(hits, _bars(hits), strict=True))
     return (
-        f"<header>{asked}<div><h1>{text(_title(query))}</h1><p>{count}, in {text(str(home))}</p></div></header>\n"
+        f"<header>{asked}<div><h1>{text(_title(query))}</h1>"
+        f"<p>{_counted(hits)}, in {text(str(home))}</p></div></header>\n"
         f"<main>\n<ol>\n{cards}\n</ol>\n</main>"
     )
 
 
-def _card(hit: Hit, small: Iterator[Thumbnail], home: Path, bottom: float, top: float) -> str:
+def _counted(hits: Sequence[Hit]) -> str:
+    if not hits:
+        return "nothing found"
+    kinds = Counter(hit.kind for hit in hits)
+    count = f"{len(hits):,} {'hit' if len(hits) == 1 else 'hits'}"
+    if len(kinds) == 1:
+        return f"{count} by {text(hits[0].kind)}"
+    return f"{count}: {', '.join(f'{number:,} by {text(kind)}' for kind, number in kinds.items())}"
+
+
+def _bars(hits: Sequence[Hit]) -> list[str]:
+    """Draw how the scores of the best hit's kind compare; scores of another kind do not, and get none."""
+    scores = [hit.score for hit in hits if hit.kind == hits[0].kind]
+    bottom, top = min([0.0, *scores]), max(scores, default=1.0)
+    return [_bar(hit.score, bottom, top) if hit.kind == hits[0].kind else "" for hit in hits]
+
+
+def _card(hit: Hit, small: Iterator[Thumbnail], home: Path, bar: str) -> str:
     path = home / hit.item.uri
     if hit.item.modality == "image":
         shown = _picture(next(small), Path(hit.item.uri).name, missing=not path.exists())
     else:
         shown = f'<blockquote class="frame">{text(_cut(hit.item.text or ""))}</blockquote>'
-    score = f"<b>{hit.rank}</b> <span>{text(hit.kind)} {hit.score:.3f}</span> {_bar(hit.score, bottom, top)}"
+    score = f"<b>{hit.rank}</b> <span>{text(hit.kind)} {hit.score:.3f}</span> {bar}"
     return (
         f'<li><article>{shown}\n<p class="score">{score}</p>\n'
         f'<p class="path">{_link(path, hit.item.uri)}</p>{_parts(hit)}{_words(hit)}{_duplicates(hit)}</article></li>'

@@ -17,10 +17,8 @@ from mmrag.errors import ItemError
 from mmrag.ingest.ahead import ahead
 from mmrag.ingest.recipe import SourceOptions
 from mmrag.machine import usable_cores
-from mmrag.sources.file import read_file
-from mmrag.sources.image import as_rgb, read_image
-from mmrag.sources.limits import MAX_BYTES, MAX_PIXELS
-from mmrag.sources.room import Room
+from mmrag.sources.image import as_rgb
+from mmrag.sources.rooms import Rooms
 
 if TYPE_CHECKING:
     from mmrag.types import ImageInput
@@ -46,9 +44,8 @@ class Thumbnail:
 
 def thumbnails(pictures: Sequence[ImageInput]) -> Iterator[Thumbnail]:
     """Make a thumbnail of each picture, in order, within the limits that indexing has."""
-    reading, decoding = Room(MAX_BYTES), Room(MAX_PIXELS)
     return ahead(
-        partial(_thumbnail, reading=reading, decoding=decoding),
+        partial(_thumbnail, Rooms()),
         pictures,
         threads=usable_cores(),
         depth=2 * usable_cores(),
@@ -57,13 +54,13 @@ def thumbnails(pictures: Sequence[ImageInput]) -> Iterator[Thumbnail]:
     )
 
 
-def _thumbnail(picture: ImageInput, *, reading: Room, decoding: Room) -> Thumbnail:
+def _thumbnail(rooms: Rooms, picture: ImageInput) -> Thumbnail:
     try:
         with ExitStack() as held:
             if isinstance(picture, (str, Path)):
-                picture = read_file(str(picture), admit=lambda size: held.enter_context(reading.take(size))).data
+                picture = rooms.read(str(picture), held).data
             if isinstance(picture, bytes):
-                return _shrunk(read_image(picture, at_least=SIDE, admit=lambda n: held.enter_context(decoding.take(n))))
+                return _shrunk(rooms.decode(picture, held, at_least=SIDE))
             return _shrunk(as_rgb(picture))
     except ItemError as error:
         return Thumbnail(problem=str(error))

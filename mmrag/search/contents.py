@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from itertools import islice
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +14,17 @@ from mmrag.machine import usable_cores
 from mmrag.roles import Matcher
 from mmrag.search.judge import Block, as_block, pictures_at_once, see
 from mmrag.search.recall import Found
-from mmrag.sources.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mmrag.sources.rooms import Rooms
     from mmrag.stores.features import FeatureCache
 
 logger = logging.getLogger("mmrag")
 
 _TEXTS_AT_ONCE = 1024
+_WHOLE_AT_ONCE = 4  # where pictures may not be shrunk; each takes half a gigabyte at most
 
 
 class Contents:
@@ -83,46 +82,55 @@ class Contents:
         return as_block(self._matcher, sorted(known.items())) if known else ([], [])
 
     def _read(self, found: Sequence[Found], known: dict[int, Any], unread: list[str]) -> Iterator[tuple[int, Image]]:
-        """Decode on all cores, a few pictures ahead."""
-        from mmrag.sources.room import Room
+        """Read a few pictures ahead; one that takes too long is left out."""
+        from mmrag.ingest.ahead import ahead
+        from mmrag.ingest.recipe import SourceOptions
+        from mmrag.sources.rooms import Rooms
 
-        room = Room(MAX_PIXELS)
-        missing = (n for n in range(len(found)) if n not in known)
-        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="mmrag-decode") as pool:
-            running: deque[tuple[int, Future[Image]]] = deque()
-            while True:
-                for n in islice(missing, usable_cores() - len(running)):
-                    running.append((n, pool.submit(self._decode, found[n], room)))
-                if not running:
-                    return
-                n, image = running.popleft()
-                try:
-                    yield n, image.result()
-                except ItemError as error:
-                    unread.append(f"{found[n].record['uri']}: {error}")
+        missing = [n for n in range(len(found)) if n not in known]
+        at_once = usable_cores() if self._matcher.decode_at_least else min(usable_cores(), _WHOLE_AT_ONCE)
+        read = ahead(
+            partial(self._picture, rooms=Rooms()),
+            [found[n] for n in missing],
+            threads=at_once,
+            depth=at_once,
+            seconds=SourceOptions().max_seconds,
+            instead=lambda _, reason: reason,
+        )
+        with closing(read) as pictures:
+            for n, picture in zip(missing, pictures, strict=True):
+                if isinstance(picture, str):
+                    unread.append(f"{found[n].record['uri']}: {picture}")
+                else:
+                    yield n, picture
 
-    def _decode(self, found: Found, room: Any) -> Image:
-        """Read the picture from any of the files that had this content."""
-        try:
-            return self._decode_file(found.record, room)
-        except ItemError:
-            for record in found.others:
-                try:
-                    return self._decode_file(record, room)
-                except ItemError:
-                    continue
-            raise
+    def _picture(self, found: Found, rooms: Rooms) -> Image | str:
+        """Read the picture from the first that can be read of the files that had this content, or say why not."""
+        reasons = []
+        for record in (found.record, *found.others):
+            try:
+                with ExitStack() as held:
+                    return self._decoded(record, rooms, held)
+            except ItemError as error:
+                reasons.append(str(error))
+            except MemoryError:
+                reasons.append("too large to handle in memory")
+        return reasons[0]
 
-    def _decode_file(self, record: dict[str, Any], room: Any) -> Image:
-        from mmrag.sources.file import hash_bytes, read_file
-        from mmrag.sources.image import read_image
+    def _decoded(self, record: dict[str, Any], rooms: Rooms, held: ExitStack) -> Image:
+        from mmrag.sources.file import hash_bytes
 
-        data = read_file(str(self._home / record["uri"])).data
+        data = rooms.read(str(self._home / record["uri"]), held).data
         if hash_bytes(data) != record["content_hash"]:
             raise ItemError("it is not what was indexed; bring the index up to date: mmrag index")
-        with ExitStack() as held:
-            return read_image(
-                data,
-                at_least=self._matcher.decode_at_least,
-                admit=lambda pixels: held.enter_context(room.take(pixels)),
-            )
+        needed = self._matcher.decode_at_least
+        return _reduced(rooms.decode(data, held, at_least=needed), needed)
+
+
+def _reduced(image: Image, needed: int | None) -> Image:
+    """Shrink a picture by a whole number, if it may be, to no less than three times what is needed.
+
+    It waits in memory until the network is free. What shrinks it further then finds as much detail in it as before.
+    """
+    factor = min(image.size) // (3 * needed) if needed else 1
+    return image.reduce(factor) if factor > 1 else image

@@ -41,7 +41,8 @@ class ExactView(View):
 
 def _best(segment: Segment, chunk: slice, query_vectors: Vectors, k: int) -> tuple[Vectors, Refs]:
     """Score a chunk and keep its k best per query: ``(queries, ≤ k)`` scores and row numbers."""
-    scores = cosines(query_vectors, segment.vectors[chunk])  # (queries, rows)
+    texts = segment.texts[chunk] if query_vectors.ndim == 3 else None  # one-vector queries score both alike
+    scores = cosines(query_vectors, segment.vectors[chunk], texts=texts)  # (queries, rows)
     alive = segment.alive[: len(segment.vectors)][chunk]
     if not alive.all():
         scores[:, ~alive] = -np.inf

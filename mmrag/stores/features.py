@@ -78,9 +78,10 @@ class FeatureCache:
         path = self._path(content)
         try:
             data = path.read_bytes()
-            os.utime(path)
         except OSError:
             return None
+        with suppress(OSError):  # as where nothing may be written
+            os.utime(path)
         checksum, body = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
         if len(body) != self._body_bytes or checksum != _checksum(body):
             return None

@@ -118,6 +118,14 @@ class Segment:
         return np.asarray(self.columns["stamp"].to_numpy(), dtype=np.int64)
 
     @cached_property
+    def texts(self) -> npt.NDArray[np.bool_]:
+        """Which of the rows that have a vector are texts."""
+        import pyarrow.compute as pc
+
+        modalities = self.sound_columns["modality"].slice(0, len(self.vectors))
+        return np.asarray(pc.equal(modalities, "text").to_numpy(), dtype=bool)
+
+    @cached_property
     def alive(self) -> npt.NDArray[np.bool_]:
         """Which rows are still in the table."""
         mask = np.ones(self.columns.num_rows, dtype=bool)

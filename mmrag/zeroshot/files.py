@@ -33,6 +33,7 @@ def classify(
     *,
     model: str | Encoder = "builtin",
     precision: str | None = None,
+    device: str = "auto",
     templates: str | Sequence[str] | None = None,
     k: int = 5,
     logit_scale: float | None = None,
@@ -51,9 +52,11 @@ def classify(
     labels : sequence of str or None
         At least two; by default the names of the folders that the pictures lie in, an underscore being a space.
     model : str or Encoder
-        What `load_encoder` takes, or gives.
+        What `load_encoder` takes, or gives; one that it gave computes as it does, and not as said here.
     precision : {"fp32", "bf16", "fp16", "int8"} or None
         What pictures are encoded in.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where; ONNX models run on the CPU.
     templates : {"imagenet", "chinese", "plain"}, path, sequence of str, or None
         What makes sentences of labels, ``{}`` being the label; by default what suits the model's languages.
     k : int
@@ -85,7 +88,7 @@ def classify(
     """
     home = Path(os.path.realpath("."))
     found = _find(sources, home, exclude)
-    encoder = load_encoder(model, precision=precision) if isinstance(model, str) else model
+    encoder = load_encoder(model, precision=precision, device=device) if isinstance(model, str) else model
     wanted = folder_labels([one.uri for one in found]) if labels is None else labels
     classifier = Classifier.build(encoder, wanted, templates=templates, logit_scale=logit_scale, k=k, progress=progress)
     limits = SourceOptions()

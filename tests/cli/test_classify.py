@@ -12,8 +12,10 @@ import sys
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import mmrag
+from mmrag.cli.main import app
 from tests.cli.test_cli import run
 
 LABELS = "a cat,a cup of coffee,a rocket,a motorcycle"
@@ -170,3 +172,9 @@ def test_ctrl_c_tells_how_far_it_came(colours, monkeypatch):
     with pytest.raises(Interrupted, match=r"^stopped; 1 pictures are classified"):
         classify.classify([colours], labels="red,blue", csv_file=colours / "out.csv")
     assert (colours / "out.csv").read_text().splitlines()[1] == "a.png,1,red,1.000000,,"
+
+
+def test_a_table_that_cannot_be_written_is_told_before_a_model_is_loaded(pictures, monkeypatch):
+    monkeypatch.setattr("mmrag.zeroshot.files.load_encoder", None)
+    done = CliRunner().invoke(app, ["classify", "images", "--labels", LABELS, "--csv", "no/folder.csv"])
+    assert str(done.exception) == "cannot write 'no/folder.csv': No such file or directory"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import mmrag
+from mmrag.cli.main import app
+from mmrag.cli.search import _score
+from mmrag.models import catalogue
+from mmrag.types import Hit
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = (
@@ -40,6 +46,30 @@ def test_a_line_tells_score_probability_and_cosine(index):
     assert first == "  1  match 5.00 (p .98, cosine 1.00)  images/red.png"
     assert second == "  2  match -3.25 (p .02, cosine .75)  images/yellow.png"
     assert third.startswith("  3  cosine 0.")
+
+
+def test_the_cosine_of_a_line_is_the_one_in_the_score(index):
+    hit = Hit(
+        1, 2.5, "match", mmrag.Item(uri="a.png"), parts={"cosine": 0.9, "itc": 0.5, "logit": 2, "probability": 0.88}
+    )
+    assert _score(hit) == "match 2.50 (p .88, cosine .50)"
+    without = dataclasses.replace(hit, parts={"cosine": 0.9, "logit": 2.5, "probability": 0.88})
+    assert _score(without) == "match 2.50 (p .88, cosine .90)"
+
+
+def test_evaluation_takes_one_network_for_two_names_of_a_model(index, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mmrag.evaluate.evaluate_pairs", lambda *_, model, rerank, **__: asked.append((model, rerank)))
+    monkeypatch.setattr(catalogue, "full_name", lambda name: "judge:1" if name == "short" else name)
+    for model, shared in (("judge:1", True), ("judge:2", False)):
+        CliRunner().invoke(app, ["eval", "no.jsonl", "--model", model, "--rerank", "short"])
+        encoder, matcher = asked.pop()
+        assert (encoder is matcher) == shared
+
+
+def test_how_many_to_judge_again_needs_what_judges(index):
+    done = CliRunner().invoke(app, ["eval", "no.jsonl", "--top", "16"])
+    assert str(done.exception) == "--top says how many candidates a model judges again; name one: --rerank NAME"
 
 
 def test_json_has_the_parts(index):

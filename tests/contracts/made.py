@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 
 import pytest
+
+from mmrag.models.registry import open_model
+
+
+def asked_for(role):
+    """The names in the variable MMRAG_CONTRACTS of models that play a role."""
+    return [name for name in os.environ.get("MMRAG_CONTRACTS", "").split() if isinstance(open_model(name), role)]
 
 
 def made(name, tmp_path_factory):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,13 +11,14 @@ from PIL import Image
 
 from mmrag.errors import InputError
 from mmrag.models.registry import load_encoder
-from tests.contracts.made import made
+from mmrag.roles import Encoder
+from tests.contracts.made import asked_for, made
 
 MADE = ["tiny:make_clip", "tiny_blip:make_retrieval", "tiny_blip2:make_retrieval"]
 ENCODERS = [
     *("builtin", "toy:1"),
     *(f"tests.models.{one}" for one in MADE),
-    *os.environ.get("MMRAG_CONTRACTS", "").split(),
+    *asked_for(Encoder),
 ]
 TEXTS = ["a red car", "two dogs are playing in deep snow", "blue", "a man"]
 

@@ -12,15 +12,22 @@ from PIL import Image
 
 from mmrag.errors import InputError
 from mmrag.models.registry import load_matcher
-from mmrag.roles import Judgement
-from tests.contracts.made import made
+from mmrag.roles import Judgement, Matcher
+from tests.contracts.made import asked_for, made
 
 MATCHERS = [
     "tests.models.tiny_blip:make_retrieval",
     "tests.models.tiny_blip2:make_retrieval",
     "tests.models.tiny_cross:make_cross_encoder",
+    *asked_for(Matcher),
 ]
-TEXTS = ["a red car", "two dogs are playing in deep snow", "a cup of coffee on the table", "a man", "a rocket at night"]
+TEXTS = [
+    "a red car",
+    "two dogs are playing in deep white snow",
+    "a black cup of coffee on the brown table",
+    "a man in orange",
+    "a grey rocket at night",
+]
 PASSAGES = ["the car is red", "dogs play in the snow", "coffee", "a rocket starts at night from its launch pad"]
 CLOSE = 1e-4
 """How far two computations of the same may be apart, in standard deviations of the logits."""

@@ -13,8 +13,8 @@ from PIL import Image
 
 import mmrag
 from mmrag.errors import RecipeError
-from mmrag.ingest import load
 from mmrag.ingest.recipe import IndexRecipe, SourceOptions
+from mmrag.sources import rooms
 from mmrag.sources.limits import MAX_BYTES, MAX_PIXELS, WORKING_BYTES
 from tests.sources.zoo import chunk
 
@@ -24,14 +24,14 @@ HASTY = IndexRecipe(source=SourceOptions(max_seconds=0.3))
 @pytest.fixture
 def slow(monkeypatch):
     """Reading 'red.png' takes two seconds."""
-    real = load.read_file
+    real = rooms.read_file
 
     def read_file(path, **options):
         if path.endswith("red.png"):
             time.sleep(2)
         return real(path, **options)
 
-    monkeypatch.setattr(load, "read_file", read_file)
+    monkeypatch.setattr(rooms, "read_file", read_file)
     return monkeypatch
 
 
@@ -62,7 +62,7 @@ def test_a_time_limit_is_above_nothing(seconds):
 
 
 def test_the_row_has_the_time_of_the_bytes_that_were_read(colours, monkeypatch):
-    real = load.read_file
+    real = rooms.read_file
 
     def read_file(path, **options):  # the file changes after the walk
         if path.endswith("red.png"):
@@ -72,7 +72,7 @@ def test_the_row_has_the_time_of_the_bytes_that_were_read(colours, monkeypatch):
 
     index = mmrag.create(".", model="toy:1")
     with monkeypatch.context() as patched:
-        patched.setattr(load, "read_file", read_file)
+        patched.setattr(rooms, "read_file", read_file)
         index.add("images")
     assert {hit.item.uri for hit in index.search("blue", k=2)} == {"images/blue.png", "images/red.png"}
     assert index.update().unchanged == 6
@@ -94,7 +94,8 @@ KEPT = THREADS * 64_000_000
 SCRIPT = f"""
 import sys
 import mmrag
-from mmrag.ingest import load, write
+from mmrag.ingest import write
+from mmrag.sources import rooms
 from mmrag.models import registry
 from tests.memory import peak_bytes
 from tests.toy import open_toy
@@ -103,7 +104,7 @@ index = mmrag.create(".", model="toy:1")
 index.add("small")
 before = peak_bytes()
 write.usable_cores = lambda: {THREADS}
-load.MAX_PIXELS = int(sys.argv[1])
+rooms.MAX_PIXELS = int(sys.argv[1])
 changes = index.add("large")
 assert changes.added == len(list(index.home.glob("large/*"))), changes
 print(peak_bytes() - before)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import mmrag
+from mmrag.errors import ModelError
 from mmrag.models.registry import load_encoder
 from tests.models import golden
 
@@ -55,3 +56,11 @@ def test_figures_on_flickr8k(flickr8k):
     for direction, least in zip(found, ((22, 51, 65), (27, 54, 67)), strict=True):
         assert all(direction[f"R@{k}"] >= at_least for k, at_least in zip((1, 5, 10), least, strict=True)), report
     assert (report["n_images"], report["n_texts"]) == (1000, 5000)
+
+
+def test_it_computes_on_the_cpu_whatever_torch_is_to_take(caplog):
+    with caplog.at_level("INFO", "mmrag"):
+        assert load_encoder("builtin", device="cuda").device == "cpu"
+    assert "is an ONNX model and computes on the CPU, not on cuda" in caplog.text
+    with pytest.raises(ModelError, match="a device is one of auto, cpu, cuda, mps, not 'abacus'"):
+        load_encoder("builtin", device="abacus")

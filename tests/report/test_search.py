@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 from PIL import Image
 
 import mmrag
-from mmrag.errors import InputError
+from mmrag.errors import InputError, Interrupted
 from mmrag.report import write_search_page
+from mmrag.report.replace import replacing
 from mmrag.report.thumbnails import MOST_BYTES, SIDE, thumbnails
 from mmrag.types import Hit, Item, Query
 from tests.cli.test_cli import run
@@ -196,3 +198,46 @@ def test_a_browser_shows_it(hits, tmp_path, scheme, bright):
     assert (pixels[2, 2] > 200).all() == bright  # the ground
     for colour in ((254, 0, 0), (0, 0, 254)):
         assert (np.abs(pixels - colour).max(axis=-1) < 8).sum() > 5000
+
+
+def test_kinds_of_scores_are_counted_and_bars_compare_one_kind(tmp_path):
+    items = [mmrag.Item(uri=f"{n}", modality="text", text="x") for n in range(4)]
+    scores = [(8.0, "match"), (2.0, "match"), (0.9, "cosine"), (0.5, "cosine")]
+    hits = [Hit(n + 1, score, kind, items[n]) for n, (score, kind) in enumerate(scores)]
+    write_search_page(tmp_path / "out.html", Query(text="x"), hits, home=tmp_path)
+    page = (tmp_path / "out.html").read_text()
+    assert "4 hits: 2 by match, 2 by cosine, in" in page
+    assert re.findall(r'<rect width="([^"]+)"', page) == ["100.0", "25.0"]
+
+
+def test_what_is_no_regular_file_is_written_in_place(tmp_path):
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with replacing(pipe) as file:
+        file.write("page")
+    assert os.read(reader, 9) == b"page"
+    os.close(reader)
+    link.symlink_to(target)
+    with replacing(link) as file:
+        file.write("page")
+    assert link.is_symlink()
+    assert target.read_text() == "page"
+    assert sorted(tmp_path.iterdir()) == [link, pipe, target]
+
+
+@pytest.mark.parametrize(("error", "left"), [(ValueError, "old"), (KeyboardInterrupt, "old"), (Interrupted, "new")])
+def test_a_file_is_replaced_whole_or_by_what_was_done_at_ctrl_c(tmp_path, error, left):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def stopped():
+        with replacing(path) as file:
+            file.write("new")
+            assert path.read_text() == "old"
+            raise error
+
+    with pytest.raises(error):
+        stopped()
+    assert path.read_text() == left
+    assert list(tmp_path.iterdir()) == [path]

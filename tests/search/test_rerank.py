@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
 import logging
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +12,12 @@ from PIL import Image
 
 import mmrag
 from mmrag.errors import ModelError, QueryError, RecipeError
+from mmrag.ingest.recipe import SourceOptions
+from mmrag.models import registry
 from mmrag.roles import Judgement
 from mmrag.search.pipeline import Pipeline, Rerank
-from tests.toy import COLOURS, ToyJudge, ToyReader
+from mmrag.sources import rooms
+from tests.toy import COLOURS, ToyEncoder, ToyJudge, ToyReader
 
 SHARES = {"red": 40, "blue": 20, "green": 4}
 """Of 64 pixels, in the picture `mixed.png`."""
@@ -171,6 +177,57 @@ def test_a_model_that_wrote_the_index_is_loaded_once(index):
     assert made.encoder is not made._matcher("judge:2")
 
 
+class Movable:
+    """A toy's network that says where and in what it computes."""
+
+    device, precision = "cpu", "fp32"
+
+    def on_device(self, device):
+        return self._changed(device="cpu" if device == "auto" else device)
+
+    def at_precision(self, precision):
+        return self._changed(precision=precision)
+
+    def _changed(self, **options):
+        other = copy.copy(self)
+        other.__dict__.update(options)
+        return other
+
+
+class MovableEncoder(Movable, ToyEncoder):
+    pass
+
+
+class MovableJudge(Movable, ToyJudge):
+    pass
+
+
+def how(model):
+    return model.device, model.precision
+
+
+def test_a_matcher_by_name_computes_as_the_index_was_opened_to(index, monkeypatch):
+    monkeypatch.setitem(registry._FAMILIES, "toy", lambda _: MovableEncoder())
+    monkeypatch.setitem(registry._FAMILIES, "judge", MovableJudge)
+    opened = mmrag.open(".", device="cuda", precision="bf16")
+    assert how(opened._matcher("judge:1")) == how(opened._matcher("judge:2")) == ("cuda", "bf16")
+    assert opened.encoder is opened._matcher("judge:1")
+
+
+def test_a_matcher_that_computes_otherwise_does_not_become_the_encoder(index, monkeypatch):
+    monkeypatch.setitem(registry._FAMILIES, "toy", lambda _: MovableEncoder())
+    for matcher in (MovableJudge().at_precision("bf16"), MovableJudge().on_device("cuda")):
+        opened = mmrag.open(".")
+        hits = opened.search("red", rerank=matcher)
+        assert how(opened.encoder) == ("cpu", "fp32")
+        assert hits[0].kind == "match"
+        assert matcher.looked
+    same = MovableJudge().at_precision("bf16")
+    opened = mmrag.open(".", precision="bf16")
+    opened.search("red", rerank=same)
+    assert opened.encoder is same
+
+
 def test_a_picture_is_judged_against_texts(index, tmp_path):
     for colour in ("red", "blue", "green", "white"):
         index.add(mmrag.Item(uri=f"note {colour}", modality="text", text=f"something {colour}"))
@@ -238,3 +295,35 @@ def test_a_recipe_reranks(index, tmp_path):
     recipe.write_text('[rerank]\nmodel = "judge:1"\ncache_precision = "fp8"\n')
     with pytest.raises(RecipeError, match="'fp16', 'int8'"):
         index.search("red", pipeline=str(recipe))
+
+
+def test_a_file_that_hangs_is_left_out_in_time(index, monkeypatch, caplog):
+    real = rooms.read_file
+
+    def read_file(path, **options):
+        if path.endswith("brick.png"):
+            time.sleep(3)
+        return real(path, **options)
+
+    monkeypatch.setattr(rooms, "read_file", read_file)
+    monkeypatch.setattr("mmrag.ingest.recipe.SourceOptions", partial(SourceOptions, max_seconds=0.3))
+    start = time.perf_counter()
+    hits = index.search("red", rerank="judge:1")
+    assert time.perf_counter() - start < 2.5
+    assert [hit.kind for hit in hits] == ["match"] * 4 + ["cosine"]
+    assert "p/brick.png: took longer than 0.3 seconds" in caplog.text
+
+
+def test_large_pictures_are_shrunk_while_they_wait_but_not_for_a_matcher_that_wants_them_whole(index, monkeypatch):
+    Image.new("RGB", (640, 480), "red").save("p/large.png")
+    index.update()
+    sizes = []
+    real = ToyJudge.features
+    noted = lambda self, items: sizes.extend(one.size for one in items) or real(self, items)  # noqa: E731
+    monkeypatch.setattr(ToyJudge, "features", noted)
+    index.search("red", rerank=ToyJudge(), pipeline=pipeline(cache_mb=0))
+    assert max(sizes) == (32, 24)  # three times the 8 that it needs
+    sizes.clear()
+    monkeypatch.setattr(ToyJudge, "decode_at_least", None)
+    index.search("red", rerank=ToyJudge(), pipeline=pipeline(cache_mb=0))
+    assert max(sizes) == (640, 480)

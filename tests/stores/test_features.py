@@ -170,3 +170,14 @@ def test_several_writers_and_readers_at_once(tmp_path):
     assert not [path for path in files(tmp_path / "shared") if path.suffix == ".tmp"]
     cache_in(tmp_path / "shared", limit).keep("one more", features())
     assert size(tmp_path / "shared") <= limit
+
+
+def test_a_hit_on_a_disk_that_is_read_only_is_a_hit(tmp_path, monkeypatch):
+    cache = cache_in(tmp_path)
+    kept = cache.keep("a", np.ones(SHAPE, np.float32))
+
+    def read_only(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", read_only)
+    assert np.array_equal(cache.get("a"), kept)

@@ -1,0 +1,39 @@
+"""Files → upright RGB pictures, in several threads that together stay within the limits of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from PIL import Image
+
+from mmrag.sources.file import Content, read_file
+from mmrag.sources.image import read_image
+from mmrag.sources.limits import MAX_BYTES, MAX_PIXELS
+from mmrag.sources.room import Room
+
+
+class Rooms:
+    """Room for the files that threads read at once, and for the pictures that they decode.
+
+    Threads wait for each other rather than hold more than `MAX_BYTES` of files and `MAX_PIXELS` of pictures
+    together. What a call takes is held until its `held` is closed.
+    """
+
+    def __init__(self) -> None:
+        self._reading, self._decoding = Room(MAX_BYTES), Room(MAX_PIXELS)
+
+    def read(self, path: str, held: ExitStack) -> Content:
+        """Read a file as `read_file` does."""
+        return read_file(path, admit=_taker(self._reading, held))
+
+    def decode(
+        self, data: bytes, held: ExitStack, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Image.Image:
+        """Decode a picture as `read_image` does."""
+        return read_image(data, at_least=at_least, max_pixels=max_pixels, admit=_taker(self._decoding, held))
+
+
+def _taker(room: Room, held: ExitStack) -> Callable[[int], None]:
+    """Make what takes room until `held` is closed."""
+    return lambda amount: held.enter_context(room.take(amount))
