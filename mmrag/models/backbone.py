@@ -100,7 +100,7 @@ class TimmEncoder(TorchEncoder):
 def open_timm(reference: str) -> TimmEncoder:
     """Open a name of timm's whose weights are here, a folder in timm's layout, or ``NAME/random``."""
     folder = Path(reference).expanduser()
-    if reference.startswith((".", "/", "~")):
+    if reference.startswith((".", "/", "~")) or (folder / "config.json").is_file():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{reference} is not a folder of timm's: it has no config.json")
         return TimmEncoder(folder.resolve().name, folder.resolve())
