@@ -51,6 +51,11 @@ def snapshot(repository: str, revision: str = "main") -> Path | None:
     return path if path.is_dir() else None
 
 
+def at_commit(folder: Path) -> str:
+    """Say, for behind a name, which commit of a hub's repository a folder is; nothing if it is none."""
+    return f", commit {folder.name}" if folder.parent.name == "snapshots" else ""
+
+
 def partly_here(repository: str) -> bool:
     """Tell whether a fetch was begun and has not ended."""
     return any(repository_folder(repository).glob("blobs/*.incomplete"))

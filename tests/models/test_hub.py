@@ -86,7 +86,7 @@ def test_a_pull_fetches_what_is_needed_and_nothing_else(server):
     assert told[-1] == (SIZE, SIZE)
     assert told == sorted(told)
     assert Checkpoint.locate(REPOSITORY).path == done.folder.resolve()
-    assert Checkpoint.locate(REPOSITORY).revision == COMMIT
+    assert COMMIT in Checkpoint.locate(REPOSITORY).source.name
     assert Checkpoint.locate(f"{REPOSITORY}@{COMMIT}").path == done.folder.resolve()
 
 
