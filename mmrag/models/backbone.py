@@ -121,7 +121,7 @@ def open_timm(reference: str) -> TimmEncoder:
         return TimmEncoder(name, None)
     about = timm.get_pretrained_cfg(name, allow_unregistered=False)
     found = cache.snapshot(about.hf_hub_id) if about and about.hf_hub_id else None
-    if found is None or not _weight_files(found):
+    if found is None or cache.missing(found):
         raise ModelError(f"timm:{name} is not here; fetch it: mmrag models pull timm:{name}")
     return TimmEncoder(name, found)
 

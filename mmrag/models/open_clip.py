@@ -251,13 +251,20 @@ def _config(architecture: str) -> dict[str, Any]:
     return config
 
 
+def weight_names(tag: dict[str, Any]) -> tuple[str, ...]:
+    """Name the files that may hold a tag's weights in its repository, as OpenCLIP prefers them: safetensors first."""
+    name = tag["hf_hub"].rpartition("/")[2]
+    if name in ("", _MODEL_FILES[-1]):
+        return _MODEL_FILES
+    return f"{name.rpartition('.')[0]}.safetensors", name
+
+
 def _tagged_file(tag: dict[str, Any]) -> Path | None:
     """Find a tag's weights where `mmrag models pull` or OpenCLIP has put them; safetensors before others."""
-    repository, _, name = tag.get("hf_hub", "").rpartition("/")
+    repository = tag.get("hf_hub", "").rpartition("/")[0]
     snapshot = cache.snapshot(repository) if repository else None
     if snapshot:
-        names = (f"{name.rpartition('.')[0]}.safetensors", name) if name else _MODEL_FILES
-        found = next((snapshot / one for one in names if (snapshot / one).is_file()), None)
+        found = next((snapshot / one for one in weight_names(tag) if (snapshot / one).is_file()), None)
         if found:
             return found
     url = tag.get("url", "")
