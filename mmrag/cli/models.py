@@ -155,14 +155,14 @@ def _aligned(column: str, cell: str, width: int) -> str:
 
 def _list_open_clip(known: set[str], *, as_json: bool) -> None:
     from mmrag.models.cache import is_here
-    from mmrag.models.needs import open_clip_library
+    from mmrag.models.open_clip import import_open_clip
 
-    library = open_clip_library()
+    library = import_open_clip()
     for architecture, tag in library.list_pretrained():
         model = f"openclip:{architecture}/{tag}"
         if model in known:
             continue
-        here = is_here(library.get_pretrained_cfg(architecture, tag)["hf_hub"].rpartition("/")[0])
+        here = is_here(library.get_pretrained_cfg(architecture, tag)["hf_hub"].rpartition("/")[0], kind="open_clip")
         if as_json:
             print_json({"name": model, "model": model, "here": here})
         else:

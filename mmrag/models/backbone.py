@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import MissingExtraError, ModelError
 from mmrag.models import cache
-from mmrag.models.cards import Card, Source, hash_files
+from mmrag.models.cards import Card, Source, hash_files, revision_of
 from mmrag.models.network import import_torch
 from mmrag.models.preprocess import Preprocessing, Transform
 from mmrag.models.torch_encoder import TorchEncoder
@@ -56,21 +56,27 @@ class TimmEncoder(TorchEncoder):
         self.preprocessing = _preprocessing(config)
         if len(shape) != 2:
             raise ModelError(f"{name} gives {' × '.join(map(str, shape))} numbers for a picture, not one vector")
+        weights = hash_files(folder, _weight_files(folder)) if folder else RANDOM
         self.card = Card(
             name=name,
             family="timm",
-            revision=folder.name[:12] if folder and folder.parent.name == "snapshots" else "",
+            revision=revision_of(weights),
             dimension=shape[1],
             modalities=("image",),
             summary=f"{name} of timm, without its classifier.",
             licence_code="Apache-2.0",
             licence_weights=str(empty.pretrained_cfg.get("license") or "As whoever trained them says."),
-            sources=(Source(f"timm, {name}", "code Apache-2.0; weights as their card says"),),
+            sources=(
+                Source(
+                    f"timm, {name}{cache.at_commit(folder) if folder else ''}",
+                    "code Apache-2.0; weights as their card says",
+                ),
+            ),
         )
         self.identity = Identity(
             name=name,
             revision=self.card.revision,
-            weights=hash_files(folder, _weight_files(folder)) if folder else RANDOM,
+            weights=weights,
             preprocessing=str(self.preprocessing),
             dimension=self.card.dimension,
         )
@@ -100,7 +106,7 @@ class TimmEncoder(TorchEncoder):
 def open_timm(reference: str) -> TimmEncoder:
     """Open a name of timm's whose weights are here, a folder in timm's layout, or ``NAME/random``."""
     folder = Path(reference).expanduser()
-    if reference.startswith((".", "/", "~")):
+    if reference.startswith((".", "/", "~")) or (folder / "config.json").is_file():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{reference} is not a folder of timm's: it has no config.json")
         return TimmEncoder(folder.resolve().name, folder.resolve())
@@ -115,7 +121,7 @@ def open_timm(reference: str) -> TimmEncoder:
         return TimmEncoder(name, None)
     about = timm.get_pretrained_cfg(name, allow_unregistered=False)
     found = cache.snapshot(about.hf_hub_id) if about and about.hf_hub_id else None
-    if found is None or not _weight_files(found):
+    if found is None or cache.missing(found):
         raise ModelError(f"timm:{name} is not here; fetch it: mmrag models pull timm:{name}")
     return TimmEncoder(name, found)
 

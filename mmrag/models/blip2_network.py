@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from mmrag.errors import ModelError
-from mmrag.models.cards import Card, Role
+from mmrag.models.cards import Card, Role, revision_of
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import TorchModel, import_transformers
 from mmrag.models.preprocess import Preprocessing, Transform
@@ -72,7 +72,7 @@ class Blip2Network(TorchModel):
         self.card = Card(
             name=checkpoint.name,
             family="blip2",
-            revision=checkpoint.revision or weights.removeprefix("sha256:")[:8],
+            revision=revision_of(weights),
             roles=self.roles,
             dimension=checkpoint.config.get("image_text_hidden_size", 256) if encodes else 0,
             vectors=checkpoint.config.get("num_query_tokens", 32) if encodes else 1,
@@ -80,6 +80,8 @@ class Blip2Network(TorchModel):
             languages=("en",),
             summary=self.summary,
             weights=weights,
+            licence_weights=checkpoint.licence,
+            sources=(checkpoint.source,),
         )
         self.identity = Identity(
             name=self.card.name,

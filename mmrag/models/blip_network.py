@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mmrag.errors import ModelError
-from mmrag.models.cards import Card, Role
+from mmrag.models.cards import Card, Role, revision_of
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import TorchModel, import_torch, import_transformers
 from mmrag.models.preprocess import Preprocessing, Transform
@@ -86,13 +86,15 @@ class BlipNetwork(TorchModel):
         self.card = Card(
             name=checkpoint.name,
             family="blip",
-            revision=checkpoint.revision or weights.removeprefix("sha256:")[:8],
+            revision=revision_of(weights),
             dimension=checkpoint.config.get("image_text_hidden_size", 256),
             roles=self.roles,
             max_tokens=self.text["max_position_embeddings"],
             languages=("en",),
             summary=f"BLIP ({self.architecture}), run by transformers.",
             weights=weights,
+            licence_weights=checkpoint.licence,
+            sources=(checkpoint.source,),
         )
         self.identity = Identity(
             self.card.name, self.card.revision, weights, str(self.preprocessing), self.card.dimension

@@ -5,25 +5,58 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from mmrag.errors import ModelError
 
-Kind = Literal["torch", "onnx"]
+Kind = Literal["torch", "open_clip", "onnx"]
+
+INDEX = ".index.json"
+_SHARD = r"(?P<shard>-(?P<number>\d{1,5})-of-(?P<count>\d{1,5}))?"
+WEIGHTS: dict[Kind, tuple[re.Pattern[str], ...]] = {
+    "torch": (re.compile(rf"model{_SHARD}\.safetensors"), re.compile(rf"pytorch_model{_SHARD}\.bin")),
+    "open_clip": tuple(re.compile(rf"(open_clip_)?(pytorch_)?model{_SHARD}\.{end}") for end in ("safetensors", "bin")),
+    "onnx": (re.compile(rf"[\w.-]+{_SHARD}\.onnx"),),
+}
+"""Names of weights, the better before the others; an index of shards is named as the whole would be, and `INDEX`."""
 
 # sentence-transformers may keep its first layer, which has the weights, in a folder: 0_Transformer
-_WEIGHTS = {
-    "torch": ("*.safetensors", "*.bin", "0_*/*.safetensors", "0_*/*.bin", "*.pt", "*.pth"),
-    "onnx": ("onnx/*.onnx",),
-}
+_PLACES: dict[Kind, tuple[str, ...]] = {"torch": ("*", "0_*/*"), "open_clip": ("*",), "onnx": ("onnx/*",)}
+_ALL = "its weights"
+_REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*")
 _REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def is_repository(name: str) -> bool:
     """Tell whether a repository of the hub could be called so."""
     return bool(_REPOSITORY.fullmatch(name))
+
+
+def parse_reference(reference: str) -> tuple[str, str]:
+    """Part "owner/name@revision" into its repository and its revision, "main" if it has none.
+
+    Raises
+    ------
+    ModelError
+        If no branch, tag or commit could be called so.
+    """
+    repository, at, revision = reference.partition("@")
+    if not at:
+        return repository, "main"
+    if not _is_revision(revision):
+        raise ModelError(
+            f"{revision!r} is no revision of {repository}: after the @ stands a branch, a tag or a commit, such as "
+            f"{repository}@main"
+        )
+    return repository, revision
+
+
+def _is_revision(name: str) -> bool:
+    """Tell whether a branch, tag or commit could be called so; it becomes part of a path."""
+    return bool(_REVISION.fullmatch(name)) and not {".", ".."} & set(name.split("/"))
 
 
 def hub_cache() -> Path:
@@ -43,12 +76,19 @@ def repository_folder(repository: str) -> Path:
 
 def snapshot(repository: str, revision: str = "main") -> Path | None:
     """Find the folder of a repository's files at a branch, tag or commit; None if nothing of it is here."""
+    if not _is_revision(revision):
+        return None
     folder = repository_folder(repository)
     commit = revision
     with suppress(OSError):
         commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
     path = folder / "snapshots" / commit
     return path if path.is_dir() else None
+
+
+def at_commit(folder: Path) -> str:
+    """Say, for behind a name, which commit of a hub's repository a folder is; nothing if it is none."""
+    return f", commit {folder.name}" if folder.parent.name == "snapshots" else ""
 
 
 def partly_here(repository: str) -> bool:
@@ -59,12 +99,14 @@ def partly_here(repository: str) -> bool:
 def missing(folder: Path, kind: Kind = "torch") -> str | None:
     """Say what weights a snapshot or any other model folder lacks; None if they are all there."""
     gaps = []
-    for glob in _WEIGHTS[kind]:
-        gap = _missing_shard(folder, f"{glob}.index.json")
-        if gap is None and any(path.is_file() for path in folder.glob(glob)):
-            return None
-        gaps += [gap] if gap else []
-    return gaps[0] if gaps else "its weights"
+    for place in _PLACES[kind]:
+        files = [path for path in folder.glob(place) if path.is_file()]
+        for names in WEIGHTS[kind]:
+            gap = _gap(files, names)
+            if gap is None:
+                return None
+            gaps.append(gap)
+    return next((gap for gap in gaps if gap != _ALL), _ALL)
 
 
 def is_here(repository: str, revision: str = "main", kind: Kind = "torch") -> bool:
@@ -82,7 +124,7 @@ def locate(reference: str, *, family: str = "hf", kind: Kind = "torch") -> Path:
         "owner/name", or "owner/name@revision".
     family : str
         Before the colon, for `mmrag models pull`.
-    kind : {"torch", "onnx"}
+    kind : {"torch", "open_clip", "onnx"}
         Which weights are looked for.
 
     Raises
@@ -90,8 +132,8 @@ def locate(reference: str, *, family: str = "hf", kind: Kind = "torch") -> Path:
     ModelError
         If it is not here, or only in part; with the command that fetches it.
     """
-    repository, _, revision = reference.partition("@")
-    path = snapshot(repository, revision or "main")
+    repository, revision = parse_reference(reference)
+    path = snapshot(repository, revision)
     gap = missing(path, kind) if path else None
     if path and gap is None:
         return path
@@ -102,12 +144,21 @@ def locate(reference: str, *, family: str = "hf", kind: Kind = "torch") -> Path:
     raise ModelError(f"{reference!r} is neither a folder nor a model that is here; fetch it: {pull}")
 
 
-def _missing_shard(folder: Path, glob: str) -> str | None:
-    """Name the first shard that an index speaks of and that is not there."""
-    for index in folder.glob(glob):
-        with suppress(OSError, ValueError, KeyError, AttributeError):
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            gap = next((shard for shard in shards if not (folder / shard).is_file()), None)
-            if gap:
-                return str(gap)
-    return None
+def _gap(files: Sequence[Path], names: re.Pattern[str]) -> str | None:
+    """Name what is missing of weights in one format: the first shard that an index or another's number speaks of."""
+    found = {path.name: match for path in files if (match := names.fullmatch(path.name))}
+    if any(match["shard"] is None for match in found.values()):
+        return None
+    wanted = {name for match in found.values() for name in _siblings(match)}
+    for path in files:
+        if path.name.endswith(INDEX) and names.fullmatch(path.name.removesuffix(INDEX)):
+            with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
+                wanted |= set(map(str, json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    return min(wanted - found.keys(), default=None) if wanted else _ALL
+
+
+def _siblings(shard: re.Match[str]) -> list[str]:
+    """Name all shards of the whole that one belongs to."""
+    width, count, name = len(shard["number"]), shard["count"], shard.string
+    before, after = name[: shard.start("shard")], name[shard.end("shard") :]
+    return [f"{before}-{number:0{width}d}-of-{count}{after}" for number in range(1, int(count) + 1)]

@@ -36,7 +36,7 @@ class Card:
     Attributes
     ----------
     name, revision : str
-        What it is called; the revision changes whenever the weights do.
+        What it is called; the revision changes whenever the weights do, and for no other reason.
     family : str
         Which file of `mmrag.models` runs it.
     roles : tuple of str
@@ -103,6 +103,11 @@ def read_card(folder: Path) -> Card:
     if not path.is_file():
         raise ModelError(f"{folder} is not a model folder: it has no {CARD_NAME}. `mmrag train --out DIR` writes one")
     return recipe.load(path, Card)
+
+
+def revision_of(weights: str) -> str:
+    """Give the revision of weights, by their hash: a hub's commit changes with every letter of a README."""
+    return weights.removeprefix("sha256:")[:8]
 
 
 def hash_files(folder: Path, files: Sequence[Path]) -> str:

@@ -32,6 +32,8 @@ class Entry:
         Of the weights.
     repository : str
         Where a hub keeps it, if its full name does not say.
+    others : tuple of str
+        Repositories that it takes its tokenizer from.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Entry:
     max_tokens: int = 0
     languages: tuple[str, ...] = ()
     repository: str = ""
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Fill in where it is kept."""
@@ -54,7 +57,10 @@ class Entry:
 
     def is_here(self) -> bool:
         """Tell whether it can be loaded without a network."""
-        return self.model == "builtin" or cache.is_here(self.repository)
+        if self.model == "builtin":
+            return True
+        kind: cache.Kind = "open_clip" if self.model.startswith("openclip:") else "torch"
+        return cache.is_here(self.repository, kind=kind) and all(map(cache.snapshot, self.others))
 
 
 @dataclass(frozen=True)

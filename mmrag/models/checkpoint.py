@@ -13,7 +13,7 @@ from typing import Any
 
 from mmrag.errors import ModelError
 from mmrag.models import cache
-from mmrag.models.cards import hash_files
+from mmrag.models.cards import Source, hash_files
 
 logger = logging.getLogger("mmrag")
 
@@ -34,15 +34,12 @@ class Checkpoint:
         As it was asked for: "openai/clip-vit-base-patch32", or a path.
     path : path
         The folder.
-    revision : str
-        The hub's commit, or the beginning of the files' hash.
     config : dict
         What ``config.json`` holds.
     """
 
     reference: str
     path: Path
-    revision: str
     config: dict[str, Any]
 
     @classmethod
@@ -59,8 +56,7 @@ class Checkpoint:
             folder = cache.locate(reference)
         modular = (folder / "modules.json").is_file() and not (folder / "config.json").is_file()
         config = {} if modular else _read_config(folder / "config.json")
-        revision = folder.name if folder.parent.name == "snapshots" else ""
-        return cls(reference, folder.resolve(), revision, config)
+        return cls(reference, folder.resolve(), config)
 
     def within(self, folder: Path) -> Checkpoint:
         """Give the network that lies in a folder of this one, with what config.json says there."""
@@ -70,10 +66,13 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What the model is called: the hub's name, or its kind: an index must know a folder wherever it lies."""
+        """What the model is called: the hub's name, or its kind: an index must know a folder wherever it lies.
+
+        Without the revision that was asked for: whether that is another model, the weights say.
+        """
         if os.path.isdir(os.path.expanduser(self.reference)):
             return str(self.config.get("model_type", "model"))
-        return self.reference
+        return self.reference.partition("@")[0]
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -104,6 +103,11 @@ class Checkpoint:
     def licence(self) -> str:
         """The licence that the README names."""
         return str(self.about.get("license_name") or self.about.get("license") or "")
+
+    @property
+    def source(self) -> Source:
+        """What a card says of where the model is from: the hub's commit too, which is no part of its identity."""
+        return Source(self.name + cache.at_commit(self.path), self.licence or "as whoever trained it says")
 
     @property
     def has_safetensors(self) -> bool:

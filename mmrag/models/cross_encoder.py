@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmrag.errors import ModelError
-from mmrag.models.cards import Card
+from mmrag.models.cards import Card, revision_of
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import TorchModel, as_array, import_transformers
 from mmrag.models.pretrained import load_pretrained
@@ -55,19 +55,20 @@ class CrossEncoder(TorchModel, Matcher):
         _check(checkpoint)
         self.checkpoint = checkpoint
         weights = checkpoint.fingerprint()
-        revision = checkpoint.revision or weights.removeprefix("sha256:")[:12]
         self.card = Card(
             name=checkpoint.name,
             family="cross",
-            revision=revision,
+            revision=revision_of(weights),
             dimension=1,
             roles=("matcher",),
             modalities=("text",),
             max_tokens=_max_tokens(checkpoint),
             weights=weights,
+            licence_weights=checkpoint.licence,
+            sources=(checkpoint.source,),
             summary="Judges how well a text answers a query.",
         )
-        self.identity = Identity(checkpoint.name, revision, weights, "", 1)
+        self.identity = Identity(self.card.name, self.card.revision, weights, "", 1)
 
     @property
     def batch(self) -> int:  # type: ignore[override]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmrag.models.cards import CARD_NAME, Card, hash_files
+from mmrag.models.cards import CARD_NAME, Card, hash_files, revision_of
 from mmrag.models.folder import model_files
 from mmrag.models.graph import constant, replace, save, trace, trace_vision
 from mmrag.models.preprocess import Preprocessing
@@ -79,7 +79,7 @@ def complete_folder(out: Path, *, card: Card, preprocessing: Preprocessing | Non
     if preprocessing:
         preprocessing.write(out / "preprocessor_config.json")
     weights = hash_files(out, model_files(out))
-    revision = card.revision or weights.removeprefix("sha256:")[:8]
+    revision = card.revision or revision_of(weights)
     card = dataclasses.replace(card, weights=weights, revision=revision)
     write_card(card, out)
     return card

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmrag.errors import ModelError
-from mmrag.models.cards import CARD_NAME, Card, Modality, hash_files, read_card
+from mmrag.models.cards import CARD_NAME, Card, Modality, hash_files, read_card, revision_of
 
 TowerName = Literal["vision", "text"]
 
@@ -118,7 +118,7 @@ def _card_from_config(folder: Path) -> Card:
         summary=f"A {config.get('model_type', 'dual-encoder')} model as a hub stores it, without a card of mmrag's.",
         weights=hash_files(folder, model_files(folder)),
     )
-    return replace(card, revision=card.weights.removeprefix("sha256:")[:8])
+    return replace(card, revision=revision_of(card.weights))
 
 
 def _read_config(path: Path) -> dict[str, Any]:

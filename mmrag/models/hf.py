@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import ModelError
-from mmrag.models.cards import Card, Source
+from mmrag.models.cards import Card, revision_of
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.pretrained import (
     load_pretrained,
@@ -127,7 +127,7 @@ def _card(checkpoint: Checkpoint, config: Any) -> Card:
     return Card(
         name=checkpoint.name,
         family="hf",
-        revision=checkpoint.revision or weights.removeprefix("sha256:")[:8],
+        revision=revision_of(weights),
         dimension=dimension,
         max_tokens=longest_text(checkpoint, text.to_dict()),
         text_padding="full" if config.model_type in _PADDED_IN_FULL else "longest",
@@ -135,7 +135,7 @@ def _card(checkpoint: Checkpoint, config: Any) -> Card:
         summary=f"A {config.model_type} model, computed by transformers.",
         weights=weights,
         licence_weights=checkpoint.licence,
-        sources=(Source(checkpoint.name, checkpoint.licence or "as whoever trained it says"),),
+        sources=(checkpoint.source,),
     )
 
 

@@ -86,11 +86,11 @@ def list_files(repository: str, revision: str) -> Listing:
     ModelError
         If it cannot be reached, refuses, or does not answer as a hub does.
     """
-    from huggingface_hub import get_session, hf_raise_for_status
+    from huggingface_hub import hf_raise_for_status
 
     url = f"{endpoint()}/api/models/{repository}/revision/{quote(revision, safe='')}"
     with _hub_errors(repository, revision):
-        answer = get_session().get(url, params={"blobs": "true"}, headers=_headers(), timeout=_TIMEOUT)
+        answer = _session().get(url, params={"blobs": "true"}, headers=_headers(), timeout=_TIMEOUT)
         hf_raise_for_status(answer)
     try:
         return _read_listing(repository, answer.json())
@@ -136,22 +136,52 @@ def append(listing: Listing, file: RemoteFile, out: BinaryIO, tell: Callable[[in
     ModelError
         If it refuses.
     """
-    from huggingface_hub import get_session, hf_raise_for_status
+    from huggingface_hub import hf_raise_for_status
 
     url = f"{endpoint()}/{listing.repository}/resolve/{listing.commit}/{quote(file.path)}"
     start = out.tell()
     headers = {**_headers(), "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
     with (
         _hub_errors(listing.repository, listing.commit),
-        get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT) as answer,
+        _session().stream("GET", url, headers=headers, timeout=_TIMEOUT) as answer,
     ):
         hf_raise_for_status(answer)
+        _check_length(answer, file, start)
         if start and answer.status_code != 206:  # the whole file, although a part was asked for
             out.truncate(out.seek(0))
         for part in answer.iter_bytes():
             tell(out.write(part))
             if out.tell() > file.size:
                 break  # not this file; its hash will tell
+
+
+def _check_length(answer: Any, file: RemoteFile, start: int) -> None:
+    """Refuse another file's bytes before they come: a proxy's page for logging in, a mirror that lags behind."""
+    if answer.status_code == 206:
+        told = answer.headers.get("Content-Range", "")
+        right = re.fullmatch(rf"bytes {start}-\d+/({file.size}|\*)", told)
+    else:
+        told = answer.headers.get("Content-Length", str(file.size))
+        right = told == str(file.size) or "Content-Encoding" in answer.headers
+    if not right:
+        raise ModelError(
+            f"{endpoint()} lists {file.path} with {file.size} bytes and answers with others ({told or 'no range'}); "
+            "nothing of that was kept. Check HF_ENDPOINT, and whether the network wants a login"
+        )
+
+
+def _session() -> Any:
+    """Give huggingface_hub's client, which takes proxies and certificates from the environment when it is made."""
+    from huggingface_hub import get_session
+
+    try:
+        return get_session()
+    except Exception as error:  # a wrong address, a kind of proxy that needs another package, a file that is not there
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelError(
+            f"no connection can be made with the proxies or certificates of the environment ({reason}); correct "
+            "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY or SSL_CERT_FILE"
+        ) from error
 
 
 def _headers() -> dict[str, str]:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from mmrag.errors import MissingExtraError, ModelError
+from mmrag.errors import ModelError
 from mmrag.models import cache, catalogue
 
 Choice = Callable[[Collection[str]], list[str]]
 
 _MODULE = r"((\d+_\w+|qformer_tokenizer)/)?"  # layers of sentence-transformers, and InstructBLIP's second tokenizer
 _SMALL = re.compile(rf"{_MODULE}[\w.-]+\.(json|txt|model)|README\.md|card\.toml")
-_INDEX = re.compile(r".*\.index\.json")
-_SAFETENSORS = re.compile(rf"{_MODULE}model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-_BIN = re.compile(rf"{_MODULE}pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 _ONNX = re.compile(r"onnx/((vision|text)_)?model\.(onnx(_data|\.data)?|safetensors)")
 
 
@@ -32,7 +27,7 @@ class Need:
         As the hub names them.
     choose : callable
         Takes the names of all files and returns those that are needed.
-    weights : {"torch", "onnx"} or None
+    weights : {"torch", "open_clip", "onnx"} or None
         Which weights are among them.
     """
 
@@ -83,15 +78,28 @@ def _what_can_be(name: str) -> str:
 
 def small_files(names: Collection[str]) -> list[str]:
     """Choose configuration, tokenizer, preprocessor and model card."""
-    return sorted(name for name in names if _SMALL.fullmatch(name) and not _INDEX.fullmatch(name))
+    return sorted(name for name in names if _SMALL.fullmatch(name) and not name.endswith(cache.INDEX))
 
 
 def torch_files(names: Collection[str]) -> list[str]:
-    """Choose what a model of transformers, timm or sentence-transformers is made of: safetensors, or else .bin."""
-    safe = {name for name in names if _SAFETENSORS.fullmatch(name)}
-    has_safe = {name.rpartition("/")[0] for name in safe}
-    other = {name for name in names if _BIN.fullmatch(name) and name.rpartition("/")[0] not in has_safe}
-    return [*small_files(names), *sorted(safe | other)] if safe | other else []
+    """Choose what a model of transformers, timm or sentence-transformers is made of."""
+    folders: dict[str, list[str]] = {}
+    for name in sorted(names):
+        folder = name[: name.rfind("/") + 1]
+        if re.fullmatch(_MODULE, folder):
+            folders.setdefault(folder, []).append(name.removeprefix(folder))
+    weights = [folder + name for folder, inside in folders.items() for name in _weights(inside)]
+    return [*small_files(names), *weights] if weights else []
+
+
+def _weights(names: Sequence[str]) -> list[str]:
+    """Choose the weights in a folder: safetensors, or else .bin; one file, or else its shards and their index."""
+    for pattern in cache.WEIGHTS["torch"]:
+        found = {name: match for name in names if (match := pattern.fullmatch(name))}
+        whole = [name for name, match in found.items() if match["shard"] is None]
+        if found:
+            return whole or [name for name in names if pattern.fullmatch(name.removesuffix(cache.INDEX))]
+    return []
 
 
 def onnx_files(names: Collection[str]) -> list[str]:
@@ -109,19 +117,18 @@ def _onnx(reference: str) -> list[Need]:
 
 
 def _repository(reference: str, choose: Choice) -> Need:
-    repository, _, revision = reference.partition("@")
+    repository, revision = cache.parse_reference(reference)
     if not cache.is_repository(repository):
         raise ModelError(
             f"{repository!r} is no name of a hub's repository, which look like openai/clip-vit-base-patch32"
         )
-    return Need(repository, revision or "main", choose)
+    return Need(repository, revision, choose)
 
 
 def _timm(reference: str) -> list[Need]:
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingExtraError("timm", "torch") from error
+    from mmrag.models.backbone import import_timm
+
+    timm = import_timm()
     try:
         config = timm.get_pretrained_cfg(reference, allow_unregistered=False) if timm.is_model(reference) else None
     except RuntimeError as error:  # an unknown tag
@@ -135,48 +142,32 @@ def _timm(reference: str) -> list[Need]:
 
 
 def _open_clip(reference: str) -> list[Need]:
+    from mmrag.models.open_clip import import_open_clip, weight_names
+
     architecture, _, tag = reference.partition("/")
-    library = open_clip_library()
+    library = import_open_clip()
     table = library.get_pretrained_cfg(architecture, tag)
     if not table:
         tags = ", ".join(library.list_pretrained_tags_by_model(architecture)) or "none"
         raise ModelError(
             f"OpenCLIP has no weights {tag!r} of {architecture!r}; it has: {tags}. All: mmrag models --all"
         )
-    repository, _, file = table["hf_hub"].rpartition("/")
+    repository = table["hf_hub"].rpartition("/")[0]
     if not repository:
         raise ModelError(
             f"the weights {tag} of {architecture} are on no hub, so they cannot be checked and are not fetched; "
             f"fetch {table.get('url') or 'them'} yourself and give the file's path"
         )
-    weights = Need(repository, "main", lambda names: _open_clip_files(names, file))
+    weights = Need(repository, "main", lambda names: _one_of(names, weight_names(table)), "open_clip")
     text = library.get_model_config(architecture)["text_cfg"]
     towers = dict.fromkeys(text[key] for key in ("hf_model_name", "hf_tokenizer_name") if key in text)
     others = [Need(tower, "main", small_files, weights=None) for tower in towers if tower != repository]
     return [weights, *others]
 
 
-def _open_clip_files(names: Collection[str], file: str) -> list[str]:
-    """Choose the weights that OpenCLIP's table names, or as safetensors, as OpenCLIP itself prefers them."""
-    wanted = file or "open_clip_pytorch_model.bin"
-    safe = "open_clip_model.safetensors" if not file else str(Path(file).with_suffix(".safetensors"))
-    found = next((name for name in (safe, wanted) if name in names), None)
+def _one_of(names: Collection[str], wanted: Sequence[str]) -> list[str]:
+    found = next((name for name in wanted if name in names), None)
     return [*small_files(names), found] if found else []
-
-
-def open_clip_library() -> Any:
-    """Import OpenCLIP, whose tables say where its weights are.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not installed.
-    """
-    try:
-        import open_clip
-    except ImportError as error:
-        raise MissingExtraError("open_clip", "torch") from error
-    return open_clip
 
 
 _FAMILIES: dict[str, Callable[[str], list[Need]]] = {

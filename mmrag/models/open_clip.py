@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import MissingExtraError, ModelError
 from mmrag.models import cache
-from mmrag.models.cards import Card, Source, hash_files
+from mmrag.models.cards import Card, Source, hash_files, revision_of
 from mmrag.models.network import import_torch, import_transformers
 from mmrag.models.preprocess import Preprocessing, Transform
 from mmrag.models.tokens import Tokens
@@ -67,13 +67,14 @@ class OpenClipEncoder(TorchEncoder):
         self._file = None if weights == RANDOM else self._find_weights(tag)
         # a tag that was trained with the quick GELU needs it, whatever the architecture's file says
         self._quick_gelu = bool(self._config.get("quick_gelu") or tag.get("quick_gelu"))
-        self.card = self._card()
+        digest = hash_files(self._file.parent, [self._file]) if self._file else RANDOM
+        self.card = self._card(revision_of(digest))
         self.preprocessing = _preprocessing(self._config["vision_cfg"].get("image_size", 224), tag)
         self._tokenizing = threading.Lock()  # a fast tokenizer may not be used by two threads
         self.identity = Identity(
             name=self.card.name,
             revision=self.card.revision,
-            weights=hash_files(self._file.parent, [self._file]) if self._file else RANDOM,
+            weights=digest,
             preprocessing=str(self.preprocessing),
             dimension=self.card.dimension,
         )
@@ -97,14 +98,14 @@ class OpenClipEncoder(TorchEncoder):
             raise ModelError(f"{self._name} is not here; fetch it: mmrag models pull {self._name}")
         return found
 
-    def _card(self) -> Card:
+    def _card(self, revision: str) -> Card:
         text = self._config["text_cfg"]
         weights = Path(self._weights).name
-        snapshot = self._file and self._file.parent
+        commit = cache.at_commit(self._file.parent) if self._file else ""
         return Card(
             name=f"{self._architecture}-{Path(weights).stem}",
             family="openclip",
-            revision=snapshot.name[:12] if snapshot and snapshot.parent.name == "snapshots" else "",
+            revision=revision,
             dimension=int(self._config["embed_dim"]),
             max_tokens=int(text.get("context_length", 77)),
             text_padding="longest" if self._is_causal or "hf_model_name" in text else "full",
@@ -112,7 +113,9 @@ class OpenClipEncoder(TorchEncoder):
             summary=f"{self._architecture} of OpenCLIP, weights {weights}.",
             licence_code="MIT",
             licence_weights="As whoever trained them says.",
-            sources=(Source(f"OpenCLIP, {self._architecture}, {weights}", "code MIT; weights as their card says"),),
+            sources=(
+                Source(f"OpenCLIP, {self._architecture}, {weights}{commit}", "code MIT; weights as their card says"),
+            ),
         )
 
     @property
@@ -248,13 +251,20 @@ def _config(architecture: str) -> dict[str, Any]:
     return config
 
 
+def weight_names(tag: dict[str, Any]) -> tuple[str, ...]:
+    """Name the files that may hold a tag's weights in its repository, as OpenCLIP prefers them: safetensors first."""
+    name = tag["hf_hub"].rpartition("/")[2]
+    if name in ("", _MODEL_FILES[-1]):
+        return _MODEL_FILES
+    return f"{name.rpartition('.')[0]}.safetensors", name
+
+
 def _tagged_file(tag: dict[str, Any]) -> Path | None:
     """Find a tag's weights where `mmrag models pull` or OpenCLIP has put them; safetensors before others."""
-    repository, _, name = tag.get("hf_hub", "").rpartition("/")
+    repository = tag.get("hf_hub", "").rpartition("/")[0]
     snapshot = cache.snapshot(repository) if repository else None
     if snapshot:
-        names = (f"{name.rpartition('.')[0]}.safetensors", name) if name else _MODEL_FILES
-        found = next((snapshot / one for one in names if (snapshot / one).is_file()), None)
+        found = next((snapshot / one for one in weight_names(tag) if (snapshot / one).is_file()), None)
         if found:
             return found
     url = tag.get("url", "")

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -172,10 +172,7 @@ def _fetch(plan: _Plan, transfer: _Transfer) -> None:
         (plan.home / "blobs").mkdir(parents=True, exist_ok=True)
         for file in plan.files:
             blob = plan.blob(file)
-            if blob.is_file() and not _is(blob, file):
-                logger.warning("%s was damaged and is fetched again", file.path)
-                blob.unlink()
-            if not blob.is_file():
+            if not (blob.is_file() and _is(blob, file)):
                 _fetch_file(plan, file, transfer)
             transfer.finished += file.size
             transfer.tell(0)
@@ -186,24 +183,43 @@ def _fetch(plan: _Plan, transfer: _Transfer) -> None:
 
 
 def _fetch_file(plan: _Plan, file: RemoteFile, transfer: _Transfer) -> None:
+    """Fetch and check a file that is not here, or damaged; all of it while others are locked out."""
     blob = plan.blob(file)
     aside = _aside(blob)
     with aside.open("ab") as out:
-        try:
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ModelError(f"another process is fetching {plan.repository}; wait until it is done") from error
-        if blob.is_file():  # another process has just fetched it
+        busy = not _lock(out)
+        if not busy and blob.is_file() and _is(blob, file):  # another process has just fetched it
             aside.unlink(missing_ok=True)
             return
+        if busy or not _is_open(aside, out):
+            raise ModelError(f"another process is fetching {plan.repository}; wait until it is done")
+        if blob.is_file():
+            logger.warning("%s was damaged and is fetched again", file.path)
+            blob.unlink()
         _fill(plan, file, out, transfer)
-    if not _is(aside, file):
-        aside.unlink()
-        raise ModelError(
-            f"{file.path} of {plan.repository} came with another hash than {endpoint()} lists; it was removed. Pull "
-            "again; if that does not help, something between here and there changes files"
-        )
-    os.replace(aside, blob)
+        out.flush()
+        if not _is(aside, file):
+            aside.unlink()
+            raise ModelError(
+                f"{file.path} of {plan.repository} came with another hash than {endpoint()} lists; it was removed. "
+                "Pull again; if that does not help, something between here and there changes files"
+            )
+        os.replace(aside, blob)
+
+
+def _lock(out: BinaryIO) -> bool:
+    """Lock others out of a file for as long as it is open; tell whether that could be done."""
+    with suppress(BlockingIOError):
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _is_open(path: Path, out: BinaryIO) -> bool:
+    """Tell whether an open file still goes by its name: another process may have moved it away before it was locked."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(out.fileno()), path.stat())
+    return False
 
 
 def _fill(plan: _Plan, file: RemoteFile, out: BinaryIO, transfer: _Transfer) -> None:
@@ -213,19 +229,23 @@ def _fill(plan: _Plan, file: RemoteFile, out: BinaryIO, transfer: _Transfer) -> 
         transfer.received += count
         transfer.tell(out.tell())
 
-    tries = _TRIES
+    tries, furthest = _TRIES, out.tell()
     while out.tell() < file.size:
-        before = out.tell()
+        lost: ConnectionLostError | None = None
         try:
             append(plan.listing, file, out, tell)
         except ConnectionLostError as error:
-            tries = _TRIES if out.tell() > before else tries - 1
-            if not tries:
-                raise ModelError(
-                    f"the connection was lost with {out.tell() / 1e6:,.1f} of {file.size / 1e6:,.1f} MB of {file.path} "
-                    f"here; pull again, it goes on from there. {error}"
-                ) from error
-            time.sleep(_PAUSE)
+            lost = error
+        if out.tell() >= file.size:
+            return
+        tries = _TRIES if out.tell() > furthest else tries - 1
+        furthest = max(furthest, out.tell())
+        if not tries:
+            raise ModelError(
+                f"the connection was lost with {out.tell() / 1e6:,.1f} of {file.size / 1e6:,.1f} MB of {file.path} "
+                f"here; pull again, it goes on from there. {lost or 'The hub ends its answers too early'}"
+            ) from lost
+        time.sleep(_PAUSE)
 
 
 def _write_ref(plan: _Plan) -> None:
@@ -245,10 +265,13 @@ def _link(plan: _Plan, file: RemoteFile) -> None:
     pointer, blob = plan.folder / file.path, plan.blob(file)
     pointer.parent.mkdir(parents=True, exist_ok=True)
     aside = pointer.with_name(f"{pointer.name}.{os.getpid()}")
-    if pointer.parent.name == "onnx":
-        os.link(blob, aside)
-    else:
-        aside.symlink_to(os.path.relpath(blob, pointer.parent))
+    try:
+        if pointer.parent.name == "onnx":
+            os.link(blob, aside)
+        else:
+            aside.symlink_to(os.path.relpath(blob, pointer.parent))
+    except OSError:  # a file system without such links
+        shutil.copyfile(blob, aside)
     os.replace(aside, pointer)
     aside.unlink(missing_ok=True)  # replacing a hard link by another to the same file does nothing
 

@@ -22,7 +22,8 @@ ENTRY_POINTS = "mmrag.models"
 _FOLDER = "onnx:"
 _PRETRAINED = "hf:"
 
-_OF_FOLDERS = ("blip", "blip2", "cross", "hf", "timm")
+_SEEN_IN_FOLDERS = ("blip", "blip2", "cross", "hf")  # config.json says which of them
+_OF_FOLDERS = (*_SEEN_IN_FOLDERS, "timm")
 
 _FAMILIES: dict[str, str | Opener] = {
     "blip": "mmrag.models.blip:open_blip",
@@ -116,20 +117,29 @@ def absolute_name(name: str) -> str:
     path = Path(reference).expanduser().resolve()
     if family == "onnx" and (path.is_dir() or not cache.is_repository(reference.partition("@")[0])):
         return str(path)
-    if family in _OF_FOLDERS and path.is_dir():
-        return str(path) if _family_of(path) == _PRETRAINED else f"{family}:{path}"
+    if family in _OF_FOLDERS and _is_path(reference):
+        seen = family in _SEEN_IN_FOLDERS and _family_of(path) == _PRETRAINED
+        return str(path) if seen else f"{family}:{path}"
     return catalogue.full_name(name)
 
 
 def to_home(name: str, home: Path) -> str:
-    """Write an absolute model path relative to `home` if it is inside, so that both can move together."""
-    inside = name.startswith("/") and Path(name).is_relative_to(home)
-    return f"./{Path(name).relative_to(home).as_posix()}" if inside else name
+    """Write an absolute model path, be it behind a family, relative to `home` if it is inside: both can then move."""
+    family, path = _split_path(name)
+    inside = path.startswith("/") and Path(path).is_relative_to(home)
+    return f"{family}./{Path(path).relative_to(home).as_posix()}" if inside else name
 
 
 def from_home(name: str, home: Path) -> str:
     """Undo `to_home`."""
-    return str(home / name) if name.startswith("./") else name
+    family, path = _split_path(name)
+    return f"{family}{home / path}" if path.startswith("./") else name
+
+
+def _split_path(name: str) -> tuple[str, str]:
+    """Part a family that reads folders, with its colon, from a path; what others are given is theirs."""
+    family, colon, path = name.partition(":")
+    return (family + colon, path) if family in _OF_FOLDERS and colon else ("", name)
 
 
 def _is_path(name: str) -> bool:

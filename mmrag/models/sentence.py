@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from mmrag.errors import ModelError
-from mmrag.models.cards import Card, Source
+from mmrag.models.cards import Card, revision_of
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.pooling import POOLINGS, pooled
 from mmrag.models.pretrained import encoder_class, load_pretrained, load_tokenizer, longest_text, read_config
@@ -312,11 +312,10 @@ def open_sentence(reference: str) -> SentenceEncoder | OnnxSentenceEncoder:
 def _described(layout: SentenceLayout, checkpoint: Checkpoint) -> tuple[Card, Identity]:
     """Make the card and the identity; they are the same for every engine, as long as no file changes."""
     weights = checkpoint.fingerprint()
-    name = layout.checkpoint.name
     card = Card(
-        name=name,
+        name=layout.checkpoint.name,
         family="hf",
-        revision=checkpoint.revision or weights.removeprefix("sha256:")[:8],
+        revision=revision_of(weights),
         dimension=layout.dimension,
         modalities=("text",),
         max_tokens=layout.max_tokens,
@@ -324,7 +323,7 @@ def _described(layout: SentenceLayout, checkpoint: Checkpoint) -> tuple[Card, Id
         summary="A text encoder in the layout of sentence-transformers.",
         weights=weights,
         licence_weights=checkpoint.licence,
-        sources=(Source(name, checkpoint.licence or "as whoever trained it says"),),
+        sources=(checkpoint.source,),
     )
     return card, Identity(card.name, card.revision, card.weights, "text", card.dimension)
 

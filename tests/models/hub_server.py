@@ -28,6 +28,8 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     cuts: list[int] = field(default_factory=list)  # after how many bytes the next answers of weights break off
     spoilt: set[str] = field(default_factory=set)  # files that arrive changed
+    short: int | None = None  # how many bytes of weights an answer holds at most, well-formed
+    tells_length: bool = True
     ranges: bool = True
     status: int | None = None  # instead of any answer
     pause: float = 0  # seconds before each chunk
@@ -142,14 +144,18 @@ class _Handler(BaseHTTPRequestHandler):
         start = 0
         if hub.ranges and (asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))):
             start = int(asked[1])
+        body = content[start:][: hub.short if name == "model.safetensors" else None]
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(content)}")
         self.send_header("ETag", f'"{etag}"')
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(content) - start))
+        if hub.tells_length:
+            self.send_header("Content-Length", str(len(body)))
+        else:
+            self.send_header("Connection", "close")
         self.end_headers()
-        self.send_body(content[start:], cut=hub.cuts.pop(0) if hub.cuts and name == "model.safetensors" else None)
+        self.send_body(body, cut=hub.cuts.pop(0) if hub.cuts and name == "model.safetensors" else None)
 
     def send_body(self, content, *, cut):
         hub = self.hub

@@ -64,7 +64,7 @@ def test_where_weights_are_is_what_the_libraries_say():
     others = [entry for entry in entries().values() if entry.model.partition(":")[0] in ("openclip", "timm")]
     assert len(others) >= 8
     for entry in others:
-        assert needs(entry.name)[0].repository == entry.repository
+        assert [need.repository for need in needs(entry.name)] == [entry.repository, *entry.others]
 
 
 def test_dimensions_are_what_the_libraries_say():

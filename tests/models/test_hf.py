@@ -19,7 +19,7 @@ pytest.importorskip("open_clip", reason="needs the torch extra")
 
 import mmrag  # noqa: E402
 from mmrag.cli.main import app  # noqa: E402
-from mmrag.errors import ModelError  # noqa: E402
+from mmrag.errors import IndexModelError, ModelError  # noqa: E402
 from mmrag.models.onnx_export import export_encoder  # noqa: E402
 from mmrag.models.preprocess import Preprocessing, Transform  # noqa: E402
 from mmrag.models.registry import absolute_name, load_encoder  # noqa: E402
@@ -271,6 +271,29 @@ def test_a_path_is_a_name(copy, monkeypatch):
     assert absolute_name("hf:openai/clip") == "hf:openai/clip"
     copy.rename(copy.parent / "moved")
     assert load_encoder("./moved").identity == identity
+
+
+def test_a_newer_commit_of_the_same_weights_keeps_an_index_usable(tmp_path, monkeypatch, photographs):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--some--clip"
+    (repository / "refs").mkdir(parents=True)
+    old, new = (repository / "snapshots" / (digit * 40) for digit in "12")
+    tiny.write("clip", old)
+    (repository / "refs" / "main").write_text(old.name)
+    index = mmrag.create(tmp_path / "home", model="hf:some/clip", device="cpu")
+    index.add(photographs)
+    hits = index.search("a dog")
+    shutil.copytree(old, new)
+    (new / "README.md").write_text("---\nlicense: mit\n---\nNew words.")
+    (repository / "refs" / "main").write_text(new.name)
+    index = mmrag.open(tmp_path / "home", device="cpu")
+    assert new.name in index.encoder.card.sources[0].name
+    assert index.search("a dog") == hits
+    assert load_encoder(f"hf:some/clip@{old.name}").identity == index.encoder.identity
+    shutil.rmtree(new)
+    tiny.write("clip", new, side=32)
+    with pytest.raises(IndexModelError, match="revision"):
+        mmrag.open(tmp_path / "home", device="cpu").search("a dog")
 
 
 # --- what it is for --------------------------------------------------------------------------------------------------

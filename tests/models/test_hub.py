@@ -86,7 +86,7 @@ def test_a_pull_fetches_what_is_needed_and_nothing_else(server):
     assert told[-1] == (SIZE, SIZE)
     assert told == sorted(told)
     assert Checkpoint.locate(REPOSITORY).path == done.folder.resolve()
-    assert Checkpoint.locate(REPOSITORY).revision == COMMIT
+    assert COMMIT in Checkpoint.locate(REPOSITORY).source.name
     assert Checkpoint.locate(f"{REPOSITORY}@{COMMIT}").path == done.folder.resolve()
 
 
@@ -175,6 +175,20 @@ def test_shards_layers_and_indexes(server):
     assert Checkpoint.locate(REPOSITORY)
 
 
+def test_a_file_system_without_links_gets_copies(server, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError("no such links here")
+
+    server.repositories[REPOSITORY]["onnx/vision_model.onnx"] = b"vision"
+    monkeypatch.setattr(pulling.os, "link", refuse)
+    monkeypatch.setattr(pulling.Path, "symlink_to", refuse)
+    for _ in range(2):
+        folder = pull(f"onnx:{REPOSITORY}").folder
+        assert (folder / "onnx" / "vision_model.onnx").read_bytes() == b"vision"
+        assert not (folder / "config.json").is_symlink()
+        assert {path.name for path in (folder / "onnx").iterdir()} == {"vision_model.onnx", "model.onnx"}
+
+
 def test_onnx_repositories_are_fetched_for_onnx_only(server):
     server.repositories[REPOSITORY] |= {
         name: name.encode()
@@ -218,6 +232,43 @@ def test_a_server_without_ranges_sends_all_again(server):
     server.cuts, server.ranges = [1_000_000], False
     done = pull(NAME)
     assert (done.folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_answers_that_end_too_early_come_to_an_end(server, ranges):
+    server.short, server.tells_length, server.ranges = 100_000, False, ranges
+    server.cuts = [0] * (not ranges)
+    if ranges:
+        assert (pull(NAME).folder / "model.safetensors").read_bytes() == WEIGHTS
+        return
+    assert "0.1 of 3.0 MB of model.safetensors here; pull again" in fails()
+    server.short = 0
+    assert "The hub ends its answers too early" in fails()
+    assert len(server.asked("model.safetensors")) < 12
+
+
+@pytest.mark.parametrize("start", [0, 1_000_000])
+def test_another_files_length_is_refused(server, start):
+    if start:
+        server.cuts = [start, 0, 0, 0]
+        fails()
+    server.short, server.ranges = 200_000, False
+    message = fails()
+    assert "lists model.safetensors with 3000000 bytes and answers with others (200000)" in message
+    server.short = None
+    assert (pull(NAME).folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ALL_PROXY", "socks5://127.0.0.1:1"), ("HTTPS_PROXY", "nonsense://x"), ("HTTP_PROXY", "http://a:b")],
+)
+def test_a_proxy_that_cannot_be_used(server, monkeypatch, variable, value):
+    huggingface_hub.close_session()
+    monkeypatch.setenv(variable, value)
+    message = fails()
+    assert message.startswith("no connection can be made with the proxies or certificates of the environment (")
+    assert variable in message
 
 
 def test_what_is_longer_than_the_file_is_not_kept(server):
@@ -382,6 +433,35 @@ def test_two_pulls_at_once(server):
         holder.stdout.readline()
         assert fails() == f"another process is fetching {REPOSITORY}; wait until it is done"
         holder.kill()
+
+
+def test_a_pull_that_comes_second_finds_it_done(server, monkeypatch):
+    """Another pull ends between its looking for the file and its taking the lock."""
+
+    def lock(out):
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(pulling, "_lock", ours)
+            pull(NAME)
+        return ours(out)
+
+    ours = pulling._lock
+    monkeypatch.setattr(pulling, "_lock", lock)
+    assert pull(NAME).received == 0
+    assert server.served == SIZE
+    assert (cache.snapshot(REPOSITORY) / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_file_is_locked_until_it_has_its_name(server, monkeypatch):
+    held = []
+
+    def replace(aside, name):
+        with open(aside, "ab") as second:
+            held.append(not pulling._lock(second))
+        Path(aside).rename(name)
+
+    monkeypatch.setattr(pulling.os, "replace", replace)
+    pull(NAME)
+    assert held[: len(NEEDED)] == [True] * len(NEEDED)
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])

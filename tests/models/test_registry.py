@@ -11,7 +11,7 @@ from tests.toy import open_toy
 
 
 def test_an_unknown_name_lists_the_known_families():
-    with pytest.raises(ModelError, match=r"no model 'clipp'.*builtin, .*onnx, openclip, timm"):
+    with pytest.raises(ModelError, match=r"no model 'clipp'.*builtin, .*onnx, openclip, .*timm"):
         registry.load_encoder("clipp")
 
 
@@ -55,3 +55,22 @@ def test_a_folder_is_a_model_by_its_path(tmp_path, monkeypatch):
         encoder.verify()
     with pytest.raises(ModelError, match="no tokenizer"):
         encoder.encode_text(["a dog"])
+
+
+def test_paths_move_with_their_home_and_keep_their_family(tmp_path, monkeypatch):
+    home, elsewhere = tmp_path / "home", tmp_path / "moved"
+    (home / "net").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (home / "net" / name).touch()
+    monkeypatch.chdir(home)
+    for name, absolute, written in (
+        ("timm:./net", f"timm:{home}/net", "timm:./net"),
+        ("timm:net", f"timm:{home}/net", "timm:./net"),
+        ("hf:./net", f"{home}/net", "./net"),
+    ):
+        assert registry.absolute_name(name) == absolute
+        assert registry.to_home(absolute, home) == written
+        assert registry.from_home(written, elsewhere) == absolute.replace(str(home), str(elsewhere))
+        assert registry.to_home(absolute, elsewhere) == absolute
+    for name in ("timm:resnet18", "hf:openai/clip", "thirdparty:./net"):  # what others are given is theirs
+        assert registry.from_home(registry.to_home(registry.absolute_name(name), home), home) == name
