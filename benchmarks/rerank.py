@@ -95,13 +95,13 @@ def random_features(matcher: BlipPairs, count: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(count, *matcher.feature_shape)).astype(np.float32)
 
 
-def blip(precision: str) -> Subject:
+def blip(precision: str, pictures: int) -> Subject:
     import torch
 
     matcher = open_blip(str(written())).on_device("cpu").at_precision(precision)
     assert isinstance(matcher, BlipRetrieval)
     network = matcher.network
-    given = random_pixels(matcher, BATCH)
+    given = random_pixels(matcher, min(BATCH, pictures))
     pixels, states = matcher.tensor(given), matcher.tensor(random_features(matcher, BATCH))
 
     def tokens(text: str, length: int) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def blip(precision: str) -> Subject:
         matcher=matcher,
         pixels=given,
         loops={
-            "its own forward, a pair at a time": (own_forward, 4),
+            "its own forward, a pair at a time": (own_forward, min(4, pictures)),
             f"vision tower given, {BATCH} pairs at a time, texts padded to {PADDED}": (
                 partial(vision_given, length=PADDED),
                 BATCH,
@@ -153,14 +153,14 @@ def blip_operations(matcher: BlipRetrieval, texts: list[str], pictures: int) -> 
     return per_picture * pictures + looking
 
 
-def blip2(precision: str) -> Subject:
+def blip2(precision: str, pictures: int) -> Subject:
     import torch
 
     folder, weights = blip2_in_memory()
     matcher = open_blip2(str(folder)).on_device("cpu").at_precision(precision)
     assert isinstance(matcher, Blip2Retrieval)
     network = matcher.network = weights.to(matcher.dtype)
-    given = random_pixels(matcher, 2)  # a picture takes seconds
+    given = random_pixels(matcher, min(2, pictures))  # a picture takes seconds
     pixels, states = matcher.tensor(given), matcher.tensor(random_features(matcher, BATCH))
 
     def tokens(text: str, count: int) -> dict[str, Any]:
@@ -315,7 +315,7 @@ def main() -> None:
         texts = [CAPTIONS[number % len(CAPTIONS)] for number in range(count)]
         for precision in given.precision or ("fp32", "bf16"):
             with torch.inference_mode():
-                found = measured(SUBJECTS[model](precision), texts, pictures, given.rounds, precision)
+                found = measured(SUBJECTS[model](precision, pictures), texts, pictures, given.rounds, precision)
             report[f"{model} {precision}"] = {"pictures": pictures, "texts": count, **found}
     publish("rerank", report)
     print(json.dumps(report, indent=1))
