@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "onnxruntime", "openvino", "lancedb", "pyarrow", "pillow", "tokenizers", "typer")
+PACKAGES = (
+    *("numpy", "onnxruntime", "openvino", "torch", "transformers"),
+    *("lancedb", "pyarrow", "pillow", "tokenizers", "typer"),
+)
 
 
 def publish(name: str, report: dict[str, Any]) -> None:

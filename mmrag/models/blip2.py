@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmrag.errors import InputError, ModelError
+from mmrag.errors import ModelError
 from mmrag.models.blip2_generate import Blip2Generator, InstructBlip
 from mmrag.models.blip2_network import Blip2Network
+from mmrag.models.blip_base import BlipPairs
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import as_array, import_torch
-from mmrag.models.tokens import Tokens, encode, laid_out, pad_id, read_tokenizer
-from mmrag.models.torch_encoder import TorchEncoder
-from mmrag.roles import Judgement, Matcher, Model, Scores, Vectors, Wanted
+from mmrag.models.tokens import Tokens, read_tokenizer
+from mmrag.roles import Judgement, Model, Scores, Vectors, Wanted
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from tokenizers import Tokenizer
     from torch import Tensor
 
@@ -43,12 +42,12 @@ def open_blip2(reference: str) -> Model:
     named = (checkpoint.config.get("architectures") or [None])[0]
     if named not in kinds:
         raise ModelError(
-            f"{checkpoint.name} is a {named}; blip2: opens {', '.join(kinds)}, such as blip2:Salesforce/blip2-itm-vit-g"
+            f"{checkpoint.reference} is a {named}; blip2: opens {', '.join(kinds)}, such as blip2:Salesforce/blip2-itm-vit-g"
         )
     return kinds[named](checkpoint)
 
 
-class Blip2Retrieval(Blip2Network, TorchEncoder, Matcher):
+class Blip2Retrieval(Blip2Network, BlipPairs):
     """BLIP-2's first stage: cosines by its 32 queries (ITC), and judgement of pairs (ITM).
 
     Parameters
@@ -63,20 +62,18 @@ class Blip2Retrieval(Blip2Network, TorchEncoder, Matcher):
     """
 
     architecture = "Blip2ForImageTextRetrieval"
-    roles = ("encoder", "matcher")
     summary = "BLIP-2: a picture has 32 vectors, and its cosine to a text is the highest of theirs; judges pairs."
     pictures_at_once = 16
     pairs_at_once = 32
 
-    @property
-    def feature_shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Of one picture's features: its patches and [CLS], each of the image tower's width."""
-        vision = self.section("vision_config")
-        return (vision["image_size"] // vision["patch_size"]) ** 2 + 1, vision["hidden_size"]
+    def picture_states(self, network: Any, pixels: Tensor) -> Tensor:
+        """See ``(n, 3, height, width)``: the patches' last hidden state, ``(n, *feature_shape)``."""
+        hidden: Tensor = network.vision_model(pixel_values=pixels).last_hidden_state
+        return hidden
 
     def image_vectors(self, network: Any, pixels: Tensor) -> Tensor:
         """Embed ``(n, 3, height, width)`` into ``(n, queries, dimension)``."""
-        return _query_vectors(network, _qformer(network).look(_vision(network, pixels)), len(pixels))
+        return _query_vectors(network, _qformer(network).look(self.picture_states(network, pixels)), len(pixels))
 
     def text_vectors(self, network: Any, tokens: dict[str, Tensor]) -> Tensor:
         """Embed tokens ``(n, t)`` into ``(n, dimension)``, from their [CLS]."""
@@ -84,15 +81,6 @@ class Blip2Retrieval(Blip2Network, TorchEncoder, Matcher):
         hidden = network.qformer(query_embeds=embedded, query_length=0, attention_mask=tokens["attention_mask"])
         vectors: Tensor = network.text_projection(hidden.last_hidden_state[:, 0])
         return vectors
-
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tokens]:
-        """Make the arrays ``(n, t)`` that the Q-Former takes; what is too long is cut, with a warning in the log."""
-        arrays = laid_out(encode(self._tokenizer, texts), pad_id=pad_id(self._tokenizer))
-        return {name: arrays[name] for name in ("input_ids", "attention_mask")}
-
-    def features(self, items: Sequence[Image]) -> Vectors:  # type: ignore[override]
-        """Compute the image tower's last hidden state, float32 ``(n, *feature_shape)``."""
-        return self._in_batches(items, self._features, self.feature_shape)
 
     def match(
         self, texts: Sequence[str], features: Sequence[Any], wanted: Wanted | None = None, *, cosines: bool = True
@@ -123,12 +111,12 @@ class Blip2Retrieval(Blip2Network, TorchEncoder, Matcher):
         wanted = self._pairs(texts, features, wanted)
         judged = np.full((3, *wanted.shape), np.nan, dtype=np.float32)  # logits, probabilities, cosines
         groups = self._equally_long(texts)
-        text_vectors = self.encode_text(texts) if cosines else None
+        text_vectors = self.text_side(texts) if cosines else None
         some = np.flatnonzero(wanted.any(axis=0))
         for start in range(0, len(some), self.pictures_at_once):
             block = some[start : start + self.pictures_at_once]
             with self.running() as network:
-                seen = _qformer(network).look(self.tensor(self._stacked(features, block)))
+                seen = _qformer(network).look(self.tensor(self.stacked(features, block)))
                 if text_vectors is not None:
                     picture_vectors = _unit(as_array(_query_vectors(network, seen, len(block))))
                     itc = np.tensordot(text_vectors, picture_vectors, (1, 2)).max(axis=2)  # (texts, b, queries) → max
@@ -146,33 +134,18 @@ class Blip2Retrieval(Blip2Network, TorchEncoder, Matcher):
         scores: Scores = as_array(import_torch().stack([logits[:, 1], logits.softmax(dim=1)[:, 1]]))
         return scores
 
-    def _stacked(self, features: Sequence[Any], block: Tokens) -> Vectors:
-        chosen = [features[i] for i in block]
-        for i, one in zip(block, chosen, strict=True):
-            if np.shape(one) != self.feature_shape:
-                raise InputError(
-                    f"features[{i}] has the shape {np.shape(one)}, not {self.feature_shape}; "
-                    f"make them with `features` of {self.card.name}"
-                )
-        return np.stack(chosen)
-
-    def _features(self, images: Sequence[Image]) -> Vectors:
-        pixels = np.stack([self.preprocess(image) for image in images])
-        with self.running() as network:
-            features: Vectors = as_array(_vision(network, self.tensor(pixels)))
-        return features
-
     def _equally_long(self, texts: Sequence[str]) -> list[Group]:
-        """Group texts by their length in tokens, so that none is padded; `encode_text` warns of those that are cut."""
+        """Group texts by their length in tokens, so that none is filled up."""
         lengths = defaultdict(list)
-        for row, encoding in enumerate(self._tokenizer.encode_batch(list(texts))):
-            ids = np.array(encoding.ids)[np.array(encoding.attention_mask, dtype=bool)]
-            lengths[len(ids)].append((row, ids))
+        for row, ids in enumerate(self.ids(texts)):
+            lengths[len(ids)].append((row, np.array(ids)))
         return [Group(*(np.array(column) for column in zip(*group, strict=True))) for group in lengths.values()]
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer:
+        """BERT's tokenizer."""
         tokenizer = read_tokenizer(self.checkpoint.path, self.card.max_tokens)
+        tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # "<image>" in a text is a word: the Q-Former embeds no such token
         return tokenizer
 
@@ -217,12 +190,6 @@ def _qformer(network: Any) -> QFormer:
     from mmrag.models.qformer import QFormer  # imports torch
 
     return QFormer(network)
-
-
-def _vision(network: Any, pixels: Tensor) -> Tensor:
-    """Embed ``(n, 3, height, width)`` into the patches' last hidden state ``(n, *feature_shape)``."""
-    hidden: Tensor = network.vision_model(pixel_values=pixels).last_hidden_state
-    return hidden
 
 
 def _query_vectors(network: Any, seen: Any, count: int) -> Tensor:

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from mmrag.errors import InputError, ModelError
 from mmrag.models.blip2_network import Blip2Network
+from mmrag.models.blip_words import check_questions, seeded, writing
 from mmrag.models.network import as_array, import_torch, import_transformers
 from mmrag.models.tokens import Tokens
 from mmrag.roles import Generator, Scores
@@ -54,22 +54,17 @@ class Blip2Generator(Blip2Network, Generator):
         seed: int | None = None,
     ) -> list[str]:
         """Describe pictures; parameters as those of `Generator.caption`."""
-        if nucleus is None:
-            options: dict[str, Any] = {"num_beams": beams, "do_sample": False}
-        elif 0 < nucleus <= 1:
-            options = {"num_beams": 1, "do_sample": True, "top_p": nucleus, "top_k": 0}
-        else:
-            raise InputError(f"nucleus is a probability, above 0 and at most 1, not {nucleus}")
+        options = writing(beams, max_tokens, nucleus)
         prompts = [prompt or self.instruction] * len(images)
-        with self.running(), self._seeded(seed):
-            return self._generate(images, prompts, max_tokens, options, keep_prompt=self.keeps_prompt)
+        with self.running(), seeded(seed, self.device):
+            return self._generate(images, prompts, options, keep_prompt=self.keeps_prompt)
 
     def answer(
         self, images: Sequence[Image], questions: Sequence[str], *, beams: int = 3, max_tokens: int = 10
     ) -> list[str]:
         """Answer a question about each picture; short answers are preferred, as in section 4.1 of the paper."""
-        options = {"num_beams": beams, "do_sample": False, "length_penalty": -1.0}
-        return self._generate(images, self._asked(images, questions), max_tokens, options)
+        options = {**writing(beams, max_tokens), "length_penalty": -1.0}
+        return self._generate(images, self._asked(images, questions), options)
 
     def rank_answers(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> Scores:
         """Tell how likely each of a list of answers is for each picture and its question.
@@ -111,29 +106,23 @@ class Blip2Generator(Blip2Network, Generator):
         return {"input_ids": self._cut(self._tokenizer, text)}
 
     def _asked(self, images: Sequence[Image], questions: Sequence[str]) -> list[str]:
-        if isinstance(questions, str) or len(images) != len(questions):
-            raise InputError(f"give one question for each of the {len(images)} pictures, in a list")
+        check_questions(images, questions)
         return [self.prompt(question) for question in questions]
 
     def _generate(
         self,
         images: Sequence[Image],
         prompts: Sequence[str],
-        max_tokens: int,
         options: dict[str, Any],
         *,
         keep_prompt: bool = False,
     ) -> list[str]:
-        if max_tokens < 1 or options["num_beams"] < 1:
-            raise InputError(f"beams ({options['num_beams']}) and max_tokens ({max_tokens}) must be at least 1")
         written = [""] * len(images)
         with self.running() as network:
             causal = network.config.use_decoder_only_language_model
             for rows, contexts in self._contexts(network, images, prompts):
                 mask = import_torch().ones(contexts.shape[:2], dtype=import_torch().long, device=contexts.device)
-                output = network.language_model.generate(
-                    inputs_embeds=contexts, attention_mask=mask, max_new_tokens=max_tokens, **options
-                )
+                output = network.language_model.generate(inputs_embeds=contexts, attention_mask=mask, **options)
                 words = self._tokenizer.batch_decode(output, skip_special_tokens=True)
                 for row, one in zip(rows, words, strict=True):
                     before = prompts[row] if keep_prompt else ""
@@ -153,9 +142,8 @@ class Blip2Generator(Blip2Network, Generator):
                 rows = [row for row, _ in part]
                 given = {name: self.tensor(np.array([tokens[name] for _, tokens in part])) for name in part[0][1]}
                 words = network.language_model.get_input_embeddings()(given.pop("input_ids"))
-                exact = self.precision == "fp32"
-                pixels = np.stack([self.preprocessing(images[row], exact=exact) for row in rows])
-                seen = network.get_image_features(pixel_values=self.tensor(pixels), **given).pooler_output
+                pixels = self.tensor(self.pixels([images[row] for row in rows]))
+                seen = network.get_image_features(pixel_values=pixels, **given).pooler_output
                 yield rows, import_torch().cat([seen.to(words.dtype), words], dim=1)
 
     def _continuations(self, network: Any, prompt: str, answers: Sequence[str]) -> Iterator[tuple[list[int], Tokens]]:
@@ -188,16 +176,6 @@ class Blip2Generator(Blip2Network, Generator):
             text,
         )
         return list(tokenizer(text, truncation=True, max_length=self.card.max_tokens).input_ids)
-
-    @contextmanager
-    def _seeded(self, seed: int | None) -> Iterator[None]:
-        """Let `seed` decide what is sampled, and leave everybody else's chance alone."""
-        torch = import_torch()
-        devices = [self.device] if self.device == "cuda" else []
-        with torch.random.fork_rng(devices, enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            yield
 
     @cached_property
     def _tokenizer(self) -> Any:

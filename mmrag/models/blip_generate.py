@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmrag.errors import InputError, ModelError
+from mmrag.errors import ModelError
 from mmrag.models.blip_network import BlipNetwork, picture_states
+from mmrag.models.blip_words import check_questions, seeded, writing
 from mmrag.models.network import as_array, import_torch
 from mmrag.roles import Generator, Scores
 
@@ -81,6 +81,7 @@ class BlipCaptioner(BlipGenerator):
     """Describes pictures."""
 
     architecture = "BlipForConditionalGeneration"
+    summary = "BLIP: describes pictures."
 
     def caption(
         self,
@@ -96,11 +97,11 @@ class BlipCaptioner(BlipGenerator):
 
         What is sampled depends on the pictures of the same call.
         """
-        options = _options(beams, max_tokens, nucleus)
+        options = writing(beams, max_tokens, nucleus)
         (ids,) = self.token_ids([prompt], "[CLS]")
         start = [self.text["bos_token_id"], *ids[1:-1]]  # without the token that ends a text
         captions: list[str] = []
-        with self.running() as network, _seeded(seed, self.device):
+        with self.running() as network, seeded(seed, self.device):
             for first in range(0, len(images), BATCH):
                 states = picture_states(network, self.tensor(self.pixels(images[first : first + BATCH])))
                 captions += self._write(network, start, states, options)
@@ -111,12 +112,13 @@ class BlipAnswerer(BlipGenerator):
     """Answers questions about pictures, in its own words or out of a list."""
 
     architecture = "BlipForQuestionAnswering"
+    summary = "BLIP: answers questions about pictures."
 
     def answer(
         self, images: Sequence[Image], questions: Sequence[str], *, beams: int = 3, max_tokens: int = 10
     ) -> list[str]:
         """Answer a question about each picture; parameters and result as those of `Generator.answer`."""
-        options = _options(beams, max_tokens)
+        options = writing(beams, max_tokens)
         written = [""] * len(images)
         with self.running() as network:
             for rows, states in self._questions(network, images, questions):
@@ -149,10 +151,7 @@ class BlipAnswerer(BlipGenerator):
 
         Without padding: it would change BLIP's answers, which attend to it.
         """
-        if isinstance(questions, str) or len(questions) != len(images):
-            raise InputError(
-                f"each picture needs its question: {len(images)} pictures, and questions {questions!r:.60}"
-            )
+        check_questions(images, questions)
         torch = import_torch()
         ids = self.token_ids(questions, self.first) if questions else []
         for length in sorted({len(one) for one in ids}):
@@ -176,27 +175,3 @@ def _log_likelihood(decoder: Any, ids: Sequence[Sequence[int]], question: Tensor
     chosen = logits.float().log_softmax(-1).gather(-1, padded[:, 1:, None])[..., 0]
     likelihood: Tensor = (chosen * real[:, 1:]).sum(-1)
     return likelihood
-
-
-def _options(beams: int, max_tokens: int, nucleus: float | None = None) -> dict[str, Any]:
-    """Say in transformers' words how to write."""
-    if beams < 1 or max_tokens < 1:
-        raise InputError(f"beams and max_tokens are at least 1, not {beams} and {max_tokens}")
-    if nucleus is None:
-        return {"num_beams": beams, "do_sample": False, "max_new_tokens": max_tokens}
-    if not 0 < nucleus <= 1:
-        raise InputError(f"nucleus is a probability above 0, at most 1, not {nucleus}")
-    return {"num_beams": 1, "do_sample": True, "top_p": nucleus, "top_k": 0, "max_new_tokens": max_tokens}
-
-
-@contextmanager
-def _seeded(seed: int | None, device: str) -> Iterator[None]:
-    """Draw from `seed`, and leave the caller's random numbers as they were."""
-    if seed is None:
-        yield
-        return
-    torch = import_torch()
-    devices = [torch.cuda.current_device()] if device == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -27,6 +28,9 @@ LIMITS = {"cpu": (1024, 64), "cuda": (16384, 256), "mps": (4096, 64)}
 
 TEXTS = 256
 """How many texts are read at once, before they look at pictures."""
+
+STARTED = 1 << 16
+"""Of how many tokens, of all texts together, memory holds what they are before they look at pictures: 200 MB."""
 
 Logits = npt.NDArray[np.float32]
 Turn = list[list[int]]
@@ -155,6 +159,23 @@ def match_logits(
     float32 ``(n, pictures, 2)``
         Logits of "no match" and "match"; not a number where nobody asked.
     """
+    logits = np.full((*wanted.shape, 2), np.nan, dtype=np.float32)
+    for some in _parts([len(one) for one in ids]):
+        logits[some] = _match_some(network, ids[some], pictures, wanted[some])
+    return logits
+
+
+def _parts(lengths: Sequence[int]) -> Iterator[slice]:
+    """Divide texts of so many tokens into parts of about `STARTED` tokens."""
+    part_of = (np.cumsum(lengths) - 1) // STARTED
+    starts = np.unique(part_of, return_index=True)[1].tolist()
+    for start, end in pairwise([*starts, len(lengths)]):
+        yield slice(start, end)
+
+
+def _match_some(
+    network: Any, ids: Sequence[Sequence[int]], pictures: Callable[[Sequence[int]], Tensor], wanted: Wanted
+) -> Logits:
     logits = np.full((*wanted.shape, 2), np.nan, dtype=np.float32)
     lengths = np.array([len(one) for one in ids], dtype=np.int64)
     device = network.itm_head.weight.device

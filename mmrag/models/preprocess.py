@@ -49,8 +49,22 @@ class Preprocessing:
     crop_to_nearest: bool = False
 
     @classmethod
+    def find(cls, folder: Path) -> Preprocessing:
+        """Read what a hub's folder says: a table of ``processor_config.json``, or ``preprocessor_config.json``.
+
+        transformers 5 writes the former, and goes by it where there are both.
+
+        Raises
+        ------
+        ModelError
+            As those of `read`.
+        """
+        path = folder / "processor_config.json"
+        return cls.read(path if _nested(path) else folder / "preprocessor_config.json")
+
+    @classmethod
     def read(cls, path: Path) -> Preprocessing:
-        """Read ``preprocessor_config.json`` in the hub's layout.
+        """Read ``preprocessor_config.json`` in the hub's layout, or such a table in ``processor_config.json``.
 
         Raises
         ------
@@ -58,7 +72,7 @@ class Preprocessing:
             If the file is missing or asks for something that this version does not do.
         """
         try:
-            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            config: dict[str, Any] = _nested(path) or json.loads(path.read_text(encoding="utf-8"))
             size = config["size"]
             shortest_edge = _shortest_edge(size)
             crops = config.get("do_center_crop", False)
@@ -220,3 +234,13 @@ def _shortest_edge(size: Any) -> int | None:
 
 def _height_and_width(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
+
+
+def _nested(path: Path) -> dict[str, Any]:
+    """Read the table of ``processor_config.json`` that says how pictures are prepared; empty if there is none."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8")) if path.name == "processor_config.json" else {}
+    except (OSError, ValueError):  # whoever needs it will say so
+        return {}
+    table = said.get("image_processor") if isinstance(said, dict) else None
+    return table if isinstance(table, dict) else {}

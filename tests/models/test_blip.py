@@ -17,12 +17,16 @@ transformers = pytest.importorskip("transformers", reason="needs the torch extra
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from mmrag.errors import InputError, ModelError  # noqa: E402
-from mmrag.models import blip_match  # noqa: E402
+from mmrag.models import blip_base, blip_match  # noqa: E402
 from mmrag.models.blip import BlipRetrieval, open_blip  # noqa: E402
 from mmrag.models.blip_generate import BlipAnswerer  # noqa: E402
 from mmrag.models.checkpoint import Checkpoint  # noqa: E402
 from mmrag.models.registry import load_encoder, load_generator, load_matcher  # noqa: E402
+from mmrag.search.judge import judge_pairs  # noqa: E402
 from tests.models.tiny_blip import VOCABULARY, real_config, tokenizer_json, write_blip  # noqa: E402
+from tests.models.tiny_blip2 import one_thread  # noqa: E402, F401
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEXTS = [
     "a red car",
@@ -187,50 +191,47 @@ def test_texts_begin_with_enc_as_blip_was_trained(retrieval, pictures, expected)
     assert np.abs(judged.logits - expected[0]).max() > 0.1
 
 
-def perturbed_image(model, pixels, texts):
-    return pixels.roll(1, dims=0), texts
+LAYERS = {
+    "vision layer": ("vision_model.encoder.layers.1.mlp.fc2.weight", {"logits", "cosines"}),
+    "text layer": ("text_encoder.encoder.layer.2.output.dense.weight", {"logits", "cosines"}),
+    "cross-attention": ("text_encoder.encoder.layer.1.crossattention.self.key.weight", {"logits"}),
+    "head": ("itm_head.weight", {"logits"}),
+}
 
 
-def perturbed_text(model, pixels, texts):
-    return pixels, [f"{text} in" for text in texts]
+def noticed(model, pixels, texts, expected):
+    """Which comparison fails against what the unchanged network said of the same numbers of texts and pictures."""
+    found = dict(zip(("logits", "cosines"), double_loop(model, pixels, texts), strict=True))
+    plain = dict(zip(found, (one[: len(texts), : len(pixels)] for one in expected), strict=True))
+    return {name for name, one in found.items() if np.abs(one - plain[name]).max() > 10 * CLOSE * plain[name].std()}
 
 
-def perturbed_vision_layer(model, pixels, texts):
-    model.vision_model.encoder.layers[1].mlp.fc2.weight.mul_(1.05)
-    return pixels, texts
-
-
-def perturbed_text_layer(model, pixels, texts):
-    model.text_encoder.encoder.layer[2].output.dense.weight.mul_(1.05)
-    return pixels, texts
-
-
-def perturbed_cross_attention(model, pixels, texts):
-    model.text_encoder.encoder.layer[1].crossattention.self.key.weight.mul_(1.05)
-    return pixels, texts
-
-
-@pytest.mark.parametrize(
-    "perturbed",
-    [perturbed_image, perturbed_text, perturbed_vision_layer, perturbed_text_layer, perturbed_cross_attention],
-)
-def test_the_comparison_would_notice(perturbed, retrieval, pictures, expected):
+@pytest.mark.parametrize(("layer", "changes"), LAYERS.values(), ids=LAYERS)
+def test_the_comparison_would_notice_a_layer(layer, changes, retrieval, pictures, expected):
     model = transformers.BlipForImageTextRetrieval.from_pretrained(retrieval[1]).eval().requires_grad_(False)
-    pixels, texts = perturbed(model, reference_pixels(retrieval[1], pictures[:3]), TEXTS[:3])
-    logits, _ = double_loop(model, pixels, texts)
-    assert np.abs(logits - expected[0][:3, :3]).max() > 10 * CLOSE * expected[0].std()
+    model.get_parameter(layer).mul_(1.05)
+    assert noticed(model, reference_pixels(retrieval[1], pictures[:3]), TEXTS[:3], expected) == changes
+
+
+def test_the_comparison_would_notice_a_picture_and_a_text(retrieval, pictures, expected):
+    model, pixels = retrieval[0], reference_pixels(retrieval[1], pictures[:3])
+    assert noticed(model, pixels, TEXTS[:3], expected) == set()
+    assert noticed(model, pixels.roll(1, dims=0), TEXTS[:3], expected) == {"logits", "cosines"}
+    assert noticed(model, pixels, [f"{text} in" for text in TEXTS[:3]], expected) == {"logits", "cosines"}
 
 
 def test_the_comparison_would_notice_padding(retrieval, pictures, expected):
     """Texts that attend to padding are judged otherwise; ours have none."""
     model, folder = retrieval
     ids = torch.cat([ids_of(TEXTS[0]), torch.zeros(1, 3, dtype=torch.long)], dim=1)
-    with torch.inference_mode():
-        pixels = reference_pixels(folder, pictures[:1])
-        unmasked = float(model(input_ids=ids, pixel_values=pixels).itm_score[0, 1])
-        masked = float(model(input_ids=ids, pixel_values=pixels, attention_mask=(ids > 0).long()).itm_score[0, 1])
-    assert abs(unmasked - expected[0][0, 0]) > 10 * CLOSE * expected[0].std()
-    assert abs(masked - expected[0][0, 0]) < CLOSE * expected[0].std()
+    pixels = reference_pixels(folder, pictures[:1])
+    for head, plain in ((True, expected[0]), (False, expected[1])):
+        given = {"input_ids": ids, "pixel_values": pixels, "use_itm_head": head}
+        with torch.inference_mode():
+            unmasked = model(**given).itm_score[0, -1]
+            masked = model(**given, attention_mask=(ids > 0).long()).itm_score[0, -1]
+        assert abs(unmasked - plain[0, 0]) > 10 * CLOSE * plain.std()
+        assert abs(masked - plain[0, 0]) < CLOSE * plain.std()
 
 
 def test_rank_lists_equal_a_plain_double_loops(retrieval, pictures, expected):
@@ -263,9 +264,41 @@ def test_what_pays():
 
 def test_many_texts_are_read_in_parts(retrieval, pictures, expected, monkeypatch):
     monkeypatch.setattr(blip_match, "TEXTS", 4)
+    monkeypatch.setattr(blip_match, "STARTED", 20)
+    started, start = [], blip_match._start
+    monkeypatch.setattr(blip_match, "_start", lambda network, ids: started.append(ids) or start(network, ids))
     matcher = at_equal_ids(retrieval[1])
     judged = matcher.match(TEXTS, matcher.features(pictures))
     assert np.abs(judged.logits - expected[0]).max() < CLOSE * expected[0].std()
+    assert [ids for part in started for ids in part] == matcher.ids(TEXTS)
+    assert max(sum(map(len, part)) for part in started) < 30
+
+
+@pytest.mark.parametrize("cosines", [True, False])
+def test_each_text_is_read_once_for_all_blocks_of_pictures(retrieval, pictures, expected, cosines, caplog):
+    matcher, read = load_matcher(f"blip:{retrieval[1]}"), []
+    matcher.network.text_proj.register_forward_hook(lambda _, given, __: read.append(len(given[0])))
+    texts, features = [*TEXTS, "car " * 100], matcher.features(pictures[:4])
+    pairs = np.array([(text, picture) for text in range(len(texts)) for picture in range(4)])
+    blocks = [([0, 1], features[:2]), ([2], features[2:3]), ([3], features[3:])]
+    with caplog.at_level("WARNING", "mmrag"):
+        judged = judge_pairs(matcher, texts, pairs, blocks, cosines=cosines)
+    assert sum(read) == (len(texts) if cosines else 0)
+    assert caplog.text.count("only the first 40 tokens") == 1
+    if cosines:
+        found = judged.cosines.reshape(len(texts), 4)[:-1]
+        assert np.abs(found - expected[1][:, :4]).max() < CLOSE * expected[1].std()
+
+
+def test_what_is_remembered_of_a_text_is_of_one_precision_and_bounded(retrieval, pictures, monkeypatch):
+    monkeypatch.setattr(blip_base, "_REMEMBERED", 2)
+    matcher = load_matcher(f"blip:{retrieval[1]}")
+    features = matcher.features(pictures[:2])
+    exact = matcher.match(TEXTS, features).cosines
+    rough = matcher.at_precision("bf16").match(TEXTS, features).cosines
+    assert 0 < np.abs(exact - rough).max() < 0.1
+    assert np.array_equal(matcher.match(TEXTS[::-1], features).cosines[::-1], exact)
+    assert len(matcher._remembered._made) == 4
 
 
 def test_features_of_another_shape(retrieval):
@@ -293,7 +326,7 @@ def test_a_missing_tensor(copy):
     weights = load_file(copy / "model.safetensors")
     del weights["itm_head.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lack 1 tensors of BlipForImageTextRetrieval, such as itm_head\.weight"):
+    with pytest.raises(ModelError, match=r"1 are missing or of another shape, the first is itm_head\.weight\. "):
         load_encoder(f"blip:{copy}").encode_text(["a cat"])
 
 
@@ -306,8 +339,47 @@ def test_damaged_weights(copy):
 def test_pictures_of_another_size(copy):
     processor = json.loads((copy / "preprocessor_config.json").read_text())
     (copy / "preprocessor_config.json").write_text(json.dumps(processor | {"size": {"height": 32, "width": 32}}))
-    with pytest.raises(ModelError, match=r"prepares pictures of \(32, 32\) pixels for a network of 48"):
+    with pytest.raises(ModelError, match=r"prepares pictures of \(32, 32\) pixels for a network of 48; fetch it again"):
         open_blip(str(copy))
+
+
+def test_as_transformers_5_saves_it(retrieval, copy):
+    """The processor in one file, and none of the older name."""
+    (copy / "preprocessor_config.json").unlink()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=_tokenizer())
+    images = transformers.BlipImageProcessorPil(size={"height": 48, "width": 48}, image_mean=[0.1, 0.2, 0.3])
+    transformers.BlipProcessor(images, tokenizer).save_pretrained(copy)
+    assert not (copy / "preprocessor_config.json").exists()
+    assert open_blip(str(copy)).preprocessing.mean == (0.1, 0.2, 0.3)
+    shutil.copy(retrieval[1] / "preprocessor_config.json", copy)  # both: transformers goes by the newer
+    assert open_blip(str(copy)).preprocessing.mean == (0.1, 0.2, 0.3)
+    theirs = transformers.AutoImageProcessor.from_pretrained(copy, backend="pil")
+    assert tuple(theirs.image_mean) == (0.1, 0.2, 0.3)
+
+
+def test_a_processor_without_pictures(copy):
+    (copy / "processor_config.json").write_text('{"processor_class": "BlipProcessor"}')
+    assert open_blip(str(copy)).preprocessing.height == 48
+    (copy / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelError, match=r"cannot read .*preprocessor_config\.json: No such file"):
+        open_blip(str(copy))
+
+
+def test_special_tokens_in_a_text_are_words(retrieval, pictures):
+    matcher = load_matcher(f"blip:{retrieval[1]}")
+    (ids,) = matcher.ids(["a [SEP] [ENC] cat"])
+    special = [matcher.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[ENC]")]
+    assert [ids.count(one) for one in special] == [1, 1, 0]
+    assert len(ids) > 8
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "captioner", "answerer"])
+def test_the_card(kind, request, tmp_path):
+    folder = shutil.copytree(request.getfixturevalue(kind)[1], tmp_path / "copy")
+    (folder / "README.md").write_text("---\nlicense: bsd-3-clause\n---\n")
+    card = open_blip(str(folder)).card
+    assert (card.licence_weights, card.sources[0].licence) == ("bsd-3-clause", "bsd-3-clause")
+    assert (card.roles, card.dimension) == {"retrieval": (("encoder", "matcher"), 24)}.get(kind, (("generator",), 0))
 
 
 def test_another_architecture(copy):
@@ -403,7 +475,11 @@ def test_a_seed_decides_and_leaves_other_random_numbers_alone(captioner, picture
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"beams": 0}, "at least 1"), ({"max_tokens": 0}, "at least 1"), ({"nucleus": 1.5}, "nucleus is a probability")],
+    [
+        ({"beams": 0}, "at least 1"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"nucleus": 1.5}, "nucleus is a probability, above 0 and at most 1, not 1.5"),
+    ],
 )
 def test_options_that_nothing_can_be_written_with(captioner, pictures, options, message):
     with pytest.raises(InputError, match=message):
@@ -456,7 +532,7 @@ def test_nothing_to_write(captioner, answerer):
 
 
 def test_each_picture_needs_its_question(answerer, pictures):
-    with pytest.raises(InputError, match="each picture needs its question: 2 pictures"):
+    with pytest.raises(InputError, match="one question for each of the 2 pictures, in a list"):
         load_generator(f"blip:{answerer[1]}").answer(pictures[:2], QUESTIONS[:1])
 
 

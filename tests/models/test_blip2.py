@@ -224,7 +224,7 @@ def test_features_of_another_model(model):
 
 def test_special_tokens_in_a_text_are_words(model):
     ids = model.tokenize(["a <image> [SEP] dog"])["input_ids"][0]
-    special = [model._tokenizer.token_to_id(token) for token in ("<image>", "[SEP]")]
+    special = [model.tokenizer.token_to_id(token) for token in ("<image>", "[SEP]")]
     assert [int(np.sum(ids == one)) for one in special] == [0, 1]
     assert len(ids) > 8
 
@@ -263,7 +263,7 @@ def test_roles_and_card(tiny):
     name = f"blip2:{tiny[0]}"
     encoder, matcher = load_encoder(name), load_matcher(name)
     assert encoder.card == matcher.card
-    assert (encoder.card.name, encoder.card.roles) == ("tiny-blip2", ("encoder", "matcher"))
+    assert (encoder.card.name, encoder.card.roles) == ("blip-2", ("encoder", "matcher"))
     assert (encoder.card.vectors, encoder.card.dimension, encoder.card.max_tokens) == (QUERIES, 16, 512)
     assert encoder.identity.weights.startswith(f"sha256:{encoder.identity.revision}")
     assert matcher.feature_shape == (17, 48)
@@ -281,6 +281,19 @@ def damaged(tiny, tmp_path):
 
 def change(path, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_as_transformers_5_saves_it(tiny, damaged):
+    (damaged / "preprocessor_config.json").unlink()
+    tiny[2].save_pretrained(damaged)
+    assert not (damaged / "preprocessor_config.json").exists()
+    assert open_blip2(str(damaged)).preprocessing == open_blip2(str(tiny[0])).preprocessing
+
+
+def test_a_licence(damaged):
+    (damaged / "README.md").write_text("---\nlicense: mit\n---\n")
+    card = open_blip2(str(damaged)).card
+    assert (card.licence_weights, card.sources[0].licence) == ("mit", "mit")
 
 
 def test_another_architecture(damaged):
@@ -309,13 +322,15 @@ def test_weights_that_are_missing(damaged):
         damaged / "config.json",
         qformer_config={**json.loads((damaged / "config.json").read_text())["qformer_config"], "num_hidden_layers": 5},
     )
-    with pytest.raises(ModelError, match=r"copy lacks \d+ weights of Blip2ForImageTextRetrieval \(qformer"):
+    with pytest.raises(
+        ModelError, match=r"are not all there: \d+ are missing or of another shape, the first is qformer\."
+    ):
         open_blip2(str(damaged)).encode_text(["a dog"])
 
 
 def test_weights_that_are_damaged(damaged):
     (damaged / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ModelError, match="copy cannot be loaded as Blip2ForImageTextRetrieval: "):
+    with pytest.raises(ModelError, match=r"the weights of .*copy cannot be loaded: "):
         open_blip2(str(damaged)).encode_text(["a dog"])
 
 
@@ -334,7 +349,7 @@ def test_vit_g_and_the_whole_qformer(tmp_path, large_pictures, monkeypatch):
     vision, qformer = transformers.Blip2VisionConfig(), transformers.Blip2QFormerConfig()
     monkeypatch.setattr(transformers.Blip2ForImageTextRetrieval, "save_pretrained", lambda self, folder: None)
     network, processor = write_retrieval(
-        tmp_path, vision=vision.to_dict(), qformer={"vocab_size": 400}, queries=32, dimension=256
+        tmp_path, vision=vision.to_dict(), qformer={"vocab_size": 400}, queries=32, dimension=256, head=24
     )
     network.config.architectures = ["Blip2ForImageTextRetrieval"]
     network.config.save_pretrained(tmp_path)
@@ -345,7 +360,7 @@ def test_vit_g_and_the_whole_qformer(tmp_path, large_pictures, monkeypatch):
     assert (model.card.vectors, model.card.dimension) == (32, 256)
     logits, cosine = (of(network, processor, texts, pictures) for of in (itm, itc))
     judgement = model.match(texts, model.features(pictures))
-    assert min(spread(logits[..., 1]), spread(logits[..., 1].T)) > 0.1
+    assert min(spread(logits[..., 1]), spread(logits[..., 1].T)) >= 0.5
     assert spread(cosine) > 0.01
     assert agree(judgement.logits, logits[..., 1])
     assert agree(judgement.cosines, cosine)

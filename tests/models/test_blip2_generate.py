@@ -107,7 +107,7 @@ def test_samples_equal_transformers_from_the_same_seed(tiny, pictures):
 
 def test_answers_equal_transformers(tiny, pictures):
     model = tiny[0]
-    ask = "Question: {} Answer:" if model.checkpoint.name == "blip2-opt" else "Question: {} Short answer:"
+    ask = "Question: {} Answer:" if model.checkpoint.path.name == "blip2-opt" else "Question: {} Short answer:"
     questions = [QUESTION, "how many", QUESTION, "is a cat in the picture", QUESTION]
     options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "length_penalty": -1.0}
     pairs = zip(pictures, questions, strict=True)
@@ -141,7 +141,7 @@ def test_ranked_answers_equal_transformers(tiny, pictures):
     found = model.rank_answers(pictures, [QUESTION] * len(pictures), ANSWERS)
     expected = np.array([[likelihood(tiny, picture, prompt, answer) for answer in ANSWERS] for picture in pictures])
     spread = expected.std(axis=0).mean()  # across pictures
-    assert spread > 0.3
+    assert spread >= 0.5
     assert np.abs(found - expected).max() < 1e-4 * spread
     assert np.array_equal(np.argsort(-found), np.argsort(-expected))
     other = model.rank_answers(pictures, ["how many"] * len(pictures), ANSWERS)
@@ -150,12 +150,10 @@ def test_ranked_answers_equal_transformers(tiny, pictures):
     assert np.abs(mirrored - found).max() > 0.1
 
 
+@pytest.mark.parametrize("tiny", [kind for kind in KINDS if kind.startswith("instruct")], indirect=True)
 def test_the_queries_of_instructblip_read_the_instruction(tiny, pictures):
     """And it matters to what is written: other words for the Q-Former alone give another caption."""
     model, network, processor = tiny
-    if not is_instruct(tiny):
-        assert set(model.tokenize("a dog")) == {"input_ids"}
-        return
     prompt = "a photo of the dog"
     inputs = processor(images=pictures[0], text=prompt, return_tensors="pt")
     other = processor(images=pictures[0], text="is the dog of a photo", return_tensors="pt")
@@ -165,6 +163,11 @@ def test_the_queries_of_instructblip_read_the_instruction(tiny, pictures):
     tokens = network.generate(**inputs, max_new_tokens=12, num_beams=1, do_sample=False)
     caption = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)[0].removeprefix(prompt).strip()
     assert model.caption(pictures[:1], prompt=prompt, beams=1, max_tokens=12)[0] != caption
+
+
+@pytest.mark.parametrize("tiny", [kind for kind in KINDS if kind.startswith("blip2")], indirect=True)
+def test_the_queries_of_blip2_read_nothing(tiny):
+    assert set(tiny[0].tokenize("a dog")) == {"input_ids"}
 
 
 def test_a_picture_is_seen_once_whatever_the_number_of_beams(tiny, pictures):
@@ -189,9 +192,9 @@ def test_what_cannot_be_asked(tiny, pictures):
     for wrong in (0, 1.5):
         with pytest.raises(InputError, match=rf"nucleus is a probability, above 0 and at most 1, not {wrong}"):
             model.caption(pictures, nucleus=wrong)
-    with pytest.raises(InputError, match=r"beams \(0\) and max_tokens \(30\) must be at least 1"):
+    with pytest.raises(InputError, match="beams and max_tokens are at least 1, not 0 and 30"):
         model.caption(pictures, beams=0)
-    with pytest.raises(InputError, match=r"beams \(3\) and max_tokens \(0\) must be at least 1"):
+    with pytest.raises(InputError, match="beams and max_tokens are at least 1, not 3 and 0"):
         model.answer(pictures[:1], [QUESTION], max_tokens=0)
     with pytest.raises(InputError, match="one question for each of the 5 pictures, in a list"):
         model.answer(pictures, [QUESTION])

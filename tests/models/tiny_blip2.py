@@ -59,8 +59,10 @@ def talkative(network, seed):
     for name, parameter in network.language_model.named_parameters():
         for part, factor in factors.items():
             parameter.data *= factor if part in name else 1
-        if name == "lm_head.weight" and network.config.is_encoder_decoder:
-            parameter.data *= 3
+        if name == "lm_head.weight" and network.config.model_type == "instructblip":
+            parameter.data *= 2
+        elif name == "lm_head.weight" and network.config.is_encoder_decoder:
+            parameter.data *= 6
             parameter.data[1] *= 0.1  # the end of a text
     network.language_projection.weight.data *= 3
     return network
@@ -148,8 +150,8 @@ def language_model(kind, tokenizer):
     )
 
 
-def write_retrieval(folder, *, vision=VISION, qformer=QFORMER, queries=QUERIES, dimension=16, seed=0):
-    """Write a `Blip2ForImageTextRetrieval`; returns it and transformers' own processor."""
+def write_retrieval(folder, *, vision=VISION, qformer=QFORMER, queries=QUERIES, dimension=16, head=3, seed=0):
+    """Write a `Blip2ForImageTextRetrieval`, whose logits grow with `head`; returns it and transformers' processor."""
     tokenizer = bert_tokenizer()
     config = transformers.Blip2Config(
         vision_config=vision,
@@ -160,7 +162,7 @@ def write_retrieval(folder, *, vision=VISION, qformer=QFORMER, queries=QUERIES, 
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
     )
     network = shaken(transformers.Blip2ForImageTextRetrieval(config), seed)
-    network.itm_head.weight.data *= 3
+    network.itm_head.weight.data *= head
     images = _save(folder, network, tokenizer)
     return network, transformers.Blip2Processor(images, tokenizer, num_query_tokens=queries)
 
