@@ -11,7 +11,6 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 timm = pytest.importorskip("timm", reason="needs the torch extra")
 
-import huggingface_hub  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 import mmrag  # noqa: E402
@@ -95,7 +94,7 @@ def test_a_squashed_whole_needs_no_timm(pictures, tmp_path):
 
 
 def test_a_name_whose_weights_are_here(monkeypatch, pictures, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     name = "resnet10t.c3_in1k"
     with pytest.raises(ModelError, match=rf"timm:{name} is not here; fetch it: mmrag models pull timm:{name}"):
         load_encoder(f"timm:{name}")
@@ -106,6 +105,17 @@ def test_a_name_whose_weights_are_here(monkeypatch, pictures, tmp_path):
     encoder = load_encoder(f"timm:{name}", precision="fp32", device="cpu")
     assert (encoder.card.name, encoder.card.revision) == (name, COMMIT[:12])
     assert distance(encoder.encode_image(pictures), reference(network, pictures)) < 1e-4
+
+
+def test_a_folder_is_known_wherever_it_lies_until_its_files_change(tmp_path):
+    write_model("resnet10t", tmp_path / "here")
+    before = load_encoder(f"timm:{tmp_path / 'here'}", device="cpu").identity
+    (tmp_path / "here").rename(tmp_path / "there")
+    after = load_encoder(f"timm:{tmp_path / 'there'}", device="cpu").identity
+    assert (after, after.name) == (before, "resnet10t")
+    path = tmp_path / "there" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "global_pool": "max"}))
+    assert load_encoder(f"timm:{tmp_path / 'there'}", device="cpu").identity.weights != before.weights
 
 
 def test_random_weights_are_the_same_each_time():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from PIL import Image
 pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("open_clip", reason="needs the torch extra")
 
-import huggingface_hub
 import open_clip
 import torch
 import transformers
@@ -99,7 +99,7 @@ def checkpoints(tmp_path_factory):
     known = dict(open_clip.factory._MODEL_CONFIGS)
     open_clip.add_model_config(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "hub"))
+        patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
         yield {name: folder / f"{name}.pt" for name in PARTS}
     open_clip.factory._MODEL_CONFIG_PATHS.remove(folder)
     open_clip.factory._MODEL_CONFIGS = known
@@ -143,7 +143,7 @@ def reference_tokens(encoder, texts):
     if "hf_tokenizer_name" not in text:
         return open_clip.get_tokenizer(encoder._architecture)(list(texts))
     options = text.get("tokenizer_kwargs") or {}
-    folder = f"{huggingface_hub.constants.HF_HUB_CACHE}/models--tiny--roberta/snapshots/{COMMIT}"
+    folder = f"{os.environ["HF_HUB_CACHE"]}/models--tiny--roberta/snapshots/{COMMIT}"
     return open_clip.tokenizer.HFTokenizer(folder, context_length=text.get("context_length", 77), **options)(
         list(texts)
     )
@@ -279,7 +279,7 @@ def test_what_cannot_be_opened(checkpoints, reference, message):
 
 
 def test_words_of_a_hub_that_are_not_here(checkpoints, monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     encoder = load_encoder("openclip:tiny-words/random", device="cpu")
     for ask in (lambda: encoder.encode_text(["a dog"]), lambda: encoder.network):
         with pytest.raises(
