@@ -143,7 +143,7 @@ def reference_tokens(encoder, texts):
     if "hf_tokenizer_name" not in text:
         return open_clip.get_tokenizer(encoder._architecture)(list(texts))
     options = text.get("tokenizer_kwargs") or {}
-    folder = f"{os.environ["HF_HUB_CACHE"]}/models--tiny--roberta/snapshots/{COMMIT}"
+    folder = f"{os.environ['HF_HUB_CACHE']}/models--tiny--roberta/snapshots/{COMMIT}"
     return open_clip.tokenizer.HFTokenizer(folder, context_length=text.get("context_length", 77), **options)(
         list(texts)
     )
