@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import json
 import math
 import os
 import warnings
@@ -56,7 +57,7 @@ class TimmEncoder(TorchEncoder):
         self.preprocessing = _preprocessing(config)
         if len(shape) != 2:
             raise ModelError(f"{name} gives {' × '.join(map(str, shape))} numbers for a picture, not one vector")
-        weights = hash_files(folder, _weight_files(folder)) if folder else RANDOM
+        weights = hash_files(folder, [folder / "config.json", *_weight_files(folder)]) if folder else RANDOM
         self.card = Card(
             name=name,
             family="timm",
@@ -109,7 +110,7 @@ def open_timm(reference: str) -> TimmEncoder:
     if reference.startswith((".", "/", "~")) or (folder / "config.json").is_file():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{reference} is not a folder of timm's: it has no config.json")
-        return TimmEncoder(folder.resolve().name, folder.resolve())
+        return TimmEncoder(_architecture(folder), folder.resolve())
     name, _, weights = reference.partition("/")
     timm = import_timm()
     if weights not in ("", RANDOM) or not timm.is_model(name):
@@ -124,6 +125,15 @@ def open_timm(reference: str) -> TimmEncoder:
     if found is None or cache.missing(found):
         raise ModelError(f"timm:{name} is not here; fetch it: mmrag models pull timm:{name}")
     return TimmEncoder(name, found)
+
+
+def _architecture(folder: Path) -> str:
+    """Read what a folder's model is called: an index must know it wherever it lies."""
+    path = folder / "config.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["architecture"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"timm cannot load {folder}: {path} names no architecture") from error
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from mmrag.errors import InputError, ModelError
 from mmrag.models.blip2_network import Blip2Network
 from mmrag.models.blip_words import check_questions, seeded, writing
 from mmrag.models.network import as_array, import_torch, import_transformers
+from mmrag.models.pretrained import HERE
 from mmrag.models.tokens import Tokens
 from mmrag.roles import Generator, Scores
 
@@ -209,7 +210,7 @@ class InstructBlip(Blip2Generator):
 def _read_tokenizer(folder: Path) -> Any:
     transformers = import_transformers()
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(folder, **HERE)
     except Exception as error:  # tokenizers and transformers each raise their own
         raise ModelError(f"{folder} has no tokenizer that can be read: {error}") from error
 

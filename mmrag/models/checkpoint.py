@@ -17,9 +17,14 @@ from mmrag.models.cards import Source, hash_files
 
 logger = logging.getLogger("mmrag")
 
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "*/config.json", "qformer_tokenizer/*.json", "0_*/*.json", "0_*/*.txt")
-_WEIGHTS = ("*.safetensors", "*/*.safetensors", "onnx/model.onnx", "onnx/model.onnx_data")
-_PICKLED_WEIGHTS = ("*.bin", "*/*.bin")
+# What vectors and judgements depend on besides weights; no README, and nothing that says how a model was trained.
+_SETTINGS = (
+    *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("modules.json", "sentence_*_config.json", "config_sentence_transformers.json"),
+    *("tokenizer*", "vocab*", "merges*", "*.model", "added_tokens.json", "special_tokens_map.json"),
+)
+_ONNX = ("onnx/model.onnx", "onnx/model.onnx_data")
+_OTHER_FORMS = ("onnx", "openvino")  # of the same weights
 _FRONT_MATTER = re.compile(r"\s*---\s*\n(.*?)\n---", re.DOTALL)
 _MULTILINGUAL = "multilingual"
 
@@ -51,6 +56,8 @@ class Checkpoint:
         ModelError
             If it is not here, only in part, or damaged; with the command that fetches it.
         """
+        if not reference:
+            raise ModelError("a model's name or folder stands behind the colon, as in hf:openai/clip-vit-base-patch32")
         folder = Path(reference).expanduser()
         if not folder.is_dir():
             folder = cache.locate(reference)
@@ -115,10 +122,22 @@ class Checkpoint:
         return any(self.path.glob("*.safetensors"))
 
     def fingerprint(self) -> str:
-        """Hash all files that results depend on."""
-        weights = _WEIGHTS if self.has_safetensors else (*_WEIGHTS, *_PICKLED_WEIGHTS)
-        found = {path for glob in (*_SMALL_FILES, *weights) for path in self.path.glob(glob) if path.is_file()}
-        return hash_files(self.path, sorted(found))
+        """Hash all files that results depend on: of weights in several forms, the one that torch reads."""
+        parts = [self.path, *(path for path in self.path.iterdir() if _is_part(path))]
+        weights = [path for part in parts for path in _torch_weights(part)]
+        settings = [path for part in parts for glob in _SETTINGS for path in part.glob(glob)]
+        found = settings + (weights or [self.path / name for name in _ONNX])
+        return hash_files(self.path, sorted({path for path in found if path.is_file()}))
+
+
+def _is_part(folder: Path) -> bool:
+    """Tell whether a folder holds a part of the model: a module of sentence-transformers', or another tokenizer."""
+    own = (folder / "config.json").is_file() or (folder / "tokenizer_config.json").is_file()
+    return own and folder.name not in _OTHER_FORMS
+
+
+def _torch_weights(folder: Path) -> list[Path]:
+    return list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,8 +14,8 @@ from mmrag.errors import ModelError
 from mmrag.models.cards import Card, revision_of
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import TorchModel, as_array, import_transformers
-from mmrag.models.pretrained import load_pretrained
-from mmrag.models.tokens import pad_id, read_tokenizer
+from mmrag.models.pretrained import load_pretrained, load_tokenizer, longest_text, read_config
+from mmrag.models.tokens import pad_id
 from mmrag.roles import Identity, Judgement, Matcher, Scores, Wanted
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mmrag")
 
 _KIND = "ForSequenceClassification"
-_MOST_TOKENS = 512
 
 
 def open_cross_encoder(reference: str) -> CrossEncoder:
@@ -59,16 +57,17 @@ class CrossEncoder(TorchModel, Matcher):
             name=checkpoint.name,
             family="cross",
             revision=revision_of(weights),
-            dimension=1,
+            dimension=0,
             roles=("matcher",),
             modalities=("text",),
-            max_tokens=_max_tokens(checkpoint),
+            max_tokens=longest_text(checkpoint, read_config(checkpoint).to_dict()),
+            languages=checkpoint.languages or (),
             weights=weights,
             licence_weights=checkpoint.licence,
             sources=(checkpoint.source,),
             summary="Judges how well a text answers a query.",
         )
-        self.identity = Identity(self.card.name, self.card.revision, weights, "", 1)
+        self.identity = Identity(self.card.name, self.card.revision, weights, "", self.card.dimension)
 
     @property
     def batch(self) -> int:  # type: ignore[override]
@@ -104,7 +103,7 @@ class CrossEncoder(TorchModel, Matcher):
     @cached_property
     def _tokenizer(self) -> tuple[Tokenizer, int]:
         """The tokenizer, which cuts the longer of two texts first, and what fills up the shorter pairs."""
-        tokenizer = read_tokenizer(self.checkpoint.path, self.card.max_tokens)
+        tokenizer = load_tokenizer(self.checkpoint, self.card.max_tokens)
         padding = pad_id(tokenizer)
         tokenizer.no_padding()
         return tokenizer, padding
@@ -161,14 +160,3 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ModelError(
             f"{checkpoint.reference} gives {labels} logits for a pair of texts; a cross-encoder that reranks gives one"
         )
-
-
-def _max_tokens(checkpoint: Checkpoint) -> int:
-    """Read how long a pair may be: what the tokenizer says, as far as there are positions."""
-    path = checkpoint.path / "tokenizer_config.json"
-    try:
-        said = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
-    positions = checkpoint.config.get("max_position_embeddings", _MOST_TOKENS)
-    return int(min(said or positions, positions))

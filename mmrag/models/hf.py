@@ -20,6 +20,7 @@ from mmrag.models.pretrained import (
     longest_text,
     model_class,
     read_config,
+    read_logit_scale,
     read_preprocessing,
     tokenizer_settings,
 )
@@ -117,7 +118,7 @@ class PretrainedEncoder(TorchEncoder):
 def _pooled(features: Any) -> Tensor:
     """Take the vectors out of what transformers gives: from version 5 on, a tensor no more."""
     vectors: Tensor = getattr(features, "pooler_output", features)
-    return vectors
+    return vectors[:, 0] if vectors.ndim == 3 else vectors  # of FLAVA's tokens, the first is for the whole
 
 
 def _card(checkpoint: Checkpoint, config: Any) -> Card:
@@ -132,6 +133,7 @@ def _card(checkpoint: Checkpoint, config: Any) -> Card:
         max_tokens=longest_text(checkpoint, text.to_dict()),
         text_padding="full" if config.model_type in _PADDED_IN_FULL else "longest",
         languages=_LANGUAGES.get(config.model_type, ()) if checkpoint.languages is None else checkpoint.languages,
+        logit_scale=read_logit_scale(sorted(checkpoint.path.glob("*.safetensors"))),
         summary=f"A {config.model_type} model, computed by transformers.",
         weights=weights,
         licence_weights=checkpoint.licence,

@@ -36,6 +36,11 @@ class TorchModel(Model, ABC):
         """Read the weights from disk, into single precision on the CPU."""
 
     @property
+    def exportable(self) -> bool:
+        """Whether `mmrag models export` can write it."""
+        return False
+
+    @property
     def engine(self) -> str:
         """What computes."""
         return "torch"
@@ -55,10 +60,9 @@ class TorchModel(Model, ABC):
         if precision not in PRECISIONS:
             raise ModelError(f"a precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
         if precision == "int8":
-            raise ModelError(
-                f"torch does not compute {self.card.name} in int8; export it: "
-                "mmrag models export NAME --to onnx --precision int8 --out DIR"
-            )
+            hint = "export it: mmrag models export NAME --to onnx --precision int8 --out DIR"
+            others = "it computes in fp32, bf16 or fp16"
+            raise ModelError(f"torch does not compute {self.card.name} in int8; {hint if self.exportable else others}")
         return self._changed(precision=precision)
 
     def on_device(self, device: str) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmrag.errors import MmragError, ModelError
-from mmrag.models.cards import Card
+from mmrag.models.cards import Card, read_card
 from mmrag.models.export import complete_folder
 from mmrag.models.folder import TOWERS, TowerName
 from mmrag.models.graph import save, trace
 from mmrag.models.network import import_torch
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.quantize import quantize_embeddings, quantize_rows
+from mmrag.models.sentence import OnnxSentenceEncoder
 from mmrag.models.torch_encoder import TorchEncoder
 from mmrag.roles import Encoder, Vectors
 
@@ -74,7 +76,7 @@ def export_encoder(encoder: Encoder, out: Path, *, precisions: Collection[str] =
     encoder : Encoder
         One that torch computes.
     out : path
-        The folder; files of the same names are replaced once all of the model is written.
+        The folder: new, empty, or that of an earlier export of the same model, which is replaced once all is written.
     precisions : collection of {"fp32", "int8"}
         What to write. "fp32" is always written: it says what the vectors are.
 
@@ -83,12 +85,15 @@ def export_encoder(encoder: Encoder, out: Path, *, precisions: Collection[str] =
     MissingExtraError
         If onnxscript is not installed.
     ModelError
-        If torch does not compute the encoder, or it cannot be written so.
+        If torch does not compute the encoder, it cannot be written so, or the folder holds something else.
     """
+    if isinstance(encoder, OnnxSentenceEncoder):
+        encoder = encoder.through_torch
     if not isinstance(encoder, TorchEncoder):
         raise ModelError(f"{encoder.card.name} is not computed by torch, so there is nothing to export")
     if encoder.card.vectors > 1:
         raise ModelError(f"{encoder.card.name} gives a picture several vectors; such models cannot be exported yet")
+    _check_place(out, encoder.card)
     as_it_is = (encoder.device, encoder.precision) == ("cpu", "fp32")
     original = encoder if as_it_is else encoder.on_device("cpu").at_precision("fp32")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +101,22 @@ def export_encoder(encoder: Encoder, out: Path, *, precisions: Collection[str] =
         folder = Path(beside)
         card = _write(original, folder, precisions)
         found = _compare(original, folder, precisions)
+        shutil.rmtree(out / "onnx", ignore_errors=True)  # towers in 8 bits may be there, and not be written again
         shutil.copytree(folder, out, dirs_exist_ok=True)
     return Export(card, found)
+
+
+def _check_place(out: Path, card: Card) -> None:
+    """Refuse a folder that holds anything else than an earlier export of the same model."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    with suppress(MmragError):
+        found = read_card(out)
+        if (found.family, found.name) == ("onnx", card.name):
+            return
+    raise ModelError(
+        f"{out} is not empty, and holds no earlier export of {card.name}; give a new folder, so that no two models mix"
+    )
 
 
 def _write(encoder: TorchEncoder, folder: Path, precisions: Collection[str]) -> Card:

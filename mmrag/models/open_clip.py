@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
 import json
-import logging
 import threading
 import warnings
 from collections.abc import Sequence
@@ -19,14 +17,13 @@ from mmrag.models import cache
 from mmrag.models.cards import Card, Source, hash_files, revision_of
 from mmrag.models.network import import_torch, import_transformers
 from mmrag.models.preprocess import Preprocessing, Transform
-from mmrag.models.tokens import Tokens
+from mmrag.models.pretrained import HERE, read_logit_scale
+from mmrag.models.tokens import Tokens, tell_cut
 from mmrag.models.torch_encoder import TorchEncoder
 from mmrag.roles import Identity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-logger = logging.getLogger("mmrag")
 
 RANDOM = "random"
 """Instead of a tag: weights that are as good as none, for measuring speed."""
@@ -110,6 +107,7 @@ class OpenClipEncoder(TorchEncoder):
             max_tokens=int(text.get("context_length", 77)),
             text_padding="longest" if self._is_causal or "hf_model_name" in text else "full",
             languages=("en",) if text.get("hf_tokenizer_name") in _ENGLISH_TOKENIZERS else (),
+            logit_scale=read_logit_scale([self._file]) if self._file else 0.0,
             summary=f"{self._architecture} of OpenCLIP, weights {weights}.",
             licence_code="MIT",
             licence_weights="As whoever trained them says.",
@@ -163,12 +161,7 @@ class OpenClipEncoder(TorchEncoder):
             ids: Tokens = self._tokenizer(list(texts)).numpy()
             for text, row in zip(texts, ids, strict=True):
                 if (row != self._pad_id).all() and self._is_longer(text):
-                    logger.warning(
-                        "only the first %d tokens are read of a text of %d characters: %.40s…",
-                        self.card.max_tokens,
-                        len(text),
-                        text,
-                    )
+                    tell_cut(text, self.card.max_tokens)
         if self.card.text_padding == "longest":
             used = (ids != self._pad_id).any(axis=0)
             ids = ids[:, : int(used.nonzero()[0].max()) + 1]
@@ -200,7 +193,7 @@ class OpenClipEncoder(TorchEncoder):
                 str(folder),
                 context_length=self.card.max_tokens,
                 tokenizer_mode=text.get("tokenizer_mode"),
-                local_files_only=True,
+                **HERE,
                 **options,
             )
         except Exception as error:  # files that are missing or damaged
@@ -264,21 +257,8 @@ def _tagged_file(tag: dict[str, Any]) -> Path | None:
     repository = tag.get("hf_hub", "").rpartition("/")[0]
     snapshot = cache.snapshot(repository) if repository else None
     if snapshot:
-        found = next((snapshot / one for one in weight_names(tag) if (snapshot / one).is_file()), None)
-        if found:
-            return found
-    url = tag.get("url", "")
-    path = Path("~/.cache/clip", url.rpartition("/")[2]).expanduser()
-    return path if url and path.is_file() and _is_intact(path, url) else None
-
-
-def _is_intact(path: Path, url: str) -> bool:
-    """Compare a downloaded file with the beginning of its hash, which some addresses carry."""
-    carried = url.split("/")[-2] if "openaipublic" in url else path.stem.rpartition("-")[2]
-    if "openaipublic" not in url and "mlfoundations" not in url:
-        return True
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().startswith(carried)
+        return next((snapshot / one for one in weight_names(tag) if (snapshot / one).is_file()), None)
+    return None
 
 
 def _preprocessing(image_size: int | Sequence[int], tag: dict[str, Any]) -> Preprocessing | Transform:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import ModelError
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from tokenizers import Tokenizer
 
-# No code of a model's author is ever run, and nothing is looked for on a hub.
-_HERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+HERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""For every call of ``from_pretrained``: no code of a model's author is run, and nothing is looked for on a hub."""
 
 # Their first position is the one behind the padding token's number.
 _POSITIONS_BEHIND_PADDING = ("roberta", "camembert", "mpnet", "altclip", "data2vec", "longformer")
@@ -37,7 +40,7 @@ def read_config(checkpoint: Checkpoint) -> Any:
     """
     transformers = import_transformers()
     try:
-        return transformers.AutoConfig.from_pretrained(checkpoint.path, **_HERE)
+        return transformers.AutoConfig.from_pretrained(checkpoint.path, **HERE)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"transformers {transformers.__version__} cannot read the configuration of {checkpoint.reference}: {error}"
@@ -82,25 +85,59 @@ def load_pretrained(checkpoint: Checkpoint, kind: Any, *, dtype: Any = "float32"
             use_safetensors=checkpoint.has_safetensors,
             weights_only=True,
             output_loading_info=True,
-            **_HERE,
+            **HERE,
         )
     except Exception as error:  # of transformers, safetensors, torch and pickle
-        raise ModelError(f"the weights of {checkpoint.reference} cannot be loaded: {error}") from error
+        raise ModelError(
+            f"the weights of {checkpoint.reference} cannot be loaded: {error}. {_again(checkpoint)}"
+        ) from error
     needed = (key for key in report["missing_keys"] if not (unused and key.startswith(unused)))
     missing = sorted(needed) + [str(key) for key in report["mismatched_keys"]]
     if missing:
         raise ModelError(
             f"the weights of {checkpoint.reference} are not all there: {len(missing)} are missing or of another "
-            f"shape, the first is {missing[0]}. Fetch the model again: mmrag models pull hf:{checkpoint.reference}"
+            f"shape, the first is {missing[0]}. {_again(checkpoint)}"
         )
     return network  # type: ignore[no-any-return]
+
+
+def _again(checkpoint: Checkpoint) -> str:
+    """Say how to get a model's files again."""
+    if os.path.isdir(os.path.expanduser(checkpoint.reference)):
+        return "Copy the model's files into the folder again, from where they came"
+    return f"Fetch the model again: mmrag models pull hf:{checkpoint.reference}"
+
+
+def read_logit_scale(files: Iterable[Path]) -> float:
+    """Read what cosines are multiplied with before a softmax: exp of the tensor ``logit_scale``.
+
+    Parameters
+    ----------
+    files : iterable of path
+        The weights; of those that are no safetensors nothing is read.
+
+    Returns
+    -------
+    float
+        0 if no file says.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in files:
+        with suppress(SafetensorError):  # a damaged file is named when the network is loaded
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as tensors:
+                    if "logit_scale" in tensors.keys():  # noqa: SIM118 - it is no mapping
+                        return math.exp(tensors.get_tensor("logit_scale").item())
+    return 0.0
 
 
 def longest_text(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
     """Tell how many tokens a text tower reads: as many as it has positions, or fewer if the tokenizer says so."""
     positions = config.get("max_position_embeddings") or math.inf
     if any(kind in config.get("model_type", "") for kind in _POSITIONS_BEHIND_PADDING):
-        positions -= config.get("pad_token_id", 1) + 1
+        padding = config.get("pad_token_id")
+        positions -= (1 if padding is None else padding) + 1
     said = tokenizer_settings(checkpoint).get("model_max_length")
     longest = min(positions, said or math.inf)
     return int(longest) if longest < 1e9 else 512
@@ -128,7 +165,7 @@ def load_tokenizer(checkpoint: Checkpoint, max_tokens: int, *, lower_case: bool 
         return read_tokenizer(checkpoint.path, max_tokens, lower_case=lower_case)
     transformers = import_transformers()
     try:
-        found = transformers.AutoTokenizer.from_pretrained(checkpoint.path, **_HERE)
+        found = transformers.AutoTokenizer.from_pretrained(checkpoint.path, **HERE)
         tokenizer = found.backend_tokenizer
     except Exception as error:  # of tokenizers, sentencepiece and transformers
         raise ModelError(
@@ -174,7 +211,7 @@ def load_processor(checkpoint: Checkpoint) -> Any:
     """Load the image processor that computes with PIL."""
     transformers = import_transformers()
     try:
-        return transformers.AutoImageProcessor.from_pretrained(checkpoint.path, backend="pil", **_HERE)
+        return transformers.AutoImageProcessor.from_pretrained(checkpoint.path, backend="pil", **HERE)
     except Exception as error:  # of transformers, as it reads many kinds of files
         raise ModelError(
             f"{checkpoint.reference} does not say how pictures are prepared (preprocessor_config.json): {error}"

@@ -148,6 +148,11 @@ class SentenceLayout:
                 f"{checkpoint.reference} is made of {', '.join(kinds)}; what can be run is a Transformer, then "
                 "Pooling, then any of Dense and Normalize"
             )
+        if "Normalize" in kinds and "Dense" in kinds[kinds.index("Normalize") :]:
+            raise ModelError(
+                f"{checkpoint.reference} makes vectors unit vectors before a dense layer, which cannot be done yet; "
+                "what can be run is a Transformer, then Pooling, then Dense layers, and Normalize at the end"
+            )
         own = checkpoint.within(modules[0][1])
         poolings, dimension = _read_pooling(modules[1][1])
         dense = tuple(Dense.read(path) for kind, path in modules if kind == "Dense")
@@ -246,10 +251,14 @@ class OnnxSentenceEncoder(Encoder):
         As those of `SentenceEncoder`.
     precision : {"fp32", "int8"}
         Of the file that is run.
+    device : {"auto", "cpu"}
+        Where torch computes it, if another precision is asked for.
     """
 
-    def __init__(self, layout: SentenceLayout, checkpoint: Checkpoint, *, precision: str = "fp32") -> None:
-        self._layout, self._checkpoint, self._precision = layout, checkpoint, precision
+    def __init__(
+        self, layout: SentenceLayout, checkpoint: Checkpoint, *, precision: str = "fp32", device: str = "auto"
+    ) -> None:
+        self._layout, self._checkpoint, self._precision, self._chosen = layout, checkpoint, precision, device
         self.card, self.identity = _described(layout, checkpoint)
 
     @property
@@ -265,16 +274,19 @@ class OnnxSentenceEncoder(Encoder):
     def at_precision(self, precision: str) -> Self:
         """Give this model computing in one of the precisions that it has files of, or in one of torch's."""
         if precision in self._layout.onnx:
-            return type(self)(self._layout, self._checkpoint, precision=precision)
-        return cast(Self, self._through_torch.at_precision(precision))
+            return type(self)(self._layout, self._checkpoint, precision=precision, device=self._chosen)
+        return cast(Self, self.through_torch.at_precision(precision))
 
     def on_device(self, device: str) -> Self:
         """Give this model computing on "auto" or "cpu"; elsewhere torch computes it."""
-        return self if device in ("auto", "cpu") else cast(Self, self._through_torch.on_device(device))
+        if device not in ("auto", "cpu"):
+            return cast(Self, self.through_torch.on_device(device))
+        return type(self)(self._layout, self._checkpoint, precision=self._precision, device=device)
 
     @property
-    def _through_torch(self) -> SentenceEncoder:
-        return SentenceEncoder(self._layout, self._checkpoint)
+    def through_torch(self) -> SentenceEncoder:
+        """The same model, computed by torch."""
+        return SentenceEncoder(self._layout, self._checkpoint).on_device(self._chosen)
 
     @cached_property
     def _session(self) -> OnnxRuntimeSession:

@@ -20,8 +20,6 @@ logger = logging.getLogger("mmrag")
 
 Tokens = npt.NDArray[np.int64]
 
-logger = logging.getLogger("mmrag")
-
 
 def read_tokenizer(folder: Path, max_tokens: int, *, lower_case: bool = False) -> Tokenizer:
     """Load ``tokenizer.json`` so that it cuts at `max_tokens` and fills up to the longest of a batch.
@@ -76,13 +74,13 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
     encodings: list[Encoding] = tokenizer.encode_batch(list(texts))
     for text, encoding in zip(texts, encodings, strict=True):
         if encoding.overflowing:
-            logger.warning(
-                "only the first %d tokens are read of a text of %d characters: %.40s…",
-                len(encoding.ids),
-                len(text),
-                text,
-            )
+            tell_cut(text, len(encoding.ids))
     return encodings
+
+
+def tell_cut(text: str, tokens: int) -> None:
+    """Tell the log that of a text only so many tokens are read."""
+    logger.warning("only the first %d tokens are read of a text of %d characters: %.40s…", tokens, len(text), text)
 
 
 def pad_id(tokenizer: Tokenizer) -> int:

@@ -68,6 +68,14 @@ class TorchEncoder(TorchModel, Encoder):
         raise ModelError(f"the tokenizer of {self.card.name} cannot be written as a file; it runs through torch only")
 
     @property
+    def exportable(self) -> bool:
+        """Whether `mmrag models export` can write it: its tokenizer and how it prepares pictures fit into files."""
+        sees, reads = "image" in self.card.modalities, "text" in self.card.modalities
+        prepares = not sees or isinstance(self.preprocessing, Preprocessing)
+        writes = not reads or type(self).write_tokenizer is not TorchEncoder.write_tokenizer
+        return self.card.vectors == 1 and prepares and writes
+
+    @property
     def exact(self) -> bool:
         """Whether every pixel is the reference's."""
         return self.precision == "fp32"

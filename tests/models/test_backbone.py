@@ -109,6 +109,17 @@ def test_a_name_whose_weights_are_here(monkeypatch, pictures, tmp_path):
     assert distance(encoder.encode_image(pictures), reference(network, pictures)) < 1e-4
 
 
+def test_a_folder_is_known_wherever_it_lies_until_its_files_change(tmp_path):
+    write_model("resnet10t", tmp_path / "here")
+    before = load_encoder(f"timm:{tmp_path / 'here'}", device="cpu").identity
+    (tmp_path / "here").rename(tmp_path / "there")
+    after = load_encoder(f"timm:{tmp_path / 'there'}", device="cpu").identity
+    assert (after, after.name) == (before, "resnet10t")
+    path = tmp_path / "there" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "global_pool": "max"}))
+    assert load_encoder(f"timm:{tmp_path / 'there'}", device="cpu").identity.weights != before.weights
+
+
 def test_random_weights_are_the_same_each_time():
     first, second = (load_encoder("timm:resnet10t/random", device="cpu") for _ in range(2))
     assert first.identity == second.identity

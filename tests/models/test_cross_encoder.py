@@ -31,9 +31,9 @@ TEXTS = [
 LONG = " ".join(WORDS * 3)
 
 
-@pytest.fixture(scope="module", params=["bert", "distilbert"])
+@pytest.fixture(scope="module", params=["bert", "distilbert", "roberta"])
 def folder(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cross")
+    folder = tmp_path_factory.mktemp(f"cross-{request.param}")
     tiny_cross.write(request.param, folder)
     return folder
 
@@ -47,6 +47,10 @@ def reference(folder, pairs, activation=None):
     """What sentence-transformers' CrossEncoder says of pairs."""
     model = sentence_transformers.CrossEncoder(str(folder), device="cpu", local_files_only=True)
     return model.predict(pairs, activation_fn=activation or torch.nn.Identity(), show_progress_bar=False)
+
+
+def change(path, **settings):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
 def logits(matcher, queries=QUERIES, texts=TEXTS):
@@ -106,7 +110,7 @@ def test_the_comparison_would_notice(folder, matcher, monkeypatch):
             return distance(logits(matcher), right)
 
     assert without("attention_mask", 1) > 0.01
-    if "token_type_ids" in matcher._inputs:
+    if folder.name.startswith("cross-bert"):
         assert without("token_type_ids", 0) > 0.01
     with torch.no_grad():
         weight = next(weight for name, weight in matcher.network.named_parameters() if "layer.1." in name)
@@ -136,6 +140,36 @@ def test_only_wanted_pairs_are_judged_whatever_the_order_and_the_batch(matcher, 
 def test_bf16_is_near(matcher):
     found, right = logits(matcher.at_precision("bf16")), logits(matcher)
     assert 0 < distance(found, right) < 0.3
+
+
+def test_as_many_tokens_as_there_are_positions_whatever_the_tokenizer_says(tmp_path):
+    tiny_cross.write("roberta", tmp_path)
+    change(tmp_path / "tokenizer_config.json", model_max_length=512)
+    matcher = load_matcher(f"cross:{tmp_path}")
+    assert matcher.card.max_tokens == tiny_cross.TOKENS
+    assert np.isfinite(logits(matcher, [LONG], [LONG])).all()
+
+
+def test_a_vocabulary_is_tokenizer_enough(tmp_path):
+    tiny_cross.write("bert", tmp_path)
+    right = logits(load_matcher(f"cross:{tmp_path}"))
+    known = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.txt").write_text("\n".join(sorted(known, key=known.get)))
+    assert np.allclose(logits(load_matcher(f"cross:{tmp_path}")), right, atol=1e-5)
+
+
+def test_the_card(tmp_path):
+    tiny_cross.write("bert", tmp_path)
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\n---\n")
+    card = load_matcher(f"cross:{tmp_path}").card
+    assert (card.roles, card.dimension, card.languages) == (("matcher",), 0, ("en",))
+    assert card.licence_weights == card.sources[0].licence == "apache-2.0"
+
+
+def test_int8_promises_no_export(matcher):
+    with pytest.raises(ModelError, match="in int8; it computes in fp32, bf16 or fp16"):
+        matcher.at_precision("int8")
 
 
 def test_what_is_no_cross_encoder_is_refused(folder, tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ pytest.importorskip("open_clip", reason="needs the torch extra")
 import mmrag  # noqa: E402
 from mmrag.cli.main import app  # noqa: E402
 from mmrag.errors import IndexModelError, ModelError  # noqa: E402
+from mmrag.models.hf import _pooled  # noqa: E402
 from mmrag.models.onnx_export import export_encoder  # noqa: E402
 from mmrag.models.preprocess import Preprocessing, Transform  # noqa: E402
 from mmrag.models.registry import absolute_name, load_encoder  # noqa: E402
@@ -214,8 +217,50 @@ def test_weights_that_are_not_all_there(copy):
     weights = load_file(copy / "model.safetensors")
     del weights["text_projection.weight"]
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"not all there: 1 are missing .* first is text_projection\.weight"):
+    message = (
+        r"not all there: 1 are missing .* first is text_projection\.weight\. Copy the model's files into the folder"
+    )
+    with pytest.raises(ModelError, match=message):
         load_encoder(str(copy)).encode_text(TEXTS)
+
+
+def test_damaged_weights_of_a_hub_name_the_command(copy, monkeypatch):
+    (copy / "model.safetensors").write_bytes(b"nonsense")
+    encoder = load_encoder(str(copy))
+    assert encoder.card.logit_scale == 0
+    with pytest.raises(ModelError, match=r"cannot be loaded: .* Copy the model's files into the folder again"):
+        encoder.encode_text(TEXTS)
+    encoder._checkpoint = dataclasses.replace(encoder._checkpoint, reference="openai/clip")
+    with pytest.raises(ModelError, match=r"cannot be loaded: .* again: mmrag models pull hf:openai/clip"):
+        encoder.encode_text(TEXTS)
+
+
+def test_the_card_tells_the_scale_of_cosines(clip, copy):
+    from safetensors.torch import load_file, save_file
+
+    model = transformers.AutoModel.from_pretrained(clip)
+    assert load_encoder(str(clip)).card.logit_scale == pytest.approx(model.logit_scale.exp().item())
+    weights = load_file(copy / "model.safetensors")
+    del weights["logit_scale"]
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    assert load_encoder(str(copy)).card.logit_scale == 0
+
+
+def test_of_the_vectors_of_all_tokens_the_first_is_taken():
+    """As FLAVA gives them; its own contrastive loss takes the first too."""
+    tokens = torch.arange(24.0).reshape(2, 3, 4)
+    assert torch.equal(_pooled(SimpleNamespace(pooler_output=tokens)), tokens[:, 0])
+
+
+def test_int8_is_an_export(clip):
+    with pytest.raises(ModelError, match="in int8; export it: mmrag models export NAME --to onnx"):
+        load_encoder(str(clip), precision="int8")
+
+
+@pytest.mark.parametrize("family", ["hf", "cross", "blip"])
+def test_a_name_is_needed(family):
+    with pytest.raises(ModelError, match="a model's name or folder stands behind the colon"):
+        load_encoder(f"{family}:")
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,23 @@ def test_what_cannot_be_exported(checkpoints, tmp_path):  # noqa: F811
     assert not list(tmp_path.iterdir())
 
 
+def test_no_two_models_mix(original, tmp_path):
+    out = tmp_path / "out"
+    done = export_encoder(original, out)
+    assert (out / "onnx" / "text_model_int8.onnx").is_file()
+    assert done.card.logit_scale == original.card.logit_scale
+    export_encoder(original, out, precisions=["fp32"])
+    assert not list(out.glob("onnx/*int8*"))
+    before = sorted(out.rglob("*"))
+    other = load_encoder("timm:resnet10t/random", device="cpu")
+    for place in (out, tmp_path):
+        with pytest.raises(
+            ModelError, match="is not empty, and holds no earlier export of resnet10t; give a new folder"
+        ):
+            export_encoder(other, place)
+    assert sorted(out.rglob("*")) == before
+
+
 def test_texts_alone(original, folder, tmp_path):
     """As the export of a text encoder writes it: one tower, no preprocessor."""
     shutil.copytree(folder, tmp_path / "out")

@@ -20,6 +20,7 @@ transformers = pytest.importorskip("transformers", reason="needs the torch extra
 library = pytest.importorskip("sentence_transformers", reason="needs the dev extra")
 pytest.importorskip("open_clip", reason="needs the torch extra")
 
+from safetensors.torch import load_file  # noqa: E402
 from sentence_transformers.sentence_transformer import modules  # noqa: E402
 
 import mmrag  # noqa: E402
@@ -219,6 +220,32 @@ class Hidden(torch.nn.Module):
         return found.last_hidden_state, found.pooler_output
 
 
+def test_unit_vectors_before_a_dense_layer_are_refused(dense_model, tmp_path):
+    folder = shutil.copytree(dense_model, tmp_path / "model")
+    listed = json.loads((folder / "modules.json").read_text())
+    listed.insert(2, {**listed[-1], "idx": 2})
+    for place, one in enumerate(listed):
+        one["idx"] = place
+    (folder / "modules.json").write_text(json.dumps(listed))
+    with pytest.raises(ModelError, match="makes vectors unit vectors before a dense layer, which cannot be done yet"):
+        load_encoder(str(folder))
+
+
+def test_the_identity_is_that_of_what_torch_reads(dense_model, tmp_path):
+    folder = shutil.copytree(dense_model, tmp_path / "model")
+    before = load_encoder(str(folder)).identity
+    (folder / "onnx").mkdir()
+    for name in ("README.md", "training.json", "onnx/model.onnx", "onnx/config.json", "pytorch_model.bin"):
+        (folder / name).write_text("{}")
+    assert load_encoder(str(folder)).identity == before
+    (layer,) = folder.glob("*_Dense")
+    torch.save(dict(load_file(layer / "model.safetensors")), layer / "pytorch_model.bin")
+    (layer / "model.safetensors").unlink()
+    pickled = load_encoder(str(folder)).identity.weights
+    torch.save({"linear.weight": torch.zeros(20, 32), "linear.bias": torch.zeros(20)}, layer / "pytorch_model.bin")
+    assert len({before.weights, pickled, load_encoder(str(folder)).identity.weights}) == 3
+
+
 @pytest.fixture(scope="module")
 def with_onnx(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx") / "model"
@@ -248,6 +275,7 @@ def test_onnx_runtime(with_onnx):
     assert isinstance(encoder, OnnxSentenceEncoder)
     assert (encoder.engine, encoder.precision, encoder.device) == ("onnxruntime", "fp32", "cpu")
     assert encoder.at_precision("int8").precision == "int8"
+    assert encoder.on_device("cpu").at_precision("bf16")._device == "cpu"
     other = encoder.at_precision("bf16")
     assert isinstance(other, SentenceEncoder)
     assert other.identity == encoder.identity
@@ -265,6 +293,16 @@ def test_onnx_runtime_needs_no_torch(with_onnx):
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_what_onnx_runtime_computes_can_be_exported_too(with_onnx, tmp_path):
+    folder = shutil.copytree(with_onnx[0], tmp_path / "model")
+    (folder / "onnx" / "model_quantized.onnx").unlink()
+    encoder = load_encoder(str(folder))
+    with pytest.raises(ModelError, match="in int8; export it"):
+        encoder.at_precision("int8")
+    export_encoder(encoder, tmp_path / "out", precisions=["int8"])
+    assert load_encoder(str(tmp_path / "out"), precision="int8").precision == "int8"
 
 
 def test_exported_it_gives_the_same_vectors(tmp_path):
