@@ -42,7 +42,8 @@ def open_blip2(reference: str) -> Model:
     named = (checkpoint.config.get("architectures") or [None])[0]
     if named not in kinds:
         raise ModelError(
-            f"{checkpoint.reference} is a {named}; blip2: opens {', '.join(kinds)}, such as blip2:Salesforce/blip2-itm-vit-g"
+            f"{checkpoint.reference} is a {named}; blip2: opens {', '.join(kinds)}, "
+            "such as blip2:Salesforce/blip2-itm-vit-g"
         )
     return kinds[named](checkpoint)
 
