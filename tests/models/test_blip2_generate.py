@@ -141,7 +141,7 @@ def test_ranked_answers_equal_transformers(tiny, pictures):
     found = model.rank_answers(pictures, [QUESTION] * len(pictures), ANSWERS)
     expected = np.array([[likelihood(tiny, picture, prompt, answer) for answer in ANSWERS] for picture in pictures])
     spread = expected.std(axis=0).mean()  # across pictures
-    assert spread >= 0.5
+    assert spread > 0.3
     assert np.abs(found - expected).max() < 1e-4 * spread
     assert np.array_equal(np.argsort(-found), np.argsort(-expected))
     other = model.rank_answers(pictures, ["how many"] * len(pictures), ANSWERS)

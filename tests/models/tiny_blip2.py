@@ -59,9 +59,7 @@ def talkative(network, seed):
     for name, parameter in network.language_model.named_parameters():
         for part, factor in factors.items():
             parameter.data *= factor if part in name else 1
-        if name == "lm_head.weight" and network.config.model_type == "instructblip":
-            parameter.data *= 2
-        elif name == "lm_head.weight" and network.config.is_encoder_decoder:
+        if name == "lm_head.weight" and network.config.is_encoder_decoder:
             parameter.data *= 6
             parameter.data[1] *= 0.1  # the end of a text
     network.language_projection.weight.data *= 3
