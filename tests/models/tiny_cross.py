@@ -30,7 +30,7 @@ def shake(network, seed=0):
             if parameter.ndim == 1:
                 parameter += 0.1 * noise
             else:
-                gain = 5.0 if name in ("classifier.weight", "classifier.out_proj.weight") else 1.5
+                gain = {"classifier.weight": 5.0, "classifier.out_proj.weight": 8.0}.get(name, 1.5)
                 parameter.copy_(noise if "embedding" in name else noise * gain * parameter.shape[1] ** -0.5)
 
 
