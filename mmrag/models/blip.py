@@ -60,7 +60,7 @@ class BlipRetrieval(BlipNetwork, BlipPairs):
 
     def _cosines(self, texts: Sequence[str], features: Sequence[Vectors], wanted: Wanted) -> Scores:
         some = np.flatnonzero(wanted.any(axis=0))
-        first = self.tensor(np.stack([features[number][0] for number in some]))
+        first = self.tensor(np.stack([features[number][0] for number in some.tolist()]))
         with self.running() as network:
             projected = as_array(network.vision_proj(first))
         itc = np.full(wanted.shape, np.nan, dtype=np.float32)

@@ -159,7 +159,7 @@ def _check_length(answer: Any, file: RemoteFile, start: int) -> None:
     """Refuse another file's bytes before they come: a proxy's page for logging in, a mirror that lags behind."""
     if answer.status_code == 206:
         told = answer.headers.get("Content-Range", "")
-        right = re.fullmatch(rf"bytes {start}-\d+/({file.size}|\*)", told)
+        right = bool(re.fullmatch(rf"bytes {start}-\d+/({file.size}|\*)", told))
     else:
         told = answer.headers.get("Content-Length", str(file.size))
         right = told == str(file.size) or "Content-Encoding" in answer.headers
