@@ -9,14 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmrag.errors import InputError
+from mmrag.errors import InputError, ModelError
 from mmrag.models.registry import load_encoder
 from mmrag.roles import Encoder
 from tests.contracts.made import asked_for, made
 
-MADE = ["tiny:make_clip", "tiny_blip:make_retrieval", "tiny_blip2:make_retrieval"]
+MADE = [
+    "test_open_clip:make_clip",
+    "test_sentence:make_text_encoder",
+    "tiny:make_clip",
+    "tiny_blip:make_retrieval",
+    "tiny_blip2:make_retrieval",
+]
 ENCODERS = [
-    *("builtin", "toy:1"),
+    *("builtin", "toy:1", "timm:resnet10t/random"),
     *(f"tests.models.{one}" for one in MADE),
     *asked_for(Encoder),
 ]
@@ -25,7 +31,26 @@ TEXTS = ["a red car", "two dogs are playing in deep snow", "blue", "a man"]
 
 @pytest.fixture(params=ENCODERS, scope="module")
 def encoder(request, tmp_path_factory):
+    if request.param.startswith("timm:"):
+        pytest.importorskip("timm", reason="needs the torch extra")
     return load_encoder(made(request.param, tmp_path_factory))
+
+
+@pytest.fixture(params=["image", "text"])
+def modality(request, encoder):
+    if request.param not in encoder.card.modalities:
+        pytest.skip(f"{encoder.card.name} encodes {encoder.card.modalities[0]}s only")
+    return request.param
+
+
+@pytest.fixture
+def encode(encoder, modality):
+    return encoder.encode_image if modality == "image" else encoder.encode_text
+
+
+@pytest.fixture
+def inputs(modality, pictures):
+    return pictures if modality == "image" else TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +67,18 @@ def pictures():
     ]
 
 
-def picture_shape(encoder, count):
-    """Of several pictures' vectors: one vector a picture, or as many as the card says."""
+def shape_of(encoder, modality, count):
+    """Of several vectors: a text has one, a picture as many as the card says."""
     card = encoder.card
-    return (count, card.dimension) if card.vectors == 1 else (count, card.vectors, card.dimension)
+    several = modality == "image" and card.vectors > 1
+    return (count, card.vectors, card.dimension) if several else (count, card.dimension)
 
 
-def test_unit_float32_vectors_of_the_cards_dimension(encoder, pictures):
-    for vectors, shape in (
-        (encoder.encode_image(pictures), picture_shape(encoder, 5)),
-        (encoder.encode_text(TEXTS), (4, encoder.card.dimension)),
-    ):
-        assert vectors.shape == shape
-        assert vectors.dtype == np.float32
-        assert np.allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
+def test_unit_float32_vectors_of_the_cards_dimension(encoder, modality, encode, inputs):
+    vectors = encode(inputs)
+    assert vectors.shape == shape_of(encoder, modality, len(inputs))
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
 
 
 def test_the_identity_is_the_cards(encoder):
@@ -67,23 +90,27 @@ def test_the_identity_is_the_cards(encoder):
     encoder.verify()
 
 
-def test_a_vector_does_not_depend_on_its_batch(encoder, pictures):
-    one_by_one = np.concatenate([encoder.encode_image([picture]) for picture in pictures])
-    assert np.abs(encoder.encode_image(pictures) - one_by_one).max() < 1e-4
-    one_by_one = np.concatenate([encoder.encode_text([text]) for text in TEXTS])
-    assert np.abs(encoder.encode_text(TEXTS) - one_by_one).max() < 1e-4
+def test_a_vector_does_not_depend_on_its_batch(encode, inputs):
+    one_by_one = np.concatenate([encode([one]) for one in inputs])
+    assert np.abs(encode(inputs) - one_by_one).max() < 1e-4
 
 
-def test_different_things_get_different_vectors(encoder, pictures):
-    for vectors in (encoder.encode_image(pictures[1:]), encoder.encode_text(TEXTS[:3])):
-        flat = vectors.reshape(len(vectors), -1)
-        cosines = flat @ flat.T / np.linalg.norm(flat[0]) ** 2
-        assert cosines[~np.eye(len(cosines), dtype=bool)].max() < 0.995
+def test_different_things_get_different_vectors(encode, inputs, modality):
+    vectors = encode(inputs[1:] if modality == "image" else inputs[:3])
+    flat = vectors.reshape(len(vectors), -1)
+    cosines = flat @ flat.T / np.linalg.norm(flat[0]) ** 2
+    assert cosines[~np.eye(len(cosines), dtype=bool)].max() < 0.995
 
 
-def test_nothing_in_nothing_out(encoder):
-    assert encoder.encode_image([]).shape == picture_shape(encoder, 0)
-    assert encoder.encode_text([]).shape == (0, encoder.card.dimension)
+def test_nothing_in_nothing_out(encoder, modality, encode):
+    assert encode([]).shape == shape_of(encoder, modality, 0)
+
+
+def test_the_other_modality_is_refused_with_what_can_be_done(encoder, pictures):
+    if len(encoder.card.modalities) == 2:
+        pytest.skip("it encodes both")
+    with pytest.raises(ModelError, match="mmrag models"):
+        encoder.encode_text(TEXTS) if "image" in encoder.card.modalities else encoder.encode_image(pictures)
 
 
 def test_one_string_is_a_mistake(encoder):
@@ -92,19 +119,24 @@ def test_one_string_is_a_mistake(encoder):
 
 
 def test_odd_texts_have_vectors(encoder):
+    if "text" not in encoder.card.modalities:
+        pytest.skip("it reads no texts")
     vectors = encoder.encode_text(["", "\n", "🐕", "海滩上的狗", "x" * 5000, "\x00"])
     assert np.isfinite(vectors).all()
 
 
-def test_threads_share_it(encoder, pictures):
-    expected = encoder.encode_text(TEXTS)
-    pixels = np.stack([encoder.preprocess(picture) for picture in pictures])
-    expected_pixels = encoder.encode_pixels(pixels)
+def test_threads_share_it(encode, inputs):
+    expected = encode(inputs)
     with ThreadPoolExecutor(8) as pool:
-        texts = list(pool.map(lambda _: encoder.encode_text(TEXTS), range(16)))
-        images = list(pool.map(lambda _: encoder.encode_pixels(pixels), range(8)))
-    assert all(np.allclose(vectors, expected, atol=1e-5) for vectors in texts)
-    assert all(np.allclose(vectors, expected_pixels, atol=1e-5) for vectors in images)
+        found = list(pool.map(lambda _: encode(inputs), range(8)))
+    assert all(np.allclose(vectors, expected, atol=1e-5) for vectors in found)
+
+
+def test_preprocessed_pictures_give_the_same(encoder, pictures):
+    if "image" not in encoder.card.modalities:
+        pytest.skip("it sees no pictures")
+    pixels = np.stack([encoder.preprocess(picture) for picture in pictures])
+    assert np.allclose(encoder.encode_pixels(pixels), encoder.encode_image(pictures), atol=1e-5)
 
 
 def test_long_texts_are_cut_with_a_warning(caplog):

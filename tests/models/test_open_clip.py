@@ -126,6 +126,15 @@ def pair(name, checkpoints):
     return network, load_encoder(f"openclip:{name}/{checkpoints[name]}", precision="fp32", device="cpu")
 
 
+def make_clip(folder):
+    """For the contracts; OpenCLIP knows the architecture from then on."""
+    folder.mkdir()
+    (folder / "contract-clip.json").write_text(json.dumps({"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT}))
+    open_clip.add_model_config(folder)
+    torch.save(shaken(open_clip.create_model("contract-clip")).state_dict(), folder / "contract-clip.pt")
+    return f"openclip:contract-clip/{folder / 'contract-clip.pt'}"
+
+
 def image_reference(network, pictures):
     transform = image_transform_v2(PreprocessCfg(**network.visual.preprocess_cfg), is_train=False)
     with torch.inference_mode():

@@ -76,6 +76,11 @@ def write(folder, *, backbone="bert", pooling="mean", dense=None, settings=None,
     return library.SentenceTransformer(str(folder), device="cpu")
 
 
+def make_text_encoder(folder):
+    write(folder)
+    return str(folder)
+
+
 def check(folder, reference):
     """Compare with the reference; give our encoder and what it found."""
     encoder = load_encoder(str(folder))
