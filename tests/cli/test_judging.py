@@ -93,8 +93,8 @@ def test_a_recipe_and_the_lowest_score(index, tmp_path):
         (("red", "--top", "3"), "top says how many candidates a matcher judges, and none was named"),
         (("red", "--precision", "bf16"), "--precision is that of the model that judges again; name one: --rerank NAME"),
         (("red", "--rerank", "toy:1"), "toy:1 is no matcher: it plays the role of encoder. See: mmrag models"),
-        (("red", "--rerank", "judge:1", "--precision", "bf16"), "toy runs in fp32 only, not in 'bf16'"),
-        (("red", "--rerank", "judge:1", "--device", "cuda"), "toy runs on cpu only, not on 'cuda'"),
+        (("red", "--rerank", "judge:1", "--precision", "bf16"), "toy runs in fp32 only, not in bf16"),
+        (("red", "--rerank", "judge:1", "--device", "cuda"), "toy runs on cpu only, not on cuda"),
         (("--image", "images/red.png", "--rerank", "judge:1"), "for a picture, toy can judge items of the modality"),
     ],
 )
