@@ -167,7 +167,11 @@ def _opener(family: str, name: str) -> Opener:
 
     third_party = {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
     if family in third_party:
-        return third_party[family].load()  # type: ignore[no-any-return]
+        try:
+            return third_party[family].load()  # type: ignore[no-any-return]
+        except Exception as error:  # whatever an author's module raises while it is imported
+            where = third_party[family].value
+            raise ModelError(f"the family {family!r}, which is in {where}, cannot be loaded: {error}") from error
     known = ", ".join(sorted({*_FAMILIES, *third_party}))
     raise ModelError(
         f"there is no model {name!r}; give 'builtin', the path of a model folder (./my-model), a name that "

@@ -74,3 +74,12 @@ def test_paths_move_with_their_home_and_keep_their_family(tmp_path, monkeypatch)
         assert registry.to_home(absolute, elsewhere) == absolute
     for name in ("timm:resnet18", "hf:openai/clip", "thirdparty:./net"):  # what others are given is theirs
         assert registry.from_home(registry.to_home(registry.absolute_name(name), home), home) == name
+
+
+def test_a_family_that_cannot_be_imported_is_named(monkeypatch):
+    from importlib import metadata
+
+    point = metadata.EntryPoint(name="broken", value="no_such_module:open_it", group=registry.ENTRY_POINTS)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    with pytest.raises(ModelError, match="family 'broken', which is in no_such_module:open_it, cannot be loaded"):
+        registry.load_encoder("broken:1")
