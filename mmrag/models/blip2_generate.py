@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -17,14 +16,12 @@ from mmrag.models.blip2_network import Blip2Network
 from mmrag.models.blip_words import check_questions, seeded, writing
 from mmrag.models.network import as_array, import_torch, import_transformers
 from mmrag.models.pretrained import HERE
-from mmrag.models.tokens import Tokens
+from mmrag.models.tokens import Tokens, tell_cut
 from mmrag.roles import Generator, Scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
-
-logger = logging.getLogger("mmrag")
 
 
 class Blip2Generator(Blip2Network, Generator):
@@ -170,12 +167,7 @@ class Blip2Generator(Blip2Network, Generator):
         ids: list[int] = tokenizer(text).input_ids
         if len(ids) <= self.card.max_tokens:
             return ids
-        logger.warning(
-            "only the first %d tokens are read of a text of %d characters: %.40s…",
-            self.card.max_tokens,
-            len(text),
-            text,
-        )
+        tell_cut(text, self.card.max_tokens)
         return list(tokenizer(text, truncation=True, max_length=self.card.max_tokens).input_ids)
 
     @cached_property

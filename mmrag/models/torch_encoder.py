@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,6 @@ from mmrag.roles import Encoder, Pixels, Vectors
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
-
-logger = logging.getLogger("mmrag")
 
 
 class TorchEncoder(TorchModel, Encoder):
