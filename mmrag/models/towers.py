@@ -22,6 +22,7 @@ __all__ = [
     "EfficientNetLite",
     "EfficientNetLiteConfig",
     "ImageHead",
+    "TextAdapter",
     "bert_weights",
     "efficientnet_lite_weights",
 ]
@@ -255,6 +256,24 @@ class BertTextTower(nn.Module):
         return (x * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
+class TextAdapter(nn.Module):
+    """A small correction of text vectors towards what pictures show; as it begins, it corrects nothing.
+
+    The tower before it stays as it is, so that its vectors need to be computed once only while this is trained.
+    """
+
+    def __init__(self, dimension: int, *, hidden: int = 768) -> None:
+        super().__init__()
+        self.expand = nn.Linear(dimension, hidden)
+        self.project = nn.Linear(hidden, dimension)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, d) of unit length → (n, d) of unit length."""
+        return F.normalize(vectors + self.project(F.gelu(self.expand(vectors))), dim=-1)
+
+
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +285,7 @@ class DualEncoder(nn.Module):
         self.image = image
         self.head = head or ImageHead(image.config.features, text.config.dimension)
         self.text = text
+        self.adapter = TextAdapter(text.config.dimension)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(n, 3, h, w) pixels as ``(rgb - 127) / 128`` → (n, d) of unit length."""
@@ -273,7 +293,8 @@ class DualEncoder(nn.Module):
 
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(n, t) token ids and (n, t) ones where there is a token → (n, d) of unit length."""
-        return F.normalize(self.text(token_ids, attention_mask), dim=-1)
+        vectors: Tensor = self.adapter(F.normalize(self.text(token_ids, attention_mask), dim=-1))
+        return vectors
 
 
 # --- weights from other people's files --------------------------------------------------------------------------------

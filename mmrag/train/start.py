@@ -117,7 +117,10 @@ def from_folder(folder: Path) -> Start:
     stored = read_weights(folder)  # of the exported graphs, which have constants of their own besides
     names = [name for name in network.state_dict() if name in stored]
     try:
-        network.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(stored[name])) for name in names})
+        weights = {name: torch.from_numpy(np.ascontiguousarray(stored[name])) for name in names}
+        missing = network.load_state_dict(weights, strict=False).missing_keys
+        if any(not name.startswith("adapter.") for name in missing):  # older folders have none, which changes nothing
+            raise RuntimeError(f"it has no weights {', '.join(missing)}")
         tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
     except (RuntimeError, OSError) as error:
         raise ModelError(f"{folder} cannot be trained further: {error}") from error

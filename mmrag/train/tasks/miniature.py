@@ -1,0 +1,289 @@
+"""The built-in model's words: one small decoder learns to judge and to describe what the image tower sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmrag.errors import InputError
+from mmrag.models.miniature import Miniature, MiniatureConfig
+from mmrag.models.miniature_files import END, PAD, START
+from mmrag.recipe import build
+from mmrag.sources.pairs import Pair
+from mmrag.train.concepts import class_names
+from mmrag.train.data import Augmentation
+from mmrag.train.start import Start, load_start
+from mmrag.train.task import Batch, Figures, Layer, Losses, Moment, Task
+from mmrag.train.validation import encode_texts
+from mmrag.train.views import Views
+
+LAST_STAGE = 8
+UNKNOWN = "[UNK]"
+
+
+@dataclass(frozen=True)
+class MiniatureSettings:
+    """How the built-in matcher and generator are trained.
+
+    Attributes
+    ----------
+    width, layers, heads, hidden : int
+        Size of the decoder.
+    vocabulary : int
+        Size of its vocabulary at most, learned from the texts.
+    max_tokens : int
+        Longer texts are cut.
+    dropout : float from 0 to 1
+        Share of what each layer adds that is dropped.
+    captions, negatives : int
+        For each picture of a batch: how many of its own texts, and of others' that resemble it, it is read with.
+    match_weight : float
+        Of the judgement's loss beside the description's.
+    label_smoothing : float from 0 to 1
+        Share of the next word's target spread over the vocabulary.
+    sharpness : float
+        How much more likely what resembles a picture is drawn as a negative: cosines are multiplied by it.
+    views : int
+        How many views of each picture go through the image tower, once.
+    augmentation : Augmentation
+        How they differ.
+    """
+
+    width: int = 256
+    layers: int = 3
+    heads: int = 8
+    hidden: int = 1024
+    vocabulary: int = 4000
+    max_tokens: int = 40
+    dropout: float = 0.2
+    captions: int = 3
+    negatives: int = 3
+    match_weight: float = 1.0
+    label_smoothing: float = 0.1
+    sharpness: float = 10.0
+    views: int = 4
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if min(self.captions, self.negatives, self.views) < 1 or self.width % self.heads:
+            raise InputError("captions, negatives and views must be at least 1, and heads must divide width")
+
+
+def learn_vocabulary(texts: Sequence[str], size: int, max_tokens: int) -> Tokenizer:
+    """Learn the pieces of words that texts, and the names of classes, are made of."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=[PAD, UNKNOWN, START, END], show_progress=False
+    )
+    tokenizer.train_from_iterator([*texts, *(name for names in class_names() for name in names)], trainer)
+    marks = [(mark, tokenizer.token_to_id(mark)) for mark in (START, END)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=marks)
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+class MiniatureTask(Task):
+    """Learn to write each picture's texts, and to tell them from others' texts that resemble it.
+
+    LM and ITM of BLIP (https://arxiv.org/abs/2201.12086, section 3.2), with hard negatives drawn within the batch by
+    the encoder's cosines; one causal decoder serves both, and the image tower stays as it is.
+
+    Parameters
+    ----------
+    start : Start
+        The encoder whose image tower is looked through.
+    settings : MiniatureSettings
+        How to train.
+    """
+
+    network: Miniature
+
+    def __init__(self, start: Start, settings: MiniatureSettings) -> None:
+        self.start = start
+        self.settings = settings
+        self._encoder = start.network.eval().requires_grad_(False)
+        self._views = self._seen(settings.views)
+        self._held_out = self._seen(1)
+        self._texts: dict[str, Tensor] = {}
+        self._ids: dict[str, list[list[int]]] = {}
+        self._generator = torch.Generator().manual_seed(0)
+
+    def _seen(self, count: int) -> Views:
+        augmentation = self.settings.augmentation
+        return Views(self._look, self.start.preprocessing, count=count, augmentation=augmentation, threads=2)
+
+    @torch.no_grad()
+    def _look(self, pixels: Tensor) -> Tensor:
+        """What the last stage, which widens it fourfold, starts from."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._encoder.image(pixels.to(memory_format=torch.channels_last), stop=LAST_STAGE)
+
+    def begin(self, pairs: Sequence[Pair]) -> None:
+        """Learn a vocabulary, and compute what the encoder gives."""
+        settings, texts = self.settings, [text for pair in pairs for text in pair.texts]
+        self.tokenizer = learn_vocabulary(texts, settings.vocabulary, settings.max_tokens)
+        config = MiniatureConfig(
+            vocabulary=self.tokenizer.get_vocab_size(),
+            width=settings.width,
+            layers=settings.layers,
+            heads=settings.heads,
+            hidden=settings.hidden,
+            max_tokens=settings.max_tokens,
+        )
+        self.network = Miniature(config, dropout=settings.dropout)
+        self._views.fill(pairs)
+        self._read(pairs)
+
+    def _read(self, pairs: Sequence[Pair]) -> None:
+        """Embed and tokenize all texts of pairs."""
+        texts = [text for pair in pairs for text in pair.texts]
+        vectors = encode_texts(self._encoder, self.start.tokenizer, texts).cpu()
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+        first = 0
+        for pair in pairs:
+            own = slice(first, first := first + len(pair.texts))
+            self._texts[pair.id], self._ids[pair.id] = vectors[own], ids[own]
+
+    def prepare(self, pair: Pair, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Choose one of the views of a picture, and some of its texts."""
+        count = len(pair.texts)
+        chosen = rng.permutation(count)[: self.settings.captions]
+        chosen = np.resize(chosen, self.settings.captions)  # again from the first, where there are fewer
+        return {
+            "row": self._views.row(pair),
+            "view": rng.integers(self.settings.views),
+            "ids": [self._ids[pair.id][text] for text in chosen],
+            "texts": self._texts[pair.id][chosen],
+        }
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Lay out the views of n pictures and the tokens and vectors of ``n · captions`` texts."""
+        rows = [sample["row"] for sample in samples]
+        seen = self._views.stored[rows, [sample["view"] for sample in samples]]
+        return {
+            "seen": torch.from_numpy(seen).float(),
+            "texts": torch.cat([sample["texts"] for sample in samples]),
+            "ids": laid_out([ids for sample in samples for ids in sample["ids"]]),
+            "groups": torch.tensor(rows),
+        }
+
+    def losses(self, batch: Batch, moment: Moment) -> Losses:
+        """Read each picture's own texts and hard negatives together, in one go."""
+        settings, ids = self.settings, batch["ids"]
+        with torch.no_grad():
+            cells, image_vectors = self.see(batch["seen"])
+            negatives = self._hard_texts(image_vectors, batch["texts"])  # (n, negatives)
+        own = torch.arange(len(ids), device=ids.device).view(-1, settings.captions)  # (n, captions)
+        read = ids[torch.cat([own, negatives], dim=1)]  # (n, captions + negatives, t)
+        with torch.autocast(ids.device.type, torch.bfloat16):
+            hidden = self.network(read.flatten(0, 1), self.network.look(cells))
+            hidden = hidden.view(*read.shape, -1)
+            description = self._description_loss(hidden[:, : settings.captions, :-1], read[:, : settings.captions, 1:])
+            ends = (read != 0).sum(dim=2) - 1  # (n, captions + negatives)
+            at_end = hidden.gather(2, ends[:, :, None, None].expand(-1, -1, 1, hidden.shape[-1])).squeeze(2)
+            judgement = judgement_loss(self.network.match_logits(at_end).float(), settings.captions)
+        loss = description + settings.match_weight * judgement
+        return {"loss": loss, "description": description.detach(), "judgement": judgement.detach()}
+
+    def see(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Views → cells ``(n, cells, features)`` and vectors ``(n, d)``."""
+        with torch.autocast(seen.device.type, torch.bfloat16):
+            grid = self._encoder.image(seen, start=LAST_STAGE).float()
+        return grid.flatten(2).transpose(1, 2), F.normalize(self._encoder.head(grid), dim=-1)
+
+    def _hard_texts(self, image_vectors: Tensor, text_vectors: Tensor) -> Tensor:
+        """Draw texts of other pictures, those that resemble a picture more often, ``(n, negatives)``."""
+        scores = self.settings.sharpness * image_vectors @ text_vectors.T  # (n, n · captions)
+        own = torch.arange(scores.shape[1], device=scores.device) // self.settings.captions
+        scores[own[None, :] == torch.arange(len(scores), device=scores.device)[:, None]] = -torch.inf
+        shares = scores.softmax(dim=1)
+        return torch.multinomial(shares.cpu(), self.settings.negatives, generator=self._generator).to(scores.device)
+
+    def _description_loss(self, hidden: Tensor, following: Tensor) -> Tensor:
+        real = following != 0
+        logits = self.network.next_logits(hidden[real])
+        return F.cross_entropy(logits.float(), following[real], label_smoothing=self.settings.label_smoothing)
+
+    def layers(self) -> Sequence[Layer]:
+        """The decoder, all of it new."""
+        return [Layer("miniature", self.network, fresh=True)]
+
+    @torch.no_grad()
+    def measure(self, pairs: Sequence[Pair]) -> Figures:
+        """Measure on held-out pairs: the loss of a word, and how often a picture's text is told from hard ones."""
+        if not len(self._held_out.stored):
+            self._held_out.fill(pairs)
+            self._read(pairs)
+        network = self.network.eval()
+        words, found, count = 0.0, 0, 0
+        for first in range(0, len(pairs), 32):
+            some = pairs[first : first + 32]
+            seen = torch.from_numpy(np.ascontiguousarray(self._held_out.stored[first : first + 32, 0])).float()
+            cells, vectors = self.see(seen)
+            ids = laid_out([self._ids[pair.id][0] for pair in some])
+            texts = torch.stack([self._texts[pair.id][0] for pair in some])
+            memory = network.look(cells)
+            hidden = network(ids, memory)
+            real = ids[:, 1:] != 0
+            log_shares = network.next_logits(hidden[:, :-1][real]).log_softmax(dim=-1)
+            words -= float(log_shares.gather(1, ids[:, 1:][real][:, None]).sum())
+            count += int(real.sum())
+            found += self._told_apart(network, memory, ids, vectors @ texts.T)
+        return {"word_loss": round(words / count, 4), "told_apart": round(100 * found / len(pairs), 2)}
+
+    def _told_apart(self, network: Miniature, memory: Tensor, ids: Tensor, cosines: Tensor) -> int:
+        """Count the pictures whose own text beats the three others of the batch that resemble them most."""
+        order = cosines.fill_diagonal_(torch.inf).topk(min(4, len(ids)), dim=1).indices  # its own comes first
+        read = ids[order]
+        hidden = network(read.flatten(0, 1), memory).view(*read.shape, -1)
+        ends = (read != 0).sum(dim=2) - 1
+        at_end = hidden.gather(2, ends[:, :, None, None].expand(-1, -1, 1, hidden.shape[-1])).squeeze(2)
+        return int((network.match_logits(at_end).argmax(dim=1) == 0).sum())
+
+    def score(self, figures: Figures) -> float:
+        """How little a word surprises, in nats; judging follows it."""
+        return -float(figures["word_loss"])
+
+    def save(self, folder: Path) -> None:
+        """Write the decoder beside the encoder that it looks through."""
+        self.start.miniature, self.start.words = self.network, self.tokenizer
+        self.start.write(folder)
+
+
+def judgement_loss(logits: Tensor, captions: int) -> Tensor:
+    """Tell a picture's own texts from others': each against 0, and each against all the others' together.
+
+    Parameters
+    ----------
+    logits : float ``(n, captions + negatives)``
+        Of n pictures; its own texts first.
+    captions : int
+        How many are its own.
+    """
+    own, others = logits[:, :captions], logits[:, captions:]
+    alone = (F.softplus(-own).mean() + F.softplus(others).mean()) / 2
+    rest = others.logsumexp(dim=1, keepdim=True)  # (n, 1)
+    together = F.softplus(rest - own).mean()
+    return alone + together
+
+
+def laid_out(ids: Sequence[Sequence[int]]) -> Tensor:
+    """Fill token ids up with 0 to the longest, int64 ``(n, t)``."""
+    return nn.utils.rnn.pad_sequence([torch.tensor(one) for one in ids], batch_first=True)
+
+
+def open_miniature(start: str, settings: Mapping[str, Any], *, where: str) -> MiniatureTask:
+    """Open the task of the built-in model's words: see `mmrag.train.tasks.open_task`."""
+    return MiniatureTask(load_start(start), build(MiniatureSettings, settings, where=where))
