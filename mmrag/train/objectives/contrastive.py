@@ -110,6 +110,7 @@ def multi_positive_nce(
     *,
     image_groups: Tensor,
     text_groups: Tensor,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Find all texts of each of n images among m texts, and the images of each text.
 
@@ -125,6 +126,8 @@ def multi_positive_nce(
         One over the temperature.
     image_groups, text_groups : int64 ``(n,)`` and ``(m,)``
         A text belongs to the images of its group.
+    label_smoothing : float from 0 to 1
+        Share of the target spread evenly over all columns.
 
     Returns
     -------
@@ -133,7 +136,12 @@ def multi_positive_nce(
     """
     scores = scale * image_vectors @ text_vectors.T  # (n, m)
     positives = (image_groups[:, None] == text_groups[None, :]).to(scores.dtype)
-    return (soft_cross_entropy(scores, _shares(positives)) + soft_cross_entropy(scores.T, _shares(positives.T))) / 2
+
+    def one_way(scores: Tensor, positives: Tensor) -> Tensor:
+        spread = label_smoothing / scores.shape[1]
+        return soft_cross_entropy(scores, (1 - label_smoothing) * _shares(positives) + spread)
+
+    return (one_way(scores, positives) + one_way(scores.T, positives.T)) / 2
 
 
 def sigmoid(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ class ChineseTask(Task):
         settings = self.settings
         words = list(read_dictionary()) if settings.words else []
         counts = Counter(character for word in words for form in set(word[:2]) for character in form)
-        read = {character for pair in pairs for text in chinese(pair) for character in text.strip()}
+        read = {character for pair in pairs for text in chinese(pair) for character in normalize("NFKC", text).lower()}
         common = {character for character, count in counts.items() if count >= settings.rare}
         self.tokenizer = character_tokenizer(sorted((read | common) - set("。 ")), settings.max_tokens)
         config = CharacterConfig(
