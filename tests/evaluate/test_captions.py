@@ -113,8 +113,8 @@ def test_cider_by_hand():
     [
         ("A dog isn't in the man's T-shirt.", ["a", "dog", "is", "n't", "in", "the", "man", "'s", "t-shirt"]),
         (
-            "two dogs , one ball - and (maybe) 1,000 'toys' !",
-            ["two", "dogs", "one", "ball", "and", "maybe", "1,000", "toys"],
+            "two dogs , a - (maybe) 1,000 'toys' !",
+            ["two", "dogs", "a", "maybe", "1,000", "toys"],
         ),
         ("They\u2019re here; it's 3.5 km", ["they", "'re", "here", "it", "'s", "3.5", "km"]),
         ("一只狗 on 雪地", ["一", "只", "狗", "on", "雪", "地"]),
