@@ -17,7 +17,7 @@ from mmrag.types import Changes, Checkup, Classification, Failure, Hit, Item, Qu
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
-    from mmrag.evaluate import evaluate_pairs
+    from mmrag.evaluate import evaluate_captions, evaluate_pairs
     from mmrag.index import Index, create
     from mmrag.index import open_index as open
     from mmrag.models.cards import Card
@@ -46,6 +46,7 @@ __all__ = [
     "__version__",
     "classify",
     "create",
+    "evaluate_captions",
     "evaluate_pairs",
     "load_encoder",
     "load_generator",
@@ -65,6 +66,7 @@ _LAZY = {
     "Model": "mmrag.roles:Model",
     "classify": "mmrag.zeroshot.files:classify",
     "create": "mmrag.index:create",
+    "evaluate_captions": "mmrag.evaluate:evaluate_captions",
     "evaluate_pairs": "mmrag.evaluate:evaluate_pairs",
     "load_encoder": "mmrag.models.registry:load_encoder",
     "load_generator": "mmrag.models.registry:load_generator",

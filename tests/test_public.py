@@ -11,7 +11,8 @@ def test_the_public_names_are_exactly_these():
         *("Card", "Changes", "Checkup", "Classification", "Encoder", "Failure", "Generator", "Hit", "Identity"),
         *("Index", "Item", "Judgement", "Matcher", "MmragError", "Model", "Query", "Version"),
         *("__version__",),
-        *("classify", "create", "evaluate_pairs", "load_encoder", "load_generator", "load_matcher", "open", "register"),
+        *("classify", "create", "evaluate_captions", "evaluate_pairs"),
+        *("load_encoder", "load_generator", "load_matcher", "open", "register"),
     ]
     assert dir(mmrag) == mmrag.__all__
     assert all(getattr(mmrag, name) is not None for name in mmrag.__all__)

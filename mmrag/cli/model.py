@@ -39,6 +39,9 @@ def evaluate(
             show_default=_TOPS,
         ),
     ] = None,
+    captions: Annotated[
+        bool, typer.Option("--captions", help="Measure how well it describes: BLEU and CIDEr, with ten examples.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", help="The first N pairs only.")] = None,
     precision: Annotated[
         Precision | None, typer.Option(help="What pictures are encoded in; with --rerank, what it judges in.")
@@ -50,13 +53,21 @@ def evaluate(
 ) -> None:
     """Measure a model on pairs.
 
-    Tells how often the right picture, or text, is among the first 1, 5, 10.
+    Tells how often the right picture, or text, is among the first 1, 5, 10; with --captions, how near its captions
+    are to the texts.
     """
     from mmrag.errors import InputError
     from mmrag.evaluate import evaluate_pairs
     from mmrag.models.registry import absolute_name, load_encoder, load_matcher
     from mmrag.roles import Encoder
 
+    if captions:
+        if rerank or top is not None:
+            raise InputError(
+                "--captions measures how a model describes, and nothing is judged; leave out --rerank, --top"
+            )
+        _evaluate_captions(pairs, model, limit, precision, device, text_key, as_json=as_json, quiet=quiet)
+        return
     if top is not None and not rerank:
         raise InputError("--top says how many candidates a model judges again; name one: --rerank NAME")
     tops = _numbers(top or _TOPS)
@@ -79,6 +90,33 @@ def evaluate(
             typer.echo(_line(f"  top {one['top']}", one[direction]))
     if matcher:
         typer.echo(f"{matcher.card.name} judged {report['rerank']['pairs']:,} pairs")
+
+
+def _evaluate_captions(
+    pairs: list[Path],
+    model: str,
+    limit: int | None,
+    precision: Precision | None,
+    device: Device,
+    text_key: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from mmrag.evaluate import evaluate_captions
+    from mmrag.models.registry import load_generator
+
+    generator = load_generator(model, precision=precision, device=device)
+    with progress_bar("describing", quiet=quiet) as progress:
+        report = evaluate_captions(pairs, model=generator, limit=limit, text_key=text_key, progress=progress)
+    if as_json:
+        print_json(report)
+        return
+    typer.echo(f"{report['model']}: {report['n_images']:,} pictures, {report['n_texts']:,} texts")
+    figures = {name: value for name, value in report.items() if name.startswith("BLEU") or name == "CIDEr"}
+    typer.echo("  ".join(f"{name} {value:.1f}" for name, value in figures.items()))
+    for example in report["examples"]:
+        typer.echo(f"  {example['id']}: {example['caption']}")
 
 
 def _numbers(listed: str) -> list[int]:

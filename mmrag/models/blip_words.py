@@ -8,6 +8,7 @@ from typing import Any
 
 from mmrag.errors import InputError
 from mmrag.models.network import import_torch
+from mmrag.models.writing import check_writing
 
 
 def writing(beams: int, max_tokens: int, nucleus: float | None = None) -> dict[str, Any]:
@@ -18,12 +19,9 @@ def writing(beams: int, max_tokens: int, nucleus: float | None = None) -> dict[s
     InputError
         If nothing can be written so.
     """
-    if beams < 1 or max_tokens < 1:
-        raise InputError(f"beams and max_tokens are at least 1, not {beams} and {max_tokens}")
+    check_writing(beams, max_tokens, nucleus)
     if nucleus is None:
         return {"num_beams": beams, "do_sample": False, "max_new_tokens": max_tokens}
-    if not 0 < nucleus <= 1:
-        raise InputError(f"nucleus is a probability, above 0 and at most 1, not {nucleus}")
     return {"num_beams": 1, "do_sample": True, "top_p": nucleus, "top_k": 0, "max_new_tokens": max_tokens}
 
 

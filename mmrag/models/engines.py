@@ -47,10 +47,21 @@ class Session(ABC):
 
     inputs: Mapping[str, np.dtype[Any]]
     lengths: Mapping[str, int | None]
+    _output: str
 
     @abstractmethod
+    def outputs(self, arrays: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
+        """Run once and give the outputs of these names, as far as they are numbers in float32.
+
+        Raises
+        ------
+        ModelError
+            If there is none of a name, or it cannot be run.
+        """
+
     def run(self, arrays: Mapping[str, Array]) -> Vectors:
         """Run once and give the vectors, float32 ``(n, dimension)``."""
+        return self.outputs(arrays, [self._output])[0]
 
 
 class OnnxRuntimeSession(Session):
@@ -84,14 +95,17 @@ class OnnxRuntimeSession(Session):
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             raise ModelError(f"{path} cannot be loaded: {error}") from error
         self._output = _output_name([one.name for one in self._session.get_outputs()], path, outputs)
+        self._options = onnxruntime.RunOptions()
+        self._options.only_execute_path_to_fetches = True
         inputs = self._session.get_inputs()
         self.inputs = {one.name: np.dtype(_DTYPES.get(one.type, "float32")) for one in inputs}
         self.lengths = {one.name: _fixed(one.shape) for one in inputs}
 
-    def run(self, arrays: Mapping[str, Array]) -> Vectors:
-        """Run once and give the vectors, float32 ``(n, dimension)``."""
+    def outputs(self, arrays: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
+        """Run once and give some outputs, float32; what only others need is not computed."""
         try:
-            return np.asarray(self._session.run([self._output], dict(arrays))[0], dtype=np.float32)
+            found = self._session.run(list(names), dict(arrays), self._options)
+            return [np.asarray(one, dtype=np.float32) for one in found]
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             raise ModelError(f"{self._path} cannot be run: {error}") from error
 
@@ -137,7 +151,8 @@ class OpenVinoSession(Session):
         wanted = "bf16" if precision == "bf16" else "f32"
         try:
             model = core.read_model(path)
-            self._output = model.output(_output_name([one.get_any_name() for one in model.outputs], path)).get_index()
+            self._places = {one.get_any_name(): place for place, one in enumerate(model.outputs)}
+            self._output = _output_name(list(self._places), path)
             self.inputs = {one.get_any_name(): one.get_element_type().to_dtype() for one in model.inputs}
             self.lengths = dict.fromkeys(self.inputs)
             stem, rest = _split(core.read_model(path), model) if precision == "bf16" else (None, model)
@@ -148,8 +163,11 @@ class OpenVinoSession(Session):
         self._path = path
         self._requests = threading.local()
 
-    def run(self, arrays: Mapping[str, Array]) -> Vectors:
-        """Run once and give the vectors, float32 ``(n, dimension)``."""
+    def outputs(self, arrays: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
+        """Run once and give some outputs, float32."""
+        missing = [name for name in names if name not in self._places]
+        if missing:
+            raise ModelError(f"{self._path} gives {', '.join(self._places)}, and not {', '.join(missing)}")
         if not hasattr(self._requests, "rest"):
             self._requests.stem = self._stem and self._stem.create_infer_request()
             self._requests.rest = self._rest.create_infer_request()
@@ -157,7 +175,8 @@ class OpenVinoSession(Session):
         try:
             if self._requests.stem:
                 given = [self._requests.stem.infer(given)[0], *given]
-            return np.array(self._requests.rest.infer(given)[self._output], dtype=np.float32)
+            found = self._requests.rest.infer(given)
+            return [np.array(found[self._places[name]], dtype=np.float32) for name in names]
         except RuntimeError as error:
             raise ModelError(f"{self._path} cannot be run by OpenVINO: {error}") from error
 

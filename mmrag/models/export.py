@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,25 @@ from mmrag.models.quantize import quantize_blocks, quantize_embedding
 
 if TYPE_CHECKING:
     import onnx_ir
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from mmrag.models.towers import DualEncoder
+    from mmrag.models.miniature import Miniature
+    from mmrag.models.towers import BertTextTower, DualEncoder
 
 _SMALL = 1024
-_PREFIX = "network."  # of the networks' names in the exported graph
 
 
-def export_folder(network: DualEncoder, out: Path, *, card: Card, tokenizer: str, preprocessing: Preprocessing) -> Card:
+def export_folder(
+    network: DualEncoder,
+    out: Path,
+    *,
+    card: Card,
+    tokenizer: str,
+    preprocessing: Preprocessing,
+    miniature: Miniature | None = None,
+    chinese: BertTextTower | None = None,
+    chinese_tokenizer: str = "",
+) -> Card:
     """Write a model folder.
 
     Parameters
@@ -45,6 +56,13 @@ def export_folder(network: DualEncoder, out: Path, *, card: Card, tokenizer: str
         Content of ``tokenizer.json``.
     preprocessing : Preprocessing
         What the image tower expects of a picture.
+    miniature : Miniature or None
+        Looks at this image tower: what it keeps of a picture becomes the tower's second output.
+        `mmrag.models.miniature_export.export_miniature` writes the rest of it.
+    chinese : BertTextTower or None
+        Reads texts with Chinese characters, into the same space.
+    chinese_tokenizer : str
+        Content of its ``tokenizer_zh.json``.
 
     Returns
     -------
@@ -59,18 +77,15 @@ def export_folder(network: DualEncoder, out: Path, *, card: Card, tokenizer: str
     onnx = out / "onnx"
     onnx.mkdir(parents=True, exist_ok=True)
     network = network.eval()
-    names = _Names(network)
-    vision = trace_vision(network, preprocessing.height, preprocessing.width)
-    names.restore(vision)
-    _store_in_half(vision)
+    vision = trace_vision(network, preprocessing.height, preprocessing.width, miniature)
+    restore_names(vision, {"network": network, "miniature": miniature} if miniature else {"network": network})
+    store_in_half(vision)
     save(vision, onnx / "vision_model.onnx")
-    text = _export_text(network)
-    names.restore(text)
-    quantize_blocks(text)
-    quantize_embedding(text, "text.words.weight")
-    _store_in_half(text)
-    save(text, onnx / "text_model.onnx")
+    _write_text(network.text, onnx / "text_model.onnx")
     (out / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    if chinese:
+        _write_text(chinese, onnx / "text_model_zh.onnx")
+        (out / "tokenizer_zh.json").write_text(chinese_tokenizer, encoding="utf-8")
     return complete_folder(out, card=card, preprocessing=preprocessing)
 
 
@@ -90,17 +105,18 @@ def write_card(card: Card, folder: Path) -> None:
     lines, tables = [], []
     for name, value in dataclasses.asdict(card).items():
         if name == "sources":
-            tables += [f"\n[[sources]]\n{_toml(source)}" for source in value]
+            tables += [f"\n[[sources]]\n{toml_lines(source)}" for source in value]
         elif name == "figures":
-            tables += [f"\n[figures]\n{_toml(value)}"] if value else []
+            tables += [f"\n[figures]\n{toml_lines(value)}"] if value else []
         elif value not in ("", (), 0.0):
-            lines.append(_toml({name: value}))
+            lines.append(toml_lines({name: value}))
     text = "".join(lines + tables)
     tomllib.loads(text)
     (folder / CARD_NAME).write_text(text, encoding="utf-8")
 
 
-def _toml(table: dict[str, Any]) -> str:
+def toml_lines(table: Mapping[str, Any]) -> str:
+    """Write a table without tables in it as lines of TOML."""
     import json
 
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in table.items()}
@@ -111,52 +127,72 @@ def _toml(table: dict[str, Any]) -> str:
     return "".join(lines)
 
 
-class _Names:
-    """Finds the networks' own names for constants that the exporter renamed or transposed."""
+def restore_names(model: onnx_ir.Model, networks: Mapping[str, nn.Module]) -> None:
+    """Give a graph's weights their networks' own names, and move other constants into the graph itself.
 
-    def __init__(self, network: DualEncoder) -> None:
-        self._by_content: dict[bytes, str] = {}
+    The exporter renames and transposes some: they are found by their content, and a transposed one ends in ".T".
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Traced from a module that has these networks.
+    networks : mapping of str to torch.nn.Module
+        By their names in it. Names of the network called "network" are written without that.
+    """
+    import onnx_ir as ir
+
+    by_content: dict[bytes, str] = {}
+    for place, network in networks.items():
         for name, tensor in network.state_dict().items():
-            array = tensor.numpy()
-            self._by_content[_content(array)] = name
+            array, full = tensor.numpy(), f"{place}.{name}"
+            by_content[_content(array)] = full
             if array.ndim == 2:
-                self._by_content[_content(array.T)] = f"{name}.T"
-
-    def restore(self, model: onnx_ir.Model) -> None:
-        """Rename the constants of a graph that are weights; move the others into the graph itself."""
-        import onnx_ir as ir
-
-        for value in list(model.graph.initializers.values()):
-            name = value.name.removeprefix(_PREFIX)
-            name = name if name != value.name else self._by_content.get(_content(value.const_value.numpy()))
-            if name:
-                value.name = name
-            else:
-                replace(model, value, ir.node("Constant", [], attributes={"value": value.const_value}))
+                by_content[_content(array.T)] = f"{full}.T"
+    for value in list(model.graph.initializers.values()):
+        known = (
+            value.name if value.name.split(".")[0] in networks else by_content.get(_content(value.const_value.numpy()))
+        )
+        name = known.removeprefix("network.") if known else None
+        if name and name != value.name and name in model.graph.initializers:  # transposed twice
+            value.replace_all_uses_with(model.graph.initializers[name])
+            del model.graph.initializers[value.name]
+        elif name:
+            value.name = name
+        else:
+            replace(model, value, ir.node("Constant", [], attributes={"value": value.const_value}))
 
 
 def _content(array: Any) -> bytes:
     return repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()
 
 
-def _export_text(network: DualEncoder) -> onnx_ir.Model:
+def _write_text(tower: BertTextTower, path: Path) -> None:
+    text = _trace_text(tower)
+    restore_names(text, {"text": tower})
+    quantize_blocks(text)
+    quantize_embedding(text, "text.words.weight")
+    store_in_half(text)
+    save(text, path)
+
+
+def _trace_text(tower: BertTextTower) -> onnx_ir.Model:
     import torch
 
     class Text(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = network
+            self.text = tower.eval()
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            return self.network.encode_text(input_ids, attention_mask)
+            return torch.nn.functional.normalize(self.text(input_ids, attention_mask), dim=-1)
 
     ids, mask = torch.zeros(2, 9, dtype=torch.long), torch.ones(2, 9, dtype=torch.long)
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
     names = ["input_ids", "attention_mask"]
-    return trace(Text(), (ids, mask), names=names, output="text_embeds", shapes=(shape, shape))
+    return trace(Text(), (ids, mask), names=names, outputs=["text_embeds"], shapes=(shape, shape))
 
 
-def _store_in_half(model: onnx_ir.Model) -> None:
+def store_in_half(model: onnx_ir.Model) -> None:
     """Store large float constants as float16, cast back while the session loads."""
     import onnx_ir as ir
 

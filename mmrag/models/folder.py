@@ -3,7 +3,8 @@
 A folder holds ``tokenizer.json``, ``preprocessor_config.json`` and, under ``onnx/``, an image tower
 ``vision_model.onnx`` and a text tower ``text_model.onnx``, whose weights may lie beside them; a model of pictures
 alone, or of texts alone, has one of them, and not what belongs to the other. A tower may be there in 8 bits too:
-``vision_model_int8.onnx``, ``text_model_quantized.onnx``. Ours has a ``card.toml``; a hub's has a ``config.json``,
+``vision_model_int8.onnx``, ``text_model_quantized.onnx``. A second text tower, ``text_model_zh.onnx`` with
+``tokenizer_zh.json``, reads texts with Chinese characters. Ours has a ``card.toml``; a hub's has a ``config.json``,
 from which a card is made.
 """
 
@@ -18,9 +19,11 @@ from typing import Any, Literal
 from mmrag.errors import ModelError
 from mmrag.models.cards import CARD_NAME, Card, Modality, hash_files, read_card, revision_of
 
-TowerName = Literal["vision", "text"]
+TowerName = Literal["vision", "text", "text_zh"]
 
 TOWERS: dict[Modality, TowerName] = {"image": "vision", "text": "text"}
+CHINESE: TowerName = "text_zh"
+STEMS: dict[TowerName, str] = {"vision": "vision_model", "text": "text_model", "text_zh": "text_model_zh"}
 FILE_SUFFIXES = {"fp32": ("",), "int8": ("_int8", "_quantized", "_uint8")}
 
 # What transformers takes for granted where a config.json says nothing: length of vectors and of texts.
@@ -65,7 +68,10 @@ class ModelFolder:
                 f"{path} is not a model folder: it has neither {CARD_NAME} nor config.json. "
                 "`mmrag models export` and `mmrag train` write one"
             )
-        return cls(path, card, {TOWERS[one]: _tower_files(path, TOWERS[one]) for one in card.modalities})
+        names = [TOWERS[one] for one in card.modalities]
+        if (path / "onnx" / f"{STEMS[CHINESE]}.onnx").is_file():
+            names.append(CHINESE)
+        return cls(path, card, {name: _tower_files(path, name) for name in names})
 
     def fingerprint(self) -> str:
         """Hash the files that the model's vectors depend on, in its best precision."""
@@ -73,23 +79,24 @@ class ModelFolder:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """List the files that a model's vectors depend on: both towers as they are at best, and how input is prepared."""
-    files = [folder / name for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")]
-    for tower in TOWERS.values():
-        files += folder.glob(f"onnx/{tower}_model.*")
+    """List the files that a model's vectors depend on: all towers as they are at best, and how input is prepared."""
+    prepare = ("tokenizer.json", "tokenizer_zh.json", "tokenizer_config.json", "preprocessor_config.json")
+    files = [folder / name for name in prepare]
+    for stem in STEMS.values():
+        files += folder.glob(f"onnx/{stem}.*")
     return sorted(path for path in files if path.is_file())
 
 
 def _tower_files(folder: Path, tower: TowerName) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for precision, suffixes in FILE_SUFFIXES.items():
-        paths = [folder / "onnx" / f"{tower}_model{suffix}.onnx" for suffix in suffixes]
+        paths = [folder / "onnx" / f"{STEMS[tower]}{suffix}.onnx" for suffix in suffixes]
         path = next((path for path in paths if path.is_file()), None)
         if path is not None:
             found[precision] = path
     if "fp32" not in found:
         raise ModelError(
-            f"the model's file {folder / 'onnx' / f'{tower}_model.onnx'} is missing; "
+            f"the model's file {folder / 'onnx' / f'{STEMS[tower]}.onnx'} is missing; "
             "train, export or install the model again"
         )
     return found

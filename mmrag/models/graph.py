@@ -17,20 +17,20 @@ OPSET = 21
 
 
 def trace(
-    module: Any, inputs: tuple[Tensor, ...], *, names: Sequence[str], output: str, shapes: tuple[Any, ...]
+    module: Any, inputs: tuple[Tensor, ...], *, names: Sequence[str], outputs: Sequence[str], shapes: tuple[Any, ...]
 ) -> onnx_ir.Model:
     """Trace a torch module into a graph.
 
     Parameters
     ----------
     module : torch.nn.Module
-        With one output.
+        With one output, or a tuple of them.
     inputs : tuple of tensor
         An example.
     names : sequence of str
         Of the inputs.
-    output : str
-        Name of the output.
+    outputs : sequence of str
+        Names of the outputs.
     shapes : tuple
         For each input, its axes of any size, as `torch.export` takes them.
 
@@ -48,7 +48,7 @@ def trace(
                 module.eval(),
                 inputs,
                 input_names=list(names),
-                output_names=[output],
+                output_names=list(outputs),
                 dynamic_shapes=shapes,
                 opset_version=OPSET,
                 dynamo=True,
@@ -61,21 +61,36 @@ def trace(
     return model
 
 
-def trace_vision(network: Any, height: int, width: int) -> onnx_ir.Model:
-    """Trace ``network.encode_image``: "pixel_values", float32 ``(n, 3, height, width)``, to "image_embeds"."""
+def trace_vision(network: Any, height: int, width: int, miniature: Any = None) -> onnx_ir.Model:
+    """Trace an image tower: "pixel_values", float32 ``(n, 3, height, width)``, to "image_embeds".
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        With `encode_image`; with a Miniature, a `DualEncoder`.
+    height, width : int
+        Of the pixels.
+    miniature : Miniature or None
+        Adds what it keeps of a picture, "image_grid" ``(n, cells, its width)``.
+    """
     import torch
 
     class Vision(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = network
+            self.miniature = miniature
 
-        def forward(self, pixel_values: Tensor) -> Tensor:
-            vectors: Tensor = self.network.encode_image(pixel_values)
-            return vectors
+        def forward(self, pixel_values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+            if self.miniature is None:
+                vectors: Tensor = self.network.encode_image(pixel_values)
+                return vectors
+            features = self.network.image(pixel_values)  # (n, features, h, w)
+            return self.network.embed_grid(features), self.miniature.see(features.flatten(2).mT)
 
     pixels, batch = torch.zeros(2, 3, height, width), torch.export.Dim("batch")
-    return trace(Vision(), (pixels,), names=["pixel_values"], output="image_embeds", shapes=({0: batch},))
+    outputs = ["image_embeds"] if miniature is None else ["image_embeds", "image_grid"]
+    return trace(Vision(), (pixels,), names=["pixel_values"], outputs=outputs, shapes=({0: batch},))
 
 
 def _forget_origin(model: onnx_ir.Model) -> None:

@@ -56,7 +56,7 @@ class MiniatureLayer(nn.Module):
         return output
 
     def _look_at_picture(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        together = x.reshape(len(keys), -1, x.shape[-1])  # (m, n / m · t, w): a picture's texts in one product
+        together = x.reshape(keys.shape[0], -1, x.shape[-1])  # (m, n / m · t, w): a picture's texts in one product
         attended = F.scaled_dot_product_attention(self._split(self.query(together)), keys, values)
         output: Tensor = self.cross_output(attended.transpose(1, 2).reshape(x.shape))
         return output

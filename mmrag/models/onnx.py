@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from mmrag.errors import ModelError
 from mmrag.models import cache
 from mmrag.models.engines import Session
-from mmrag.models.folder import ModelFolder, TowerName
+from mmrag.models.folder import CHINESE, ModelFolder, TowerName
+from mmrag.models.miniature_files import SETTINGS_NAME
 from mmrag.models.preprocess import Preprocessing
-from mmrag.models.samples import SAMPLE_TEXTS, sample_pictures
-from mmrag.models.tokens import encode, laid_out, pad_id, read_tokenizer
+from mmrag.models.samples import CHINESE_SAMPLE_TEXTS, SAMPLE_TEXTS, sample_pictures
+from mmrag.models.tokens import encode, has_han, laid_out, pad_id, read_tokenizer
 from mmrag.models.tower import Samples, Tower
 from mmrag.roles import DEVICES, Encoder, Identity, Pixels, Vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
 logger = logging.getLogger("mmrag")
 
 
+_SAMPLES: dict[TowerName, list[str]] = {"text": SAMPLE_TEXTS, CHINESE: CHINESE_SAMPLE_TEXTS}
+
+
 class OnnxEncoder(Encoder):
     """An image tower and a text tower in ONNX, or one of them, each loaded when it is first needed.
+
+    Where the folder has a second text tower, it reads the texts that have a Chinese character.
 
     Parameters
     ----------
@@ -65,8 +72,8 @@ class OnnxEncoder(Encoder):
             self._towers["vision"] = Tower(towers["vision"], weights, for_pictures=True, precision=precision)
         else:
             text_precision = precision
-        if "text" in towers:
-            self._towers["text"] = Tower(towers["text"], weights, for_pictures=False, precision=text_precision)
+        for name in towers.keys() & _SAMPLES.keys():
+            self._towers[name] = Tower(towers[name], weights, for_pictures=False, precision=text_precision)
         self._first = next(iter(self._towers.values()))
 
     @property
@@ -106,9 +113,9 @@ class OnnxEncoder(Encoder):
                 f"{self.card.weights or 'a recorded hash'}); train, export or install the model again"
             )
         if "vision" in self._towers:
-            self._towers["vision"].settle(lambda session: _pixel_input(session, self._sample_pixels()))
-        if "text" in self._towers:
-            self._towers["text"].settle(lambda session: self._token_input(session, self._encodings(SAMPLE_TEXTS)))
+            self._towers["vision"].settle(lambda session: pixel_input(session, self._sample_pixels()))
+        for name in self._towers.keys() & _SAMPLES.keys():
+            self._towers[name].settle(partial(self._token_input, name, texts=_SAMPLES[name]))
 
     def prepare(self, *, words: bool) -> None:
         """Begin to load the text tower, or else the image tower, in a thread."""
@@ -122,26 +129,35 @@ class OnnxEncoder(Encoder):
 
     def _embed_pixels(self, pixels: Pixels) -> Vectors:
         session = self._towers["vision"].session
-        return session.run(_pixel_input(session, pixels))
+        return session.run(pixel_input(session, pixels))
 
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
         if "text" not in self._towers:
             return super()._embed_text(texts)
-        encodings = encode(self._tokenizer, texts)
-        session = self._towers["text"].session
-        return session.run(self._token_input(session, encodings))
+        if CHINESE not in self._towers:
+            return self._read("text", texts)
+        chinese = np.array([has_han(text) for text in texts])
+        vectors = np.empty((len(texts), self.card.dimension), dtype=np.float32)
+        readers: tuple[tuple[TowerName, npt.NDArray[np.bool_]], ...] = (("text", ~chinese), (CHINESE, chinese))
+        for name, mine in readers:
+            if mine.any():
+                read = self._read(name, [texts[row] for row in np.flatnonzero(mine)])
+                vectors[mine] = self._checked(read, (len(read), self.card.dimension))
+        return vectors
 
-    def _token_input(self, session: Session, encodings: Sequence[Encoding]) -> Samples:
+    def _read(self, name: TowerName, texts: Sequence[str]) -> Vectors:
+        session = self._towers[name].session
+        return session.run(self._token_input(name, session, texts))
+
+    def _token_input(self, name: TowerName, session: Session, texts: Sequence[str]) -> Samples:
+        tokenizer = self._chinese_tokenizer if name == CHINESE else self._tokenizer
         fixed = session.lengths.get("input_ids")
         full = self.card.max_tokens if self.card.text_padding == "full" else None
-        arrays = laid_out(encodings, length=fixed or full, pad_id=pad_id(self._tokenizer))
+        arrays = laid_out(encode(tokenizer, texts), length=fixed or full, pad_id=pad_id(tokenizer))
         unknown = session.inputs.keys() - arrays.keys()
         if unknown:
             raise ModelError(f"the text tower of {self.card.name} also wants {', '.join(sorted(unknown))}")
         return {name: arrays[name].astype(dtype) for name, dtype in session.inputs.items()}
-
-    def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
-        return encode(self._tokenizer, texts)
 
     def _sample_pixels(self) -> Pixels:
         return np.stack([self.preprocess(picture) for picture in sample_pictures()])
@@ -150,8 +166,13 @@ class OnnxEncoder(Encoder):
     def _tokenizer(self) -> Tokenizer:
         return read_tokenizer(self.folder, self.card.max_tokens)
 
+    @cached_property
+    def _chinese_tokenizer(self) -> Tokenizer:
+        return read_tokenizer(self.folder, self.card.max_tokens, name="tokenizer_zh.json")
 
-def _pixel_input(session: Session, pixels: Pixels) -> Samples:
+
+def pixel_input(session: Session, pixels: Pixels) -> Samples:
+    """Give pixels ``(n, 3, height, width)`` the name that an image tower calls its input."""
     if len(session.inputs) != 1:
         raise ModelError(f"an image tower takes one input, the pixels, not {', '.join(session.inputs)}")
     ((name, dtype),) = session.inputs.items()
@@ -163,11 +184,19 @@ def open_folder(reference: str) -> OnnxEncoder:
     folder = Path(reference).expanduser()
     if not folder.is_dir() and cache.is_repository(reference.partition("@")[0]):
         folder = cache.locate(reference, family="onnx", kind="onnx")
-    return OnnxEncoder(folder.resolve())
+    return _open(folder.resolve())
 
 
 def open_builtin(reference: str) -> OnnxEncoder:
     """Open the model that ships with mmrag."""
     if reference:
         raise ModelError(f"the built-in model has no variants; write 'builtin', not 'builtin:{reference}'")
-    return OnnxEncoder(Path(__file__).parent / "builtin")
+    return _open(Path(__file__).parent / "builtin")
+
+
+def _open(folder: Path) -> OnnxEncoder:
+    if (folder / SETTINGS_NAME).is_file():
+        from mmrag.models.miniature_runtime import MiniatureRuntime
+
+        return MiniatureRuntime(folder)
+    return OnnxEncoder(folder)

@@ -16,6 +16,8 @@ SAMPLE_TEXTS = [
     "sunset",
 ]
 
+CHINESE_SAMPLE_TEXTS = ["一只狗", "两个孩子在海滩上踢足球", "夜里，一辆红色的汽车停在一座旧砖楼前面，从上面看", "日落"]
+
 _SIDE = 384
 
 

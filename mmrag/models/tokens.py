@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,13 @@ logger = logging.getLogger("mmrag")
 
 Tokens = npt.NDArray[np.int64]
 
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
-def read_tokenizer(folder: Path, max_tokens: int, *, lower_case: bool = False) -> Tokenizer:
-    """Load ``tokenizer.json`` so that it cuts at `max_tokens` and fills up to the longest of a batch.
+
+def read_tokenizer(
+    folder: Path, max_tokens: int, *, lower_case: bool = False, name: str = "tokenizer.json"
+) -> Tokenizer:
+    """Load a tokenizer so that it cuts at `max_tokens` and fills up to the longest of a batch.
 
     What it fills up with is the token that the hub's files name, or else 0.
 
@@ -34,6 +39,8 @@ def read_tokenizer(folder: Path, max_tokens: int, *, lower_case: bool = False) -
         The longest text, special tokens counted.
     lower_case : bool
         Make texts lower-case, if the file does not say so itself.
+    name : str
+        Of its file.
 
     Raises
     ------
@@ -42,9 +49,9 @@ def read_tokenizer(folder: Path, max_tokens: int, *, lower_case: bool = False) -
     """
     from tokenizers import Tokenizer
 
-    path = folder / "tokenizer.json"
+    path = folder / name
     if not path.is_file():
-        raise ModelError(f"{folder} has no tokenizer.json")
+        raise ModelError(f"{folder} has no {name}")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
@@ -76,6 +83,11 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
         if encoding.overflowing:
             tell_cut(text, len(encoding.ids))
     return encodings
+
+
+def has_han(text: str) -> bool:
+    """Tell whether a text has a Chinese character."""
+    return _HAN.search(text) is not None
 
 
 def tell_cut(text: str, tokens: int) -> None:

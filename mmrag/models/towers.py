@@ -289,7 +289,11 @@ class DualEncoder(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(n, 3, h, w) pixels as ``(rgb - 127) / 128`` → (n, d) of unit length."""
-        return F.normalize(self.head(self.image(pixels)), dim=-1)
+        return self.embed_grid(self.image(pixels))
+
+    def embed_grid(self, features: Tensor) -> Tensor:
+        """(n, features, h, w) of the image tower → (n, d) of unit length."""
+        return F.normalize(self.head(features), dim=-1)
 
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(n, t) token ids and (n, t) ones where there is a token → (n, d) of unit length."""

@@ -25,16 +25,16 @@ needs_openvino = pytest.mark.skipif(not has_openvino(), reason="needs the openvi
 class Fake(Session):
     """Gives back its input, after `seconds`; `noise` is added to it, and `leak` of the whole batch's mean."""
 
-    inputs, lengths = {"numbers": np.dtype("float32")}, {"numbers": 32}
+    inputs, lengths, _output = {"numbers": np.dtype("float32")}, {"numbers": 32}, "numbers"
 
     def __init__(self, seconds, noise=0.0, leak=0.0):
         self.seconds, self.noise, self.leak = seconds, noise, leak
 
-    def run(self, arrays):
+    def outputs(self, arrays, names):
         numbers = arrays["numbers"]
         Machine.now += self.seconds * len(numbers)
         noise = self.noise * np.random.default_rng(1).normal(size=numbers.shape[1])
-        return (numbers + noise + self.leak * numbers.mean(axis=0)).astype(np.float32)
+        return [(numbers + noise + self.leak * numbers.mean(axis=0)).astype(np.float32)]
 
 
 class Machine:
