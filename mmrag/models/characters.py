@@ -76,7 +76,7 @@ class CharacterTower(nn.Module):
         self.project = nn.Linear(2 * config.width, config.dimension)
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(n, t) character ids and (n, t) ones where there is a character → (n, d) of unit length."""
+        """(n, t) character ids and (n, t) ones where there is a character → (n, d)."""
         x: Tensor = self.dropout(
             self.embedding_norm(self.characters(token_ids) + self.positions.weight[: token_ids.shape[1]])
         )
@@ -87,4 +87,5 @@ class CharacterTower(nn.Module):
         x = self.norm(x)
         mean = (x * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         largest = (x + (weights - 1) * 1e4).amax(dim=1)
-        return F.normalize(self.project(torch.cat([mean, largest], dim=-1)), dim=-1)
+        vectors: Tensor = self.project(torch.cat([mean, largest], dim=-1))
+        return vectors

@@ -19,14 +19,15 @@ from mmrag.models.cards import CARD_NAME, Card, hash_files, revision_of
 from mmrag.models.folder import model_files
 from mmrag.models.graph import constant, replace, save, trace, trace_vision
 from mmrag.models.preprocess import Preprocessing
-from mmrag.models.quantize import quantize_blocks, quantize_embedding
+from mmrag.models.quantize import quantize_blocks, quantize_embeddings
 
 if TYPE_CHECKING:
     import onnx_ir
     from torch import Tensor, nn
 
+    from mmrag.models.characters import CharacterTower
     from mmrag.models.miniature import Miniature
-    from mmrag.models.towers import BertTextTower, DualEncoder
+    from mmrag.models.towers import DualEncoder
 
 _SMALL = 1024
 
@@ -39,7 +40,7 @@ def export_folder(
     tokenizer: str,
     preprocessing: Preprocessing,
     miniature: Miniature | None = None,
-    chinese: BertTextTower | None = None,
+    chinese: CharacterTower | None = None,
     chinese_tokenizer: str = "",
 ) -> Card:
     """Write a model folder.
@@ -59,7 +60,7 @@ def export_folder(
     miniature : Miniature or None
         Looks at this image tower: what it keeps of a picture becomes the tower's second output.
         `mmrag.models.miniature_export.export_miniature` writes the rest of it.
-    chinese : BertTextTower or None
+    chinese : CharacterTower or None
         Reads texts with Chinese characters, into the same space.
     chinese_tokenizer : str
         Content of its ``tokenizer_zh.json``.
@@ -81,7 +82,7 @@ def export_folder(
     restore_names(vision, {"network": network, "miniature": miniature} if miniature else {"network": network})
     store_in_half(vision)
     save(vision, onnx / "vision_model.onnx")
-    _write_text(network.text, onnx / "text_model.onnx")
+    _write_text(network.text, onnx / "text_model.onnx", adapter=network.adapter)
     (out / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
     if chinese:
         _write_text(chinese, onnx / "text_model_zh.onnx")
@@ -166,25 +167,28 @@ def _content(array: Any) -> bytes:
     return repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()
 
 
-def _write_text(tower: BertTextTower, path: Path) -> None:
-    text = _trace_text(tower)
-    restore_names(text, {"text": tower})
+def _write_text(tower: nn.Module, path: Path, *, adapter: nn.Module | None = None) -> None:
+    text = _trace_text(tower, adapter)
+    restore_names(text, {"text": tower, "adapter": adapter} if adapter else {"text": tower})
     quantize_blocks(text)
-    quantize_embedding(text, "text.words.weight")
+    quantize_embeddings(text)
     store_in_half(text)
     save(text, path)
 
 
-def _trace_text(tower: BertTextTower) -> onnx_ir.Model:
+def _trace_text(tower: nn.Module, adapter: nn.Module | None) -> onnx_ir.Model:
+    """Trace a tower, tokens to unit vectors, and what corrects its vectors."""
     import torch
 
     class Text(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.text = tower.eval()
+            self.adapter = adapter or torch.nn.Identity()
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            return torch.nn.functional.normalize(self.text(input_ids, attention_mask), dim=-1)
+            vectors: Tensor = self.adapter(torch.nn.functional.normalize(self.text(input_ids, attention_mask), dim=-1))
+            return vectors
 
     ids, mask = torch.zeros(2, 9, dtype=torch.long), torch.ones(2, 9, dtype=torch.long)
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}

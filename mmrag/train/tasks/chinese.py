@@ -202,7 +202,7 @@ class ChineseTask(Task):
         """Compare captions with pictures and with English captions, words with their meanings."""
         settings, ids = self.settings, batch["ids"]
         with torch.autocast(ids.device.type, torch.bfloat16):
-            vectors = self.network(ids, (ids != 0).long()).float()
+            vectors = nn.functional.normalize(self.network(ids, (ids != 0).long()).float(), dim=-1)
         groups, text_groups = batch["groups"], batch["text_groups"]
         captions, words = vectors[: len(text_groups)], vectors[len(text_groups) :]
 
@@ -238,7 +238,7 @@ class ChineseTask(Task):
         network, vectors = self.network.eval(), []
         for first in range(0, len(ids), 256):
             some = laid_out(ids[first : first + 256])
-            vectors.append(network(some, (some != 0).long()))
+            vectors.append(nn.functional.normalize(network(some, (some != 0).long()), dim=-1))
         owner = np.repeat(np.arange(len(pairs)), [len(self._ids[pair.id]) for pair in pairs])
         pictures = np.asarray(self._held_out.stored[:, 0], dtype=np.float32)
         return retrieval_metrics(torch.cat(vectors).numpy(), pictures, owner).as_dict()
