@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from mmrag.errors import MissingExtraError, ModelError
 from mmrag.models.preprocess import Preprocessing
+from mmrag.train.edition import WEIGHTS_NAME, card_of, read_edition, write_edition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,12 @@ class Start:
         ISO 639-1 codes of those that the text tower reads.
     classifier : float32 ``(classes, features)`` or None
         Weights of the image tower's old ImageNet classifier, if it came with one.
+    chinese, characters : CharacterTower and Tokenizer, or None
+        Reads Chinese into the same space.
+    miniature, words : Miniature and Tokenizer, or None
+        Judges and describes what the image tower sees.
+    folder : path or None
+        Where it was read from.
     """
 
     network: DualEncoder
@@ -52,6 +59,11 @@ class Start:
     max_tokens: int = 128
     languages: tuple[str, ...] = ()
     classifier: Tensor | None = None
+    chinese: CharacterTower | None = None
+    characters: Tokenizer | None = None
+    miniature: Miniature | None = None
+    words: Tokenizer | None = None
+    folder: Path | None = None
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -60,6 +72,13 @@ class Start:
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_tokens)
         return tokenizer
+
+    def write(self, folder: Path, *, logit_scale: float | None = None) -> None:
+        """Write a model folder of all parts; its card keeps what an older one there, or the start's own, says."""
+        card = card_of(folder, self)
+        if logit_scale is not None:
+            card = replace(card, logit_scale=round(logit_scale, 2))
+        write_edition(self, folder, card=card)
 
 
 def load_start(name: str) -> Start:
@@ -114,19 +133,32 @@ def from_folder(folder: Path) -> Start:
 
     image = towers.EfficientNetLite(towers.EfficientNetLiteConfig.lite2())
     network = towers.DualEncoder(image, towers.BertTextTower())
+    card = read_card(folder)
+    tokenizer = _read_text(folder / "tokenizer.json")
+    preprocessing = Preprocessing.read(folder / "preprocessor_config.json")
+    start = Start(
+        network, tokenizer, preprocessing, max_tokens=card.max_tokens, languages=card.languages, folder=folder
+    )
+    if (folder / WEIGHTS_NAME).is_file():
+        read_edition(folder, start)
+        return start
     stored = read_weights(folder)  # of the exported graphs, which have constants of their own besides
     names = [name for name in network.state_dict() if name in stored]
+    weights = {name: torch.from_numpy(np.ascontiguousarray(stored[name])) for name in names}
     try:
-        weights = {name: torch.from_numpy(np.ascontiguousarray(stored[name])) for name in names}
         missing = network.load_state_dict(weights, strict=False).missing_keys
-        if any(not name.startswith("adapter.") for name in missing):  # older folders have none, which changes nothing
-            raise RuntimeError(f"it has no weights {', '.join(missing)}")
-        tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    except (RuntimeError, OSError) as error:
+    except RuntimeError as error:
         raise ModelError(f"{folder} cannot be trained further: {error}") from error
-    preprocessing = Preprocessing.read(folder / "preprocessor_config.json")
-    card = read_card(folder)
-    return Start(network, tokenizer, preprocessing, max_tokens=card.max_tokens, languages=card.languages)
+    if any(not name.startswith("adapter.") for name in missing):  # older folders have none, which changes nothing
+        raise ModelError(f"{folder} cannot be trained further: it has no weights {', '.join(missing)}")
+    return start
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _package(name: str) -> Path:

@@ -86,9 +86,7 @@ def learn_vocabulary(texts: Sequence[str], size: int, max_tokens: int) -> Tokeni
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=[PAD, UNKNOWN, START, END], show_progress=False
-    )
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=[PAD, UNKNOWN, START, END], show_progress=False)
     tokenizer.train_from_iterator([*texts, *(name for names in class_names() for name in names)], trainer)
     marks = [(mark, tokenizer.token_to_id(mark)) for mark in (START, END)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=marks)
