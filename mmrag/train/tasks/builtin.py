@@ -155,7 +155,7 @@ class EncoderTask(Task):
             "text_groups": groups.repeat_interleave(counts),
         }
 
-    def losses(self, batch: Batch, moment: Moment) -> Losses:
+    def losses(self, batch: Batch, moment: Moment) -> Losses:  # noqa: ARG002
         """Compare pictures, and features that a classifier makes up, with texts."""
         encoder = self.network.encoder
         device = batch["seen"].device.type
@@ -180,7 +180,7 @@ class EncoderTask(Task):
         return {"loss": loss}
 
     def layers(self) -> Sequence[Layer]:
-        """The image tower's last stages, the head and the adapter, which are new, and the scale."""
+        """Name the image tower's last stages, the head and the adapter, which are new, and the scale."""
         encoder = self.network.encoder
         stages = nn.ModuleList(encoder.image.stages[self.settings.frozen_stages :])
         return [
@@ -191,7 +191,7 @@ class EncoderTask(Task):
         ]
 
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
+    def after_step(self, moment: Moment) -> None:  # noqa: ARG002
         """Bound the scale, as CLIP does."""
         self.network.log_scale.clamp_(max=float(np.log(LARGEST_SCALE)))
 
@@ -223,7 +223,7 @@ class EncoderTask(Task):
         return torch.cat(vectors)
 
     def score(self, figures: Figures) -> float:
-        """Mean R@1 of both directions."""
+        """Give the mean R@1 of both directions."""
         return mean_recall(figures)
 
     def save(self, folder: Path) -> None:

@@ -198,7 +198,7 @@ class ChineseTask(Task):
             batch["meaning_vectors"] = self._meaning_vectors[batch["meanings"]]
         return batch
 
-    def losses(self, batch: Batch, moment: Moment) -> Losses:
+    def losses(self, batch: Batch, moment: Moment) -> Losses:  # noqa: ARG002
         """Compare captions with pictures and with English captions, words with their meanings."""
         settings, ids = self.settings, batch["ids"]
         with torch.autocast(ids.device.type, torch.bfloat16):
@@ -225,7 +225,7 @@ class ChineseTask(Task):
         return {"loss": total, "pictures": pictures.detach(), "english": english.detach()}
 
     def layers(self) -> Sequence[Layer]:
-        """The tower, all of it new."""
+        """Name the tower, all of it new."""
         return [Layer("chinese", self.network, fresh=True)]
 
     @torch.no_grad()
@@ -244,7 +244,7 @@ class ChineseTask(Task):
         return retrieval_metrics(torch.cat(vectors).numpy(), pictures, owner).as_dict()
 
     def score(self, figures: Figures) -> float:
-        """Mean R@1 of both directions."""
+        """Give the mean R@1 of both directions."""
         return mean_recall(figures)
 
     def save(self, folder: Path) -> None:

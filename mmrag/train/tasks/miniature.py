@@ -126,7 +126,7 @@ class MiniatureTask(Task):
 
     @torch.no_grad()
     def _look(self, pixels: Tensor) -> Tensor:
-        """What the last stage, which widens it fourfold, starts from."""
+        """Give what the last stage, which widens it fourfold, starts from."""
         with torch.autocast("cpu", torch.bfloat16):
             return self._encoder.image(pixels.to(memory_format=torch.channels_last), stop=LAST_STAGE)
 
@@ -179,7 +179,7 @@ class MiniatureTask(Task):
             "groups": torch.tensor(rows),
         }
 
-    def losses(self, batch: Batch, moment: Moment) -> Losses:
+    def losses(self, batch: Batch, moment: Moment) -> Losses:  # noqa: ARG002
         """Read each picture's own texts and hard negatives together, in one go."""
         settings, ids = self.settings, batch["ids"]
         with torch.no_grad():
@@ -198,7 +198,7 @@ class MiniatureTask(Task):
         return {"loss": loss, "description": description.detach(), "judgement": judgement.detach()}
 
     def see(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Views → cells ``(n, cells, features)`` and vectors ``(n, d)``."""
+        """Turn views into cells ``(n, cells, features)`` and vectors ``(n, d)``."""
         with torch.autocast(seen.device.type, torch.bfloat16):
             grid = self._encoder.image(seen, start=LAST_STAGE).float()
         return grid.flatten(2).transpose(1, 2), F.normalize(self._encoder.head(grid), dim=-1)
@@ -217,7 +217,7 @@ class MiniatureTask(Task):
         return F.cross_entropy(logits.float(), following[real], label_smoothing=self.settings.label_smoothing)
 
     def layers(self) -> Sequence[Layer]:
-        """The decoder, all of it new."""
+        """Name the decoder, all of it new."""
         return [Layer("miniature", self.network, fresh=True)]
 
     @torch.no_grad()
@@ -253,7 +253,7 @@ class MiniatureTask(Task):
         return int((network.match_logits(at_end).argmax(dim=1) == 0).sum())
 
     def score(self, figures: Figures) -> float:
-        """How little a word surprises, in nats; judging follows it."""
+        """Give how little a word surprises, in nats; judging follows it."""
         return -float(figures["word_loss"])
 
     def save(self, folder: Path) -> None:
