@@ -14,6 +14,9 @@ TASKS = {
     "blip": "mmrag.train.tasks.blip:open_blip",
     "blip2-stage1": "mmrag.train.tasks.blip2_stage1:open_stage1",
     "blip2-stage2": "mmrag.train.tasks.blip2_stage2:open_stage2",
+    "builtin-encoder": "mmrag.train.tasks.builtin:open_encoder",
+    "builtin-chinese": "mmrag.train.tasks.chinese:open_chinese",
+    "builtin-words": "mmrag.train.tasks.miniature:open_miniature",
 }
 
 

