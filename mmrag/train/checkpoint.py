@@ -1,8 +1,8 @@
 """Where a run stands, on disk: enough to go on bit for bit, and no pickle.
 
-``checkpoint/step-00000120/`` holds ``network``, ``optimizer``, ``average`` and ``random`` as safetensors, and
-``state.json``. It is written aside and renamed, so it is whole or not there; then the one before it is deleted.
-``checkpoint/best-3.safetensors`` holds the weights of the best epoch so far.
+``checkpoint/step-00000120.safetensors`` holds the network, the optimizer, the average and the states of the generators of
+chance, as tensors; its metadata hold the rest as JSON. ``checkpoint/best-3.safetensors`` holds the weights of the best
+epoch so far. Both are written aside and renamed: they are whole or not there. Then those before them are deleted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -52,8 +53,8 @@ class State:
         What was measured of it, and of the start.
     seconds : float
         How long the run has taken, over all its sessions.
-    skipped : dict of str to int
-        Pairs that could not be read, by reason.
+    bad : dict of str to str
+        Rows that could not be read, as JSON has numbers for keys, with the reason.
     """
 
     step: int = 0
@@ -62,7 +63,7 @@ class State:
     best_figures: Figures = field(default_factory=dict)
     start_figures: Figures = field(default_factory=dict)
     seconds: float = 0.0
-    skipped: dict[str, int] = field(default_factory=dict)
+    bad: dict[str, str] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -86,33 +87,26 @@ class Checkpoints:
         self._network, self._stepper, self._average = network, stepper, average
         self._saved: int | None = None
 
-    def latest(self) -> Path | None:
-        """Find the newest checkpoint that is whole."""
-        return max(self._folder.glob("step-*"), default=None)
-
     def save(self, state: State) -> None:
         """Write a checkpoint: the first process does, and all must call it."""
         random = all_random_states(self._stepper.device)
         if distributed.rank() != 0 or self._saved == state.step:
             return
-        target = self._folder / f"step-{state.step:08d}"
-        partial = self._folder / "partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_tensors(named_tensors(self._network), partial / "network.safetensors")
-        save_tensors(optimizer_tensors(self._stepper.optimizer), partial / "optimizer.safetensors")
-        save_tensors(self._average.tensors, partial / "average.safetensors")
-        save_tensors(random, partial / "random.safetensors")
+        parts = {
+            "network": named_tensors(self._network),
+            "optimizer": optimizer_tensors(self._stepper.optimizer),
+            "average": self._average.tensors,
+            "random": random,
+        }
+        tensors = {f"{part}/{name}": tensor for part, inside in parts.items() for name, tensor in inside.items()}
         scaler = self._stepper.scaler.state_dict()
         written = {"identity": self._identity, "scaler": scaler, "state": dataclasses.asdict(state)}
-        (partial / "state.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-        sync_to_disk(partial / "state.json")
-        sync_to_disk(partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        sync_to_disk(self._folder)
+        name = f"step-{state.step:08d}.safetensors"
+        self._write(name, tensors, {"run": json.dumps(written)})
         self._saved = state.step
-        self._clean(keep={target.name, _best_name(state.best_epoch)})
+        for path in self._folder.iterdir():
+            if path.name not in (name, _best_name(state.best_epoch)):
+                path.unlink()
 
     def load(self) -> State:
         """Put everything back as the newest checkpoint has it; without one, nothing, and the state is a new run's.
@@ -122,31 +116,31 @@ class Checkpoints:
         InputError
             If it was made with another recipe, other pairs or another number of processes, or cannot be read.
         """
-        folder = self.latest()
-        if folder is None:
+        path = max(self._folder.glob("step-*.safetensors"), default=None)
+        if path is None:
             return State()
+        stored: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "average": {}, "random": {}}
         try:
-            written = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            stored = {name: load_file(folder / f"{name}.safetensors") for name in ("network", "optimizer", "average")}
-            random = load_file(folder / "random.safetensors")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder} cannot be read: {error}; delete it to begin anew") from error
-        refuse_difference(written["identity"], self._identity, where=folder)
-        fill(named_tensors(self._network), stored["network"], where=str(folder))
-        fill(self._average.tensors, stored["average"], where=str(folder))
+            with safe_open(path, "pt") as file:
+                written = json.loads(file.metadata()["run"])
+                for name in file.keys():  # noqa: SIM118
+                    part, _, inside = name.partition("/")
+                    stored[part][inside] = file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} cannot be read: {error}; delete it to begin anew") from error
+        refuse_difference(written["identity"], self._identity, where=path)
+        fill(named_tensors(self._network), stored["network"], where=str(path))
+        fill(self._average.tensors, stored["average"], where=str(path))
         load_optimizer(self._stepper.optimizer, stored["optimizer"])
         if written["scaler"]:
             self._stepper.scaler.load_state_dict(written["scaler"])
-        set_random_state(own_random_state(random, self._stepper.device))
+        set_random_state(own_random_state(stored["random"], self._stepper.device))
         self._saved = int(written["state"]["step"])
         return State(**written["state"])
 
     def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
         """Write the weights of the best epoch so far."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / "best.partial"
-        save_tensors(weights, partial)
-        partial.replace(self._folder / _best_name(epoch))
+        self._write(_best_name(epoch), weights, {})
 
     def load_best(self, epoch: int) -> dict[str, Tensor]:
         """Read them back, to the CPU."""
@@ -157,24 +151,17 @@ class Checkpoints:
         """Delete all of them: the run is finished."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _clean(self, *, keep: set[str]) -> None:
-        for path in self._folder.iterdir():
-            if path.name in keep:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    def _write(self, name: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = self._folder / "partial"
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+        sync_to_disk(partial)
+        partial.replace(self._folder / name)
+        sync_to_disk(self._folder)
 
 
 def _best_name(epoch: int) -> str:
     return f"best-{epoch}.safetensors"
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors to the disk; some may be views of others."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
-    sync_to_disk(path)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What a run tells while it runs: a dict for every step and epoch, to a file and to whoever else wants to know.
 
 Entries have a ``kind``. ``begin``: ``step``, ``steps``, ``epochs``, ``device``. ``step``: ``step``, ``epoch``, ``loss``
-and the task's other losses, ``learning_rate``, ``gradient_norm``, ``samples_per_second``, ``seconds``, and what the task
+and the task's other losses, ``learning_rate``, ``gradient_norm``, ``samples_per_second``, ``seconds`` and what the task
 logs. ``epoch``: ``step``, ``epoch`` (0 is the start), ``figures``, ``score``, ``kept``, ``skipped``, ``seconds``.
 ``end``: ``step``, ``epoch`` (the one that was kept), ``figures``, ``seconds``.
 """

@@ -7,7 +7,6 @@ import math
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,7 +109,7 @@ def fit(  # one function, because a training is best read in one piece, from top
         keep_freed_memory()
         if distributed.rank() == 0:
             claim(out, resume=resume)
-        batch_size, per_epoch = batch_sizes(len(pairs), recipe)
+        part_size, per_epoch = part_sizes(len(pairs), recipe)
         epochs, steps = recipe.loop.epochs, per_epoch * recipe.loop.epochs
 
         # what is trained: on its device, and the same in every process
@@ -125,7 +124,7 @@ def fit(  # one function, because a training is best read in one piece, from top
         loader = Loader(
             pairs,
             task,
-            batch_size=batch_size,
+            batch_size=part_size,
             seed=recipe.data.seed,
             threads=recipe.data.threads,
             rank=distributed.rank(),
@@ -135,7 +134,8 @@ def fit(  # one function, because a training is best read in one piece, from top
         # where it stands
         checkpoints = Checkpoints(out, identity(recipe, pairs, val), network, stepper, average)
         state = checkpoints.load() if resume else State()
-        known_skipped, began = dict(state.skipped), began - state.seconds
+        loader.bad.update({int(row): reason for row, reason in state.bad.items()})
+        began -= state.seconds
         log = Log(out, from_step=state.step, reporter=reporter)
         log({"kind": "begin", "step": state.step, "steps": steps, "epochs": epochs, "device": str(place)})
         if val is not None and state.best_score is None:
@@ -156,21 +156,21 @@ def fit(  # one function, because a training is best read in one piece, from top
                     task.after_step(Moment(state.step, steps, epoch, epochs))
                     average.update(state.step)
                 state.seconds = time.monotonic() - began
-                samples = batch_size * recipe.loop.accumulate * distributed.world()
-                entry |= {"samples_per_second": samples / (time.monotonic() - started), "seconds": state.seconds}
+                rate = part_size * recipe.loop.accumulate / (time.monotonic() - started)
+                entry |= {"samples_per_second": rate, "seconds": state.seconds}
                 log({"kind": "step", "step": state.step, "epoch": epoch, **entry, **task.logged()})
 
                 # the end of an epoch has a checkpoint of its own, once it is measured
                 asked = distributed.anywhere(stop.is_set(), place)
                 due = recipe.loop.save_every and state.step % recipe.loop.save_every == 0
                 if left and (asked or due):
-                    state.skipped = added(known_skipped, loader.skipped)
+                    state.bad = {str(row): reason for row, reason in loader.bad.items()}
                     checkpoints.save(state)
                 if left and asked:
                     raise interrupted(task, average, checkpoints, state, out, steps=steps)
 
-            state.skipped = added(known_skipped, loader.skipped)
-            entry = {"kind": "epoch", "step": state.step, "epoch": epoch, "skipped": state.skipped}
+            state.bad = {str(row): reason for row, reason in loader.bad.items()}
+            entry = {"kind": "epoch", "step": state.step, "epoch": epoch, "skipped": dict(loader.skipped)}
             if val is not None:
                 figures = judge(task, average, val, checkpoints, state, epoch=epoch)
                 entry |= {"figures": figures, "kept": state.best_epoch == epoch}
@@ -196,7 +196,7 @@ def fit(  # one function, because a training is best read in one piece, from top
             figures=state.best_figures,
             start_figures=state.start_figures,
             seconds=time.monotonic() - began,
-            skipped=state.skipped,
+            skipped=dict(loader.skipped),
         )
 
 
@@ -224,24 +224,24 @@ def claim(out: Path, *, resume: bool) -> None:
         raise InputError(f"{str(out)!r} is not empty; name a folder that is, or is not there yet")
 
 
-def batch_sizes(pairs: int, recipe: TrainRecipe) -> tuple[int, int]:
-    """Give how many pairs a part of a process's batch has, and how many steps an epoch.
+def part_sizes(pairs: int, recipe: TrainRecipe) -> tuple[int, int]:
+    """Give how many pairs a part of a batch has, over all processes, and how many steps an epoch.
 
     Raises
     ------
     InputError
         If a batch cannot be divided, or there are too few pairs.
     """
-    wanted, shares = recipe.data.batch_size, distributed.world() * recipe.loop.accumulate
-    if wanted % shares:
+    wanted, world, parts = recipe.data.batch_size, distributed.world(), recipe.loop.accumulate
+    if wanted % (world * parts):
         raise InputError(
-            f"data.batch_size = {wanted} cannot be divided among {distributed.world()} processes of "
-            f"{recipe.loop.accumulate} parts each; take a multiple of {shares}"
+            f"data.batch_size = {wanted} cannot be divided among {world} processes of {parts} parts each; "
+            f"take a multiple of {world * parts}"
         )
-    size = min(wanted, pairs) // shares
-    if pairs < 2 or not size:
-        raise InputError(f"{pairs} pairs are too few to train on: it takes at least {max(2, shares)}")
-    return size, pairs // (size * shares)
+    each = min(wanted, pairs) // (world * parts)
+    if pairs < 2 or not each:
+        raise InputError(f"{pairs} pairs are too few to train on: it takes at least {max(2, world * parts)}")
+    return each * world, pairs // (each * world * parts)
 
 
 @contextmanager
@@ -304,8 +304,3 @@ def interrupted(
         task.save(out)
     what = "the weights of now" if state.best_score is None else f"epoch {state.best_epoch}, the best so far"
     return Interrupted(f"{said}. {str(out)!r} is a model already: {what}")
-
-
-def added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
-    """Add two counts."""
-    return dict(Counter(one) + Counter(other))

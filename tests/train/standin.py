@@ -12,8 +12,8 @@ import numpy as np
 
 class Loader:
     def __init__(self, pairs, task, *, batch_size, seed, threads, rank=0, world=1):
-        self.pairs, self.task, self.batch_size, self.seed = pairs, task, batch_size, seed
-        self.rank, self.world, self.skipped = rank, world, Counter()
+        self.pairs, self.task, self.batch_size, self.seed = pairs, task, batch_size // world, seed
+        self.rank, self.world, self.bad, self.skipped = rank, world, {}, Counter()
 
     def epoch(self, number, start=0):
         joined = self.batch_size * self.world
