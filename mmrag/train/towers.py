@@ -44,14 +44,16 @@ class Towers(nn.Module):
 
     Attributes
     ----------
-    epochs_done : int
-        Part of the state, so that a run that goes on knows its stage.
+    epochs_done : int64, a scalar
+        A buffer, so that a run that goes on knows its stage.
 
     Raises
     ------
     ModelError
         If the model learns no temperature.
     """
+
+    epochs_done: Tensor
 
     def __init__(self, model: nn.Module, *, name: str, temperature: float = 0.0, biased: bool = False) -> None:
         super().__init__()
@@ -61,7 +63,7 @@ class Towers(nn.Module):
                 "SigLIP, SigLIP 2, Chinese-CLIP, AltCLIP and pairs of towers in transformers' layout"
             )
         self.model: Any = model
-        self.epochs_done = 0
+        self.register_buffer("epochs_done", torch.zeros((), dtype=torch.int64))
         if temperature:
             nn.init.constant_(self.log_scale, -math.log(temperature))
         self.largest_scale = max(LARGEST_SCALE, float(self.log_scale.detach().exp()))
@@ -109,14 +111,6 @@ class Towers(nn.Module):
     def gradient_checkpointing_enable(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""
         self.model.gradient_checkpointing_enable()
-
-    def get_extra_state(self) -> Tensor:
-        """Give what a checkpoint keeps besides weights."""
-        return torch.tensor(self.epochs_done)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take it back."""
-        self.epochs_done = int(state)
 
     def parameters_of(self, tower: Tower) -> Iterator[tuple[str, nn.Parameter]]:
         """Name the parameters of one tower, its projection among them."""

@@ -7,6 +7,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ class VectorFile:
 
     def __init__(self) -> None:
         self._file, path = tempfile.mkstemp(prefix="mmrag-")
-        os.unlink(path)
+        Path(path).unlink()
         weakref.finalize(self, os.close, self._file)
         self._rows: dict[int, int] = {}
         self._bytes = 0

@@ -243,8 +243,8 @@ class Contrastive(ContrastiveTask):
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embed pictures and texts into unit vectors ``(n, d)``; what is frozen was embedded before."""
-        both = self.network.epochs_done >= self._settings.text_first
-        with torch.set_grad_enabled(both and torch.is_grad_enabled()):
+        alone = self._settings.text_first and int(self.network.epochs_done) < self._settings.text_first
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
             image_vectors = self._vectors.embed("image", self.network.model, batch)
         return image_vectors, self._vectors.embed("text", self.network.model, batch)
 
@@ -326,7 +326,7 @@ class Contrastive(ContrastiveTask):
         if self._settings.freeze:
             for _ in self._vectors.encode_parts(pairs):
                 pass  # it keeps them
-        if self._settings.hard_negatives and not len(self.network.negatives):
+        if self._settings.hard_negatives:
             self._mine()
 
     def after_step(self, moment: Moment) -> None:
@@ -335,7 +335,8 @@ class Contrastive(ContrastiveTask):
         if self._settings.objective == "itc":
             follow(self.network.twin, self.network.model, momentum=self._settings.twin.momentum)
         per_epoch = max(1, moment.steps // moment.epochs)
-        self.network.epochs_done, into_next = divmod(moment.step, per_epoch)
+        done, into_next = divmod(moment.step, per_epoch)
+        self.network.epochs_done.fill_(done)
         if self._settings.hard_negatives and not into_next and moment.step < moment.steps:
             self._mine()
 
@@ -347,9 +348,8 @@ class Contrastive(ContrastiveTask):
     def _mine(self) -> None:
         found = self._vectors.encode(self._pairs)
         _, first_texts = np.unique(found.image_of_text, return_index=True)
-        self.network.negatives.mine(
-            found.text_vectors[first_texts], found.image_vectors, groups=found.groups, rows=found.rows
-        )
+        texts = found.text_vectors[first_texts]
+        self.network.negatives.mine(texts, found.image_vectors, groups=found.groups, rows=found.rows)
 
     def _teacher(self) -> Encoder:
         named = self._settings.distill.teacher if self._settings.distill else ""
