@@ -11,9 +11,10 @@ from mmrag.errors import ModelError
 from mmrag.models.blip_base import BlipPairs
 from mmrag.models.blip_generate import BlipAnswerer, BlipCaptioner
 from mmrag.models.blip_match import match_logits
-from mmrag.models.blip_network import BlipNetwork, picture_states
+from mmrag.models.blip_network import BlipNetwork, picture_states, share_text_weights
 from mmrag.models.checkpoint import Checkpoint
-from mmrag.models.network import as_array
+from mmrag.models.network import as_array, import_transformers
+from mmrag.models.pretrained import load_pretrained
 from mmrag.roles import Judgement, Scores, Vectors, Wanted
 
 if TYPE_CHECKING:
@@ -76,7 +77,27 @@ def _probability(logits: Scores) -> Scores:
     return share
 
 
-_KINDS = {kind.architecture: kind for kind in (BlipRetrieval, BlipCaptioner, BlipAnswerer)}
+class BlipWhole(BlipRetrieval, BlipCaptioner):
+    """Embeds, judges and describes: a checkpoint with the weights of both of transformers' classes, as training writes.
+
+    Text encoder and text decoder share all weights but those of self-attention.
+    """
+
+    roles = ("encoder", "matcher", "generator")
+    summary = "BLIP: embeds pictures and texts, judges pairs of them, and describes pictures."
+
+    def load_network(self) -> Any:
+        """Read the weights; of what sees pictures, once."""
+        network = super().load_network()
+        writer = load_pretrained(self.checkpoint, import_transformers().BlipForConditionalGeneration, dtype=self.dtype)
+        network.text_decoder = writer.text_decoder
+        share_text_weights(network.text_encoder, network.text_decoder)
+        return network
+
+
+_KINDS: dict[str, type[BlipNetwork]] = {
+    kind.architecture: kind for kind in (BlipRetrieval, BlipCaptioner, BlipAnswerer)
+}
 
 
 def open_blip(reference: str) -> BlipNetwork:
@@ -90,6 +111,8 @@ def open_blip(reference: str) -> BlipNetwork:
     checkpoint = Checkpoint.locate(reference)
     architectures = checkpoint.config.get("architectures") or []
     kind = next((_KINDS[name] for name in architectures if name in _KINDS), None)
+    if {BlipRetrieval.architecture, BlipCaptioner.architecture} <= set(architectures):
+        kind = BlipWhole
     if kind is None:
         raise ModelError(
             f"{reference} is a {' '.join(architectures) or 'model of an unknown architecture'}, "

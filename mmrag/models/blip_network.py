@@ -115,3 +115,23 @@ def _look(attention: Any, hidden: Tensor) -> Tensor:
     context = torch.nn.functional.scaled_dot_product_attention(query, key, value)
     projected: Tensor = attention.projection(context.transpose(1, 2).flatten(2))
     return projected
+
+
+def share_text_weights(encoder: Any, decoder: Any) -> None:
+    """Let what writes use the weights of what reads, except in self-attention (BLIP, section 3.1).
+
+    Parameters
+    ----------
+    encoder, decoder : BlipTextModel and BlipTextLMHeadModel
+        Of transformers', of one layout. The encoder's weights stay.
+    """
+    decoder.bert.embeddings = encoder.embeddings
+    for reads, writes in zip(encoder.encoder.layer, decoder.bert.encoder.layer, strict=True):
+        writes.crossattention, writes.intermediate, writes.output = (
+            reads.crossattention,
+            reads.intermediate,
+            reads.output,
+        )
+    words = decoder.cls.predictions
+    words.decoder.weight = encoder.embeddings.word_embeddings.weight
+    words.decoder.bias = words.bias

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import ModelError
-from mmrag.models.cards import Card, revision_of
+from mmrag.models.cards import CARD_NAME, Card, read_card, revision_of
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.pretrained import (
     load_pretrained,
@@ -78,6 +79,11 @@ class PretrainedEncoder(TorchEncoder):
             dimension=self.card.dimension,
         )
 
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self._checkpoint.path
+
     def load_network(self) -> torch.nn.Module:
         """Read the weights from disk, into single precision on the CPU."""
         return load_pretrained(self._checkpoint, self._class)
@@ -125,7 +131,7 @@ def _card(checkpoint: Checkpoint, config: Any) -> Card:
     text = config.text_config
     weights = checkpoint.fingerprint()
     dimension = getattr(config, "projection_dim", None) or getattr(text, "projection_size", None) or text.hidden_size
-    return Card(
+    card = Card(
         name=checkpoint.name,
         family="hf",
         revision=revision_of(weights),
@@ -139,6 +145,14 @@ def _card(checkpoint: Checkpoint, config: Any) -> Card:
         licence_weights=checkpoint.licence,
         sources=(checkpoint.source,),
     )
+    return _told(card, checkpoint.path) if (checkpoint.path / CARD_NAME).is_file() else card
+
+
+def _told(card: Card, folder: Path) -> Card:
+    """Complete a card by what cannot be seen from a model's files, from the ``card.toml`` that training wrote."""
+    said = read_card(folder)
+    told = ("name", "languages", "summary", "licence_weights", "sources", "data", "training", "figures")
+    return replace(card, **{name: getattr(said, name) for name in told})
 
 
 def open_pretrained(reference: str) -> Model:

@@ -148,9 +148,12 @@ def _is_path(name: str) -> bool:
 
 
 def _family_of(folder: Path) -> str:
-    """Tell who reads a folder: the towers of ours, and of a hub's for ONNX, need no torch and come first."""
+    """Tell who reads a folder: the towers of ours, and of a hub's for ONNX, need no torch and come first.
+
+    A card tells nothing beside a hub's config.json: what was trained from such a model has both.
+    """
     towers = any(os.path.isfile(folder / "onnx" / f"{tower}_model.onnx") for tower in ("vision", "text"))
-    ours = towers or os.path.isfile(folder / CARD_NAME)
+    ours = towers or (os.path.isfile(folder / CARD_NAME) and not os.path.isfile(folder / "config.json"))
     weights = (*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("modules.json"))
     return _PRETRAINED if weights and not ours else _FOLDER
 

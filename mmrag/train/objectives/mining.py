@@ -142,7 +142,7 @@ def mine_view(
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Tell whether two records are of one item, or of two files of the same contents."""
     alike = one["content_hash"] is not None and one["content_hash"] == other["content_hash"]
-    return alike or one["id"] == other["id"]
+    return bool(alike or one["id"] == other["id"])
 
 
 def _highest(scores: Scores, k: int) -> Integers:

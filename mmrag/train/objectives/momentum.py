@@ -27,7 +27,8 @@ def follow(twin: nn.Module, network: nn.Module, *, momentum: float) -> None:
     momentum : float from 0 to 1
         Share of the twin's own weights that stays. ALBEF and BLIP: .995.
     """
-    mine, theirs = list(twin.parameters()), list(network.parameters())
+    mine: list[Tensor] = list(twin.parameters())
+    theirs: list[Tensor] = list(network.parameters())
     torch._foreach_lerp_(mine, theirs, 1 - momentum)
     for old, new in zip(twin.buffers(), network.buffers(), strict=True):
         old.copy_(new)
