@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from mmrag.models.registry import absolute_name, from_home, load_encoder, load_m
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.pipeline import Pipeline, load_pipeline, run
 from mmrag.search.queries import as_query
+from mmrag.similarity import vector_shape
 from mmrag.sources.uri import absolute
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
@@ -104,6 +105,14 @@ class Index:
         if self._opened is None:
             self._opened = self._open_view()
         return self._opened
+
+    def _searchable(self) -> tuple[View, Encoder]:
+        """Give what to search and what to ask with, of one model: `reindex` may change both in another thread."""
+        while True:
+            manifest, view, encoder = self.manifest, self._view, self.encoder
+            if view.folder == _view_folder(self.folder, manifest) and encoder.identity == manifest.identity:
+                return view, encoder
+            self._opened = None
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -342,6 +351,67 @@ class Index:
                 raise InputError(f"there is no version {version} to go back to; there are: {known}")
             ingest.restore(version)
 
+    def reindex(
+        self,
+        model: str,
+        *,
+        precision: str | None = None,
+        device: str = "auto",
+        recipe: str | IndexRecipe = "default",
+        progress: Progress | None = None,
+        profile: Profile | None = None,
+    ) -> Changes:
+        """Embed everything again with another model.
+
+        The new vectors are written beside the old ones, which serve searches until all is done; then the new ones
+        take their place in one step. Files are read again as they are now, texts are taken from the index. What
+        cannot be read any more is kept as a failure. An interrupted or killed run leaves the old index serving, and
+        the same call goes on where it was. Whoever has the index open keeps what was opened, until `refresh`. Earlier
+        versions, which hold the old model's vectors, cannot be restored afterwards.
+
+        Parameters
+        ----------
+        model : str
+            "builtin", the path of a model folder, a short name of the catalogue, or "family:reference".
+        precision, device
+            As for `create`.
+        recipe, progress, profile
+            As for `add`.
+
+        Returns
+        -------
+        Changes
+            `unchanged` counts what has the content that it had, `updated` what has changed since.
+
+        Raises
+        ------
+        InputError
+            If a picture can only be brought by its program again, or an indexed folder is gone.
+        ModelError
+            If there is no such encoder, or it cannot embed what the index holds.
+        StoreError
+            If there is not enough room for both.
+        IndexLockedError
+            If another process is writing.
+        Interrupted
+            On Ctrl-C, after what was done is committed.
+        """
+        encoder = load_encoder(model, precision=precision, device=device)
+        encoder.verify()
+        with self._writing, write_lock(self.folder):
+            self._take(Manifest.read_to_write(self.folder))
+            new = replace(self.manifest, model=to_home(absolute_name(model), self.home))
+            try:
+                if not self.manifest.identity.difference(encoder.identity):
+                    self._switch(new)
+                    return Changes(unchanged=len(self._view))
+                new, changes = self._embed_again(encoder, new, load_recipe(recipe), progress, profile)
+                self._precision, self._device = precision, device
+                self._switch(new)
+            except KeyboardInterrupt as error:
+                raise Interrupted("stopped; searches go on. Run the same command to go on") from error
+        return changes
+
     def check(self, *, progress: Progress | None = None) -> Checkup:
         """Look at every row: whether the table is sound, and the view says the same.
 
@@ -358,14 +428,17 @@ class Index:
         IndexLockedError
             If another process is writing.
         """
+        from mmrag.ingest.reindex import drop_stores
         from mmrag.stores.check import check_store
 
         with self._writing, write_lock(self.folder):
-            self.manifest = Manifest.read_to_write(self.folder)
-            found = view_class(self.manifest.view)
-            view, checkup = check_store(self.folder, self._open_table(), found, self._view_folder, progress)
+            self._take(Manifest.read_to_write(self.folder))
+            found, place = view_class(self.manifest.view), _view_folder(self.folder, self.manifest)
+            view, checkup = check_store(self.folder, self._open_table(), found, place, progress)
             self._opened = view or self._opened
-        return checkup
+            dropped = ", ".join(drop_stores(self.folder, self.manifest.store))
+        told = [f"removed what an interrupted or finished reindex left: {dropped}"] if dropped else []
+        return replace(checkup, mended=(*checkup.mended, *told))
 
     @overload
     def search(  # type: ignore[overload-overlap]
@@ -447,12 +520,12 @@ class Index:
         matcher = None
         if chosen.rerank:
             matcher = self._matcher(rerank if isinstance(rerank, Matcher) else chosen.rerank.model)
-        encoder = self.encoder
-        encoder.prepare(words=any(one.text is not None for one in queries))
+        self.encoder.prepare(words=any(one.text is not None for one in queries))
+        view, encoder = self._searchable()
         hits = run(
             chosen,
             queries,
-            view=self._view,
+            view=view,
             encoder=encoder,
             matcher=matcher,
             home=self.home,
@@ -477,8 +550,7 @@ class Index:
         from mmrag.zeroshot.stored import classify_stored
 
         return classify_stored(
-            self._view,
-            self.encoder,
+            *self._searchable(),
             labels,
             templates=templates,
             k=k,
@@ -508,7 +580,7 @@ class Index:
     def refresh(self) -> None:
         """See what other processes have committed since this Index was opened."""
         with self._writing:
-            self.manifest = Manifest.read(self.folder)
+            self._take(Manifest.read(self.folder))
             self._opened = self._open_view()
 
     def info(self) -> dict[str, Any]:
@@ -533,30 +605,30 @@ class Index:
             "bytes": size_on_disk(self.folder),
         }
 
-    @property
-    def _view_folder(self) -> Path:
-        return self.folder / "views" / self.manifest.view
-
     def _published_view(self) -> View:
-        identity = self.manifest.identity
-        return view_class(self.manifest.view).open(self._view_folder, identity.dimension, vectors=identity.vectors)
+        identity, place = self.manifest.identity, _view_folder(self.folder, self.manifest)
+        return view_class(self.manifest.view).open(place, identity.dimension, vectors=identity.vectors)
 
     def _open_view(self) -> View:
         """Open the view; one that is not there, or that a writer who died left behind, is made from the table.
 
-        While another process is writing, one that is behind serves, and one that is not there soon will be.
+        While another process is writing, one that is behind serves, and one that is not there soon will be. One that
+        is gone, because another model has written the index anew, has a successor that the manifest names.
         """
         deadline = time.monotonic() + _WAIT_SECONDS
         while True:
-            view = self._published_view()
+            view = None
             try:
+                view = self._published_view()
                 if view.table_version == self._open_table().version:
                     return view
                 with self._writing, write_lock(self.folder):
                     return self._synced(self._published_view(), self._open_table())
             except StoreError as error:
-                if view.published:
+                if view is not None and view.published:
                     return view
+                if self._has_moved():
+                    continue
                 if not isinstance(error, IndexLockedError) or time.monotonic() > deadline:
                     raise
             time.sleep(_POLL_SECONDS)
@@ -570,7 +642,23 @@ class Index:
         from mmrag.stores.table import Table
 
         identity = self.manifest.identity
-        return Table(self.folder / "table", identity.dimension, vectors=identity.vectors)
+        return Table(self.folder / self.manifest.store / "table", identity.dimension, vectors=identity.vectors)
+
+    def _take(self, manifest: Manifest) -> None:
+        """Go by another manifest; what was opened of another model is let go."""
+        if manifest.store != self.manifest.store:
+            self._opened = None
+        self.manifest = manifest
+        with self._loading:
+            encoder = vars(self).get("_encoder")
+            if encoder is not None and encoder.identity != manifest.identity:
+                del self._encoder
+
+    def _has_moved(self) -> bool:
+        """Look at the manifest again, and tell whether table and view are in another place now."""
+        before = self.manifest.store
+        self._take(Manifest.read(self.folder))
+        return self.manifest.store != before
 
     def _check_identity(self, encoder: Encoder) -> None:
         difference = self.manifest.identity.difference(encoder.identity)
@@ -589,23 +677,12 @@ class Index:
     def _ingest(
         self, options: IndexRecipe, progress: Progress | None = None, profile: Profile | None = None
     ) -> Iterator[Ingest]:
-        from mmrag.ingest.write import Ingest
-
         with self._writing, write_lock(self.folder):
-            self.manifest = Manifest.read_to_write(self.folder)
+            self._take(Manifest.read_to_write(self.folder))
             table = self._open_table()
             published = self._published_view()
-            ingest = Ingest(
-                table=table,
-                view=self._synced(published, table),
-                load_encoder=self._verified_encoder,
-                home=self.home,
-                max_pixels=options.source.max_pixels,
-                max_seconds=options.source.max_seconds,
-                commit_every=options.store.commit_every,
-                progress=progress,
-                profile=profile or Profile(),
-            )
+            view = self._synced(published, table)
+            ingest = self._ingest_into(table, view, self._verified_encoder, options, progress, profile)
             finish = partial(ingest.finish, since=published.table_version, keep_versions=self.manifest.keep_versions)
             try:
                 yield ingest
@@ -626,6 +703,61 @@ class Index:
                 ) from error
             finally:
                 self._opened = ingest.view
+
+    def _embed_again(
+        self,
+        encoder: Encoder,
+        manifest: Manifest,
+        options: IndexRecipe,
+        progress: Progress | None,
+        profile: Profile | None,
+    ) -> tuple[Manifest, Changes]:
+        """Fill a new store with what this index holds, and give the manifest that names it."""
+        from mmrag.ingest.reindex import check_sources, check_space, embed_again, open_store, store_name
+
+        old = self._synced(self._published_view(), self._open_table())
+        for modality in {modality for _, modality in old.scan(("modality",))}:
+            encoder.check_modality(modality)
+        check_sources(old, manifest, self.home)
+        identity, name = encoder.identity, store_name(encoder.identity)
+        check_space(old, vector_shape(identity.dimension, identity.vectors), self.folder / name)
+        table, view = open_store(self.folder / name, manifest.view, identity)
+        ingest = self._ingest_into(table, view, lambda: encoder, options, progress, profile)
+        changes = embed_again(old, ingest, keep_versions=manifest.keep_versions)
+        writer = Writer(encoder.engine, encoder.precision)
+        return replace(manifest, identity=identity, store=name, writer=writer), changes
+
+    def _switch(self, manifest: Manifest) -> None:
+        """Let the store that a manifest names serve from now on, in one step, and delete the others."""
+        from mmrag.ingest.reindex import drop_stores
+
+        with disk_errors(self.folder):
+            manifest.write(self.folder)
+        self._take(manifest)
+        drop_stores(self.folder, manifest.store)
+
+    def _ingest_into(
+        self,
+        table: Table,
+        view: View,
+        load: Callable[[], Encoder],
+        options: IndexRecipe,
+        progress: Progress | None,
+        profile: Profile | None,
+    ) -> Ingest:
+        from mmrag.ingest.write import Ingest
+
+        return Ingest(
+            table=table,
+            view=view,
+            load_encoder=load,
+            home=self.home,
+            max_pixels=options.source.max_pixels,
+            max_seconds=options.source.max_seconds,
+            commit_every=options.store.commit_every,
+            progress=progress,
+            profile=profile or Profile(),
+        )
 
     def _verified_encoder(self) -> Encoder:
         encoder = self.encoder
@@ -704,8 +836,8 @@ def create(
         with write_lock(folder):
             if has_manifest(folder):
                 raise IndexExistsError(f"another process has just made an index in {home}; open it")
-            for leftover in ("table", "views"):
-                shutil.rmtree(folder / leftover, ignore_errors=True)
+            for leftover in (folder / "table", folder / "views", *folder.glob("store-*")):
+                shutil.rmtree(leftover, ignore_errors=True)
             dimension, vectors = encoder.identity.dimension, encoder.identity.vectors
             table = Table(folder / "table", dimension, vectors=vectors, create=True)
             view_of.open(folder / "views" / kind, dimension, vectors=vectors).sync(table)
@@ -768,6 +900,10 @@ def find_home(path: str | Path = ".") -> Path:
         if has_manifest(folder / FOLDER_NAME):
             return folder
     raise IndexNotFoundError(f"there is no index in {start} or above it; make one: mmrag index FOLDER")
+
+
+def _view_folder(folder: Path, manifest: Manifest) -> Path:
+    return folder / manifest.store / "views" / manifest.view
 
 
 def _home(path: str | Path) -> Path:

@@ -23,7 +23,11 @@ def assert_like_new(home: Path, *sources, model="toy:1", exclude=()):
     index = mmrag.open(home)
     found = contents(index)
     identity = index.manifest.identity
-    ids = Table(index.folder / "table", identity.dimension, vectors=identity.vectors).column("id").to_pylist()
+    ids = (
+        Table(index.folder / index.manifest.store / "table", identity.dimension, vectors=identity.vectors)
+        .column("id")
+        .to_pylist()
+    )
     assert len(ids) == len(set(ids)) == len(found)
     (home / ".mmrag").rename(home / ".kept")
     new = mmrag.create(home, model=model)

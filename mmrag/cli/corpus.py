@@ -19,18 +19,18 @@ from mmrag.cli.options import (
     JsonOption,
     Precision,
     QuietOption,
+    failure_line,
     open_corpus,
     print_json,
     printable,
     progress_bar,
+    tell_failures,
 )
 
 if TYPE_CHECKING:
     from mmrag.index import Index
     from mmrag.ingest.profile import Profile
-    from mmrag.types import Changes, Failure
-
-_FAILURES_SHOWN = 10
+    from mmrag.types import Changes
 
 
 def register(app: typer.Typer) -> None:
@@ -123,7 +123,7 @@ def _tell(changes: Changes, *, as_json: bool) -> None:
         print_json(dataclasses.asdict(changes))
         return
     typer.echo(str(changes))
-    _tell_failures(changes.failed, "mmrag info --failed lists them all")
+    tell_failures(changes.failed)
     if changes.still_failing:
         typer.echo(f"{changes.still_failing:,} failed before and have not changed: mmrag info --failed", err=True)
 
@@ -179,7 +179,7 @@ def _print_failures(corpus: Index, *, as_json: bool) -> None:
         if as_json:
             print_json(dataclasses.asdict(failure))
         else:
-            typer.echo(_failure_line(failure))
+            typer.echo(failure_line(failure))
 
 
 def _print_versions(corpus: Index, *, as_json: bool) -> None:
@@ -237,17 +237,6 @@ def _profile_lines(profile: Profile, seconds: float) -> list[str]:
     lines = [f"{'stage':<10} {'items':>9} {'seconds':>9} {'per second':>11}"]
     lines += [f"{one.stage:<10} {one.items:>9,} {one.seconds:>9.2f} {one.rate:>11,.0f}" for one in times]
     return [*lines, f"{seconds:.2f} seconds in all; those of stages are summed over threads"]
-
-
-def _tell_failures(failures: tuple[Failure, ...], more: str) -> None:
-    for failure in failures[:_FAILURES_SHOWN]:
-        typer.echo(_failure_line(failure), err=True)
-    if len(failures) > _FAILURES_SHOWN:
-        typer.echo(f"… and {len(failures) - _FAILURES_SHOWN:,} more; {more}", err=True)
-
-
-def _failure_line(failure: Failure) -> str:
-    return f"failed  {printable(failure.uri)}: {failure.reason}"
 
 
 def _folder(folder: dict[str, Any]) -> str:

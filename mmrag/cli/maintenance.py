@@ -1,4 +1,4 @@
-"""restore, check: going back, and looking whether all is well."""
+"""reindex, restore, check: another model, going back, and looking whether all is well."""
 
 from __future__ import annotations
 
@@ -7,13 +7,59 @@ from typing import Annotated
 
 import typer
 
-from mmrag.cli.options import IndexOption, JsonOption, QuietOption, open_corpus, print_json, progress_bar
+from mmrag.cli.options import (
+    Device,
+    DeviceOption,
+    IndexOption,
+    JsonOption,
+    Precision,
+    QuietOption,
+    open_corpus,
+    print_json,
+    progress_bar,
+    tell_failures,
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
+    app.command(epilog="Example:  mmrag reindex --model ./my-model")(reindex)
     app.command(epilog="Example:  mmrag restore 12")(restore)
     app.command(epilog="Example:  mmrag check")(check)
+
+
+def reindex(
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME.")
+    ],
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="What pictures are encoded in; by default the fastest that gives the same vectors."),
+    ] = None,
+    device: DeviceOption = Device.auto,
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="What to refuse: a name in indexes/, or a .toml file.")
+    ] = "default",
+    index_dir: IndexOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Embed everything again with another model, and switch when that is done.
+
+    Until then searches go on with the old one; nothing is half done at any moment. Run it again after an interruption:
+    it goes on where it was. Needs room for both on the disk. What cannot be read any more is kept as a failure:
+    mmrag info --failed. Earlier versions cannot be restored afterwards.
+    """
+    corpus = open_corpus(index_dir)
+    before = corpus.manifest.model
+    with progress_bar("embedding", quiet=quiet or as_json) as progress:
+        changes = corpus.reindex(model, precision=precision, device=device, recipe=recipe, progress=progress)
+    failing = len(changes.failed) + changes.still_failing
+    if as_json:
+        print_json({"model": corpus.manifest.model, "items": len(corpus), **dataclasses.asdict(changes)})
+        return
+    typer.echo(f"{len(corpus):,} items are by {corpus.manifest.model} now, not by {before} · {failing:,} failed")
+    tell_failures(changes.failed)
 
 
 def restore(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +16,9 @@ import typer
 if TYPE_CHECKING:
     from mmrag.index import Index
     from mmrag.ingest.write import Progress
+    from mmrag.types import Failure
+
+_FAILURES_SHOWN = 10
 
 IndexOption = Annotated[
     Path | None,
@@ -71,6 +74,19 @@ def print_json(data: Any) -> None:
 def printable(text: str) -> str:
     """Show control characters instead of sending them to the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def tell_failures(failures: Sequence[Failure]) -> None:
+    """Name the first of what could not be read, on stderr."""
+    for failure in failures[:_FAILURES_SHOWN]:
+        typer.echo(failure_line(failure), err=True)
+    if len(failures) > _FAILURES_SHOWN:
+        typer.echo(f"… and {len(failures) - _FAILURES_SHOWN:,} more; mmrag info --failed lists them all", err=True)
+
+
+def failure_line(failure: Failure) -> str:
+    """Say on one line what could not be read, and why."""
+    return f"failed  {printable(failure.uri)}: {failure.reason}"
 
 
 def shown_path(path: Path) -> str:

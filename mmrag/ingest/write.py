@@ -78,6 +78,17 @@ class Ingest:
         self.remove(tally.doomed)
         return tally.changes()
 
+    def write_again(self, old: View, refs: Sequence[int], sources: Sequence[File | Item]) -> Changes:
+        """Write what another view has in the rows `refs`, read again from `sources`, with their ids and words."""
+        tally = Tally(old, known_rows(old, refs))
+        self._write(tally, sources)
+        return tally.changes()
+
+    def copy(self, rows: Sequence[Row]) -> None:
+        """Commit rows as they are."""
+        for some in _batched(rows, self.commit_every):
+            self._commit({row.id: row for row in some})
+
     def remove(self, stamps: Sequence[int]) -> None:
         """Delete rows by their stamps."""
         for some in _batched(stamps, _DELETE_AT_ONCE):

@@ -13,7 +13,7 @@ from mmrag.errors import IndexFormatError, RecipeError
 from mmrag.roles import Identity
 from mmrag.stores.files import disk_errors, read_json, write_json
 
-FORMAT = 3
+FORMAT = 4
 
 STAMPS_PER_VERSION = 1 << 24
 """Rows of one commit are stamped in order, from the version's number times this."""
@@ -70,6 +70,8 @@ class Manifest:
         What ran the encoder.
     keep_versions : int
         How many versions can be restored.
+    store : str
+        Name of the folder, inside the index's own, that holds its table and views; empty for that folder itself.
     """
 
     format: int
@@ -81,6 +83,7 @@ class Manifest:
     folders: tuple[IndexedFolder, ...] = ()
     writer: Writer = Writer()
     keep_versions: int = KEEP_VERSIONS
+    store: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -147,4 +150,9 @@ def _from_format_2(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "format": 3}
 
 
-_UPGRADES = {1: _from_format_1, 2: _from_format_2}
+def _from_format_3(data: dict[str, Any]) -> dict[str, Any]:
+    """In format 3 table and views had one place, which is what an empty `store` means."""
+    return {**data, "format": 4}
+
+
+_UPGRADES = {1: _from_format_1, 2: _from_format_2, 3: _from_format_3}

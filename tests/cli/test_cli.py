@@ -12,7 +12,20 @@ import mmrag
 from mmrag.version import __version__
 
 COMMANDS = [
-    *("index", "search", "classify", "remove", "info", "restore", "check", "eval", "train", "models", "demo"),
+    *(
+        "index",
+        "search",
+        "classify",
+        "remove",
+        "info",
+        "reindex",
+        "restore",
+        "check",
+        "eval",
+        "train",
+        "models",
+        "demo",
+    ),
 ]
 
 

@@ -24,7 +24,7 @@ def stored(index):
     return json.loads((index.folder / "manifest.json").read_text())
 
 
-def test_an_index_of_format_1_is_read_and_written_as_format_3(colours):
+def test_an_index_of_format_1_is_read_and_written_as_format_4(colours):
     index = mmrag.create(".", model="toy:1")
     index.add("images", exclude=["*.gif"])
     (index.folder / "manifest.json").write_text(FORMAT_1)
@@ -36,17 +36,18 @@ def test_an_index_of_format_1_is_read_and_written_as_format_3(colours):
     assert stored(old) == {
         **json.loads(FORMAT_1),
         "identity": {**json.loads(FORMAT_1)["identity"], "vectors": 1},
-        "format": 3,
+        "format": 4,
         "writer": {"engine": "onnxruntime", "precision": "fp32"},
         "keep_versions": 10,
+        "store": "",
     }
     assert Manifest.read(old.folder) == old.manifest
 
 
-@pytest.mark.parametrize("number", [0, 4, 99])
+@pytest.mark.parametrize("number", [0, 5, 99])
 def test_formats_that_nobody_knows_are_refused(tmp_path, number):
     (tmp_path / "manifest.json").write_text(FORMAT_1.replace('"format": 1', f'"format": {number}'))
-    with pytest.raises(IndexFormatError, match=f"has format {number}, this mmrag reads formats 1 to 3; install"):
+    with pytest.raises(IndexFormatError, match=f"has format {number}, this mmrag reads formats 1 to 4; install"):
         Manifest.read(tmp_path)
 
 

@@ -1,0 +1,188 @@
+"""Another model for a whole index: its rows are embedded again beside the old ones, which serve until all is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmrag.errors import InputError, Interrupted, StoreError
+from mmrag.ingest.roots import roots_of
+from mmrag.ingest.write import Ingest
+from mmrag.sources.uri import to_uri
+from mmrag.sources.walk import File, describe
+from mmrag.stores.files import disk_errors, size_on_disk
+from mmrag.stores.registry import view_class
+from mmrag.stores.rows import COLUMNS, Row
+from mmrag.stores.table import Table
+from mmrag.types import Changes, Item
+
+if TYPE_CHECKING:
+    from mmrag.roles import Identity
+    from mmrag.stores.manifest import Manifest
+    from mmrag.stores.view import View
+
+_PREFIX = "store-"
+_PLAIN = ("table", "views")  # of an index that was never embedded again
+_COPIES = 4
+"""Table and view, and each once more while small parts of it are joined."""
+
+_ABOUT = tuple(name for name in COLUMNS.names if name != "stamp")
+
+
+def store_name(identity: Identity) -> str:
+    """Name the store of a model's vectors: a run that was stopped finds what it has done by this."""
+    key = json.dumps(dataclasses.asdict(identity), sort_keys=True)
+    return f"{_PREFIX}{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
+
+
+def check_sources(old: View, manifest: Manifest, home: Path) -> None:
+    """Check that what is to be seen again can be: pictures whose pixels lived only in memory cannot.
+
+    Raises
+    ------
+    InputError
+        If there are such, or an indexed folder is gone, with what to do. A single file that is gone is no error here.
+    """
+    gone = [root for root in roots_of(manifest, home) if not os.path.lexists(root.path)]
+    lost = next((root for root in gone if old.find_below([to_uri(root.path, home)])), None)
+    if lost is not None:
+        raise InputError(
+            f"the folder {lost.path} is gone, and its pictures cannot be embedded again. Bring it back, or take it out "
+            f"of the index: mmrag remove {lost.path}; nothing was changed"
+        )
+    about = old.scan(("uri", "modality", "size", "failure"))
+    unseen = [uri for _, uri, modality, size, failure in about if modality == "image" and size is None and not failure]
+    if unseen:
+        count = "1 picture was" if len(unseen) == 1 else f"{len(unseen):,} pictures were"
+        raise InputError(
+            f"{count} brought by a program, such as {unseen[0]!r}, and an index keeps no pixels: no other model can "
+            "see them. Take them out (mmrag remove URI …, Index.remove) and add them again when this is done; "
+            "nothing was changed"
+        )
+
+
+def check_space(old: View, shape: Sequence[int], store: Path) -> None:
+    """Check that there is room for a second table and view.
+
+    Raises
+    ------
+    StoreError
+        If there is not, with how much is needed.
+    """
+    each = 4
+    for size in shape:
+        each *= size
+    columns = sum(int(segment.columns.nbytes) for segment in old.segments)
+    needed = _COPIES * (len(old) * each + columns) - size_on_disk(store)
+    free = shutil.disk_usage(store.parent).free
+    if needed > free:
+        raise StoreError(
+            f"the vectors of the new model need about {needed / 1e6:,.0f} MB in {store.parent}, beside those of the "
+            f"old one, and {free / 1e6:,.0f} MB are free. Make room, and run it again; nothing was changed"
+        )
+
+
+def open_store(store: Path, view: str, identity: Identity) -> tuple[Table, View]:
+    """Open a store that an earlier run has begun; what cannot be opened, or is not there, is made anew.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
+    opened = partial(view_class(view).open, store / "views" / view, identity.dimension, vectors=identity.vectors)
+    with suppress(StoreError):
+        table = Table(store / "table", identity.dimension, vectors=identity.vectors)
+        table.withdraw_unreadable(since=0)
+        return table, opened().sync(table)
+    with disk_errors(store):
+        shutil.rmtree(store, ignore_errors=True)
+        store.mkdir()
+    table = Table(store / "table", identity.dimension, vectors=identity.vectors, create=True)
+    return table, opened().sync(table)
+
+
+def embed_again(old: View, ingest: Ingest, *, keep_versions: int) -> Changes:
+    """Bring a store to hold what an old view holds, embedded by another model.
+
+    What the store has already, unchanged since, is not read again. What had failed stays as it is; what cannot be
+    read now fails with its reason.
+
+    Parameters
+    ----------
+    old : View
+        What serves.
+    ingest : Ingest
+        Of the new store.
+    keep_versions : int
+        How many versions of the new store can be restored some day.
+
+    Raises
+    ------
+    Interrupted
+        On Ctrl-C, after what was done is committed.
+    """
+    done = {row["id"]: row for row in _rows(ingest.view)}
+    wanted = {row["id"]: row for row in _rows(old)}
+    ingest.remove([row["stamp"] for one, row in done.items() if one not in wanted])
+    todo = [row for one, row in wanted.items() if one not in done or not _same(row, done[one])]
+    ingest.copy([Row(**_about(row)) for row in todo if row["failure"] is not None])
+    todo = [row for row in todo if row["failure"] is None]
+    try:
+        changes = ingest.write_again(old, [row["ref"] for row in todo], [_source(row, ingest.home) for row in todo])
+    except Interrupted as error:
+        raise Interrupted(
+            f"stopped; {len(ingest.view):,} of {len(old):,} are embedded by the new model, and searches go on with the "
+            "old one. Run the same command to go on"
+        ) from error
+    ingest.finish(since=0, keep_versions=keep_versions)
+    return changes + Changes(
+        unchanged=sum(row["failure"] is None for row in wanted.values()) - len(todo),
+        still_failing=sum(row["failure"] is not None for row in wanted.values()),
+    )
+
+
+def other_stores(folder: Path, current: str) -> list[Path]:
+    """List what is left of stores that serve no more, or do not yet, in the index in `folder`."""
+    plain = [folder / name for name in _PLAIN if current]
+    return sorted(path for path in (*plain, *folder.glob(f"{_PREFIX}*")) if path.name != current and path.is_dir())
+
+
+def drop_stores(folder: Path, current: str) -> list[str]:
+    """Delete the other stores, each gone from its place in one step; gives their names."""
+    found = other_stores(folder, current)
+    with disk_errors(folder):
+        for path in found:
+            aside = folder / f"{_PREFIX}dropped-{uuid.uuid4().hex[:8]}"
+            os.replace(path, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+    return [path.name for path in found]
+
+
+def _rows(view: View) -> Iterator[dict[str, Any]]:
+    names = ("ref", "stamp", *_ABOUT)
+    return (dict(zip(names, row, strict=True)) for row in view.scan(names[1:]))
+
+
+def _about(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in _ABOUT}
+
+
+def _same(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    return _about(row) == _about(other)
+
+
+def _source(row: dict[str, Any], home: Path) -> File | Item:
+    """Say where to take an item from: a text from the table itself, a picture from its file."""
+    if row["modality"] == "text":
+        return Item(uri=row["uri"], id=row["id"], modality="text", text=row["text"])
+    return describe(str(home / row["uri"]), home)
