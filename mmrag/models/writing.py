@@ -41,8 +41,9 @@ def beam_search(
 ) -> list[int]:
     """Find a likely text.
 
-    In each step the `beams` likeliest texts that have not ended go on. It stops once so many have ended that
-    none that goes on is better than the worst of them, each by its log-probability over its length.
+    In each step the `beams` likeliest texts go on or end; as many as end are replaced by the next likely. It stops
+    once `beams` have ended and none that goes on is better than the worst of them, each by its log-probability over
+    its length. With one beam, that is the likeliest token each time.
 
     Parameters
     ----------
@@ -70,14 +71,14 @@ def beam_search(
     for length in range(1, max_tokens + 1):
         scores = totals[:, None] + next_scores(alive)  # (alive, vocabulary)
         _forbid_repeats(scores, alive[:, len(start) :], writing.no_repeat)
-        best = _best(scores.ravel(), 2 * beams)  # of which at most half end, for a text can end in one way only
+        best = _best(scores.ravel(), 2 * beams)  # so that enough are left to go on, even if half of them end
         rows, tokens = np.divmod(best, scores.shape[1])
-        over = tokens == end
+        totals, over = scores.ravel()[best], tokens == end
         weight = length**writing.length_power
-        for row, total in zip(rows[over][:beams], scores.ravel()[best[over][:beams]], strict=True):
+        for row, total in zip(rows[:beams][over[:beams]], totals[:beams][over[:beams]], strict=True):
             ended.append((float(total) / weight, alive[row, len(start) :].tolist()))
         ended = sorted(ended, key=lambda one: -one[0])[:beams]
-        rows, tokens, totals = rows[~over][:beams], tokens[~over][:beams], scores.ravel()[best[~over][:beams]]
+        rows, tokens, totals = (values[~over][:beams] for values in (rows, tokens, totals))
         alive = np.column_stack([alive[rows], tokens])
         if not len(alive) or (len(ended) == beams and ended[-1][0] >= totals[0] / weight):
             break
