@@ -17,7 +17,7 @@ import numpy as np
 
 from mmrag.models.cards import CARD_NAME, Card, hash_files, revision_of
 from mmrag.models.folder import model_files
-from mmrag.models.graph import constant, replace, save, trace, trace_vision
+from mmrag.models.graph import constant, replace, save, trace
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.quantize import quantize_blocks, quantize_embeddings
 
@@ -78,7 +78,7 @@ def export_folder(
     onnx = out / "onnx"
     onnx.mkdir(parents=True, exist_ok=True)
     network = network.eval()
-    vision = trace_vision(network, preprocessing.height, preprocessing.width, miniature)
+    vision = _trace_vision(network, preprocessing.height, preprocessing.width, miniature)
     restore_names(vision, {"network": network, "miniature": miniature} if miniature else {"network": network})
     store_in_half(vision)
     save(vision, onnx / "vision_model.onnx")
@@ -165,6 +165,28 @@ def restore_names(model: onnx_ir.Model, networks: Mapping[str, nn.Module]) -> No
 
 def _content(array: Any) -> bytes:
     return repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()
+
+
+def _trace_vision(network: DualEncoder, height: int, width: int, miniature: Miniature | None) -> onnx_ir.Model:
+    """Trace pixels to "image_embeds", to "cell_embeds" and, with a Miniature, to "image_grid", what it keeps of them."""
+    import torch
+
+    class Vision(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.miniature = miniature
+
+        def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+            features = self.network.image(pixel_values)  # (n, features, h, w)
+            embedded = self.network.embed_grid(features), self.network.embed_cells(features)
+            if self.miniature is None:
+                return embedded
+            return *embedded, self.miniature.see(features.flatten(2).mT)
+
+    pixels, batch = torch.zeros(2, 3, height, width), torch.export.Dim("batch")
+    outputs = ["image_embeds", "cell_embeds", "image_grid"][: 2 + (miniature is not None)]
+    return trace(Vision(), (pixels,), names=["pixel_values"], outputs=outputs, shapes=({0: batch},))
 
 
 def _write_text(tower: nn.Module, path: Path, *, adapter: nn.Module | None = None) -> None:

@@ -61,38 +61,6 @@ def trace(
     return model
 
 
-def trace_vision(network: Any, height: int, width: int, miniature: Any = None) -> onnx_ir.Model:
-    """Trace an image tower: "pixel_values", float32 ``(n, 3, height, width)``, to "image_embeds".
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        With `encode_image`; with a Miniature, a `DualEncoder`.
-    height, width : int
-        Of the pixels.
-    miniature : Miniature or None
-        Adds what it keeps of a picture, "image_grid" ``(n, cells, its width)``.
-    """
-    import torch
-
-    class Vision(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-            self.miniature = miniature
-
-        def forward(self, pixel_values: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-            if self.miniature is None:
-                vectors: Tensor = self.network.encode_image(pixel_values)
-                return vectors
-            features = self.network.image(pixel_values)  # (n, features, h, w)
-            return self.network.embed_grid(features), self.miniature.see(features.flatten(2).mT)
-
-    pixels, batch = torch.zeros(2, 3, height, width), torch.export.Dim("batch")
-    outputs = ["image_embeds"] if miniature is None else ["image_embeds", "image_grid"]
-    return trace(Vision(), (pixels,), names=["pixel_values"], outputs=outputs, shapes=({0: batch},))
-
-
 def _forget_origin(model: onnx_ir.Model) -> None:
     """Drop the stack traces that the exporter records, with paths of the machine that ran it."""
     values = [*model.graph.inputs, *model.graph.initializers.values()]

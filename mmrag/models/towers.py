@@ -295,6 +295,11 @@ class DualEncoder(nn.Module):
         """(n, features, h, w) of the image tower → (n, d) of unit length."""
         return F.normalize(self.head(features), dim=-1)
 
+    def embed_cells(self, features: Tensor) -> Tensor:
+        """(n, features, h, w) of the image tower → (n, h, w, d): each cell as if the whole picture looked like it."""
+        cells = features.permute(0, 2, 3, 1)  # (n, h, w, features)
+        return self.embed_grid(cells.reshape(-1, cells.shape[-1], 1, 1)).unflatten(0, cells.shape[:3])
+
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(n, t) token ids and (n, t) ones where there is a token → (n, d) of unit length."""
         vectors: Tensor = self.adapter(F.normalize(self.text(token_ids, attention_mask), dim=-1))
