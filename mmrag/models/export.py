@@ -168,7 +168,7 @@ def _content(array: Any) -> bytes:
 
 
 def _trace_vision(network: DualEncoder, height: int, width: int, miniature: Miniature | None) -> onnx_ir.Model:
-    """Trace pixels to "image_embeds", to "cell_embeds" and, with a Miniature, to "image_grid", what it keeps of them."""
+    """Trace pixels to "image_embeds", "cell_embeds" and, with a Miniature, "image_grid", what it keeps of them."""
     import torch
 
     class Vision(torch.nn.Module):

@@ -114,6 +114,7 @@ def fit(  # one function, because a training is best read in one piece, from top
 
         # what is trained: on its device, and the same in every process
         torch.manual_seed(recipe.data.seed + distributed.rank())
+        task.meet(pairs)
         network, layers = task.network.to(place), task.layers()
         distributed.share_tensors(named_tensors(network).values())
         stepper = Stepper(task, layers, recipe)

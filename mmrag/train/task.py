@@ -111,6 +111,9 @@ class Task(ABC):
     def save(self, folder: Path) -> None:
         """Write a model folder that `mmrag.models.registry` opens, or that the next stage starts from."""
 
+    def meet(self, pairs: Sequence[Pair]) -> None:  # noqa: B027
+        """Read the pairs before anything asks for the network: it may depend on their words, as a vocabulary does."""
+
     def begin(self, pairs: Sequence[Pair]) -> None:  # noqa: B027
         """Look at the pairs before the first step: a frozen tower computes its vectors once here."""
 

@@ -1,4 +1,4 @@
-"""The three trainings of the built-in model, with networks too small to be useful, on pictures too simple to be real."""
+"""The built-in model's three trainings, with networks too small to be useful, on pictures too simple to be real."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ MOMENT = Moment(0, 1, 1, 1)
 
 def run(task, *, steps, rate=3e-3, pairs=PAIRS):
     """Take steps over all pairs; give the losses before and after."""
+    task.meet(pairs)
     task.begin(pairs)
     parameters = [parameter for layer in task.layers() for parameter in layer.module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate)
@@ -97,7 +98,7 @@ def test_words_are_learned(encoder):
     )
     task = miniature.MiniatureTask(encoder[0].start, settings)
     pairs = english_only()
-    task.begin(pairs)
+    task.meet(pairs)
     before = task.measure(pairs)
     run(task, steps=150, pairs=pairs)
     after = task.measure(pairs)

@@ -131,11 +131,11 @@ class ChineseTask(Task):
             grid = self._encoder.image(pixels.to(memory_format=torch.channels_last))
         return nn.functional.normalize(self._encoder.head(grid.float()), dim=-1)
 
-    def begin(self, pairs: Sequence[Pair]) -> None:
-        """Learn which characters there are, and compute what the encoder gives."""
+    def meet(self, pairs: Sequence[Pair]) -> None:
+        """Learn which characters there are, which says how large the tower is."""
         settings = self.settings
-        words = list(read_dictionary()) if settings.words else []
-        counts = Counter(character for word in words for form in set(word[:2]) for character in form)
+        self._dictionary = list(read_dictionary()) if settings.words else []
+        counts = Counter(character for word in self._dictionary for form in set(word[:2]) for character in form)
         read = {character for pair in pairs for text in chinese(pair) for character in normalize("NFKC", text).lower()}
         common = {character for character, count in counts.items() if count >= settings.rare}
         self.tokenizer = character_tokenizer(sorted((read | common) - set("。 ")), settings.max_tokens)
@@ -149,9 +149,12 @@ class ChineseTask(Task):
             dimension=self._encoder.text.config.dimension,
         )
         self.network = CharacterTower(config, dropout=settings.dropout)
+
+    def begin(self, pairs: Sequence[Pair]) -> None:
+        """Compute what the encoder gives."""
         self._views.fill(pairs)
         self._read(pairs)
-        self._learn_words([(form, word.meaning) for word in words for form in sorted(set(word[:2]))])
+        self._learn_words([(form, word.meaning) for word in self._dictionary for form in sorted(set(word[:2]))])
 
     def _read(self, pairs: Sequence[Pair]) -> None:
         for pair in pairs:

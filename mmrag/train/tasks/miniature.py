@@ -132,8 +132,8 @@ class MiniatureTask(Task):
         with torch.autocast("cpu", torch.bfloat16):
             return self._encoder.image(pixels.to(memory_format=torch.channels_last), stop=LAST_STAGE)
 
-    def begin(self, pairs: Sequence[Pair]) -> None:
-        """Learn a vocabulary, and compute what the encoder gives."""
+    def meet(self, pairs: Sequence[Pair]) -> None:
+        """Learn a vocabulary, which says how large the decoder is."""
         settings, texts = self.settings, [text for pair in pairs for text in pair.texts]
         self.tokenizer = learn_vocabulary(texts, settings.vocabulary, settings.max_tokens)
         config = MiniatureConfig(
@@ -147,6 +147,9 @@ class MiniatureTask(Task):
             max_tokens=settings.max_tokens,
         )
         self.network = Miniature(config, dropout=settings.dropout)
+
+    def begin(self, pairs: Sequence[Pair]) -> None:
+        """Compute what the encoder gives."""
         self._views.fill(pairs)
         self._read(pairs)
 
