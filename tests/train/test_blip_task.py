@@ -16,11 +16,13 @@ transformers = pytest.importorskip("transformers", reason="needs the train extra
 from mmrag.errors import InputError, ModelError, RecipeError  # noqa: E402
 from mmrag.models.registry import load_encoder, load_generator, load_matcher  # noqa: E402
 from mmrag.sources.pairs import Pair  # noqa: E402
+from mmrag.train.log import read_log  # noqa: E402
+from mmrag.train.loop import fit  # noqa: E402
+from mmrag.train.recipe import DataPart, LoopPart, OptimizerPart, TrainRecipe  # noqa: E402
 from mmrag.train.task import Moment  # noqa: E402
 from mmrag.train.tasks import open_task  # noqa: E402
 from mmrag.train.tasks.blip import BlipSettings  # noqa: E402
 from tests.models.tiny_blip import SIDE, VOCABULARY, tiny_config, write_blip  # noqa: E402
-from tests.train.driver import drive  # noqa: E402
 
 COLOURS = {"red": (250, 30, 20), "green": (20, 200, 40), "blue": (20, 40, 240), "yellow": (240, 230, 30)}
 HALF = SIDE // 2
@@ -79,17 +81,24 @@ def batch_of(task, pairs, seed=0):
     return task.collate([task.prepare(pair, np.random.default_rng((seed, row))) for row, pair in enumerate(pairs)])
 
 
-def learnt(folder, pairs, seed=0):
-    """What is measured before and after, and the task."""
+def recipe_of(seed=0, epochs=12, rate=1e-2):
+    optimizer = OptimizerPart(learning_rate=rate, schedule="one_cycle", warmup=0.3)
+    data, loop = DataPart(batch_size=12, seed=seed), LoopPart(epochs=epochs)
+    return TrainRecipe("blip", "tiny", SETTINGS, data, optimizer, loop)
+
+
+def learnt(folder, pairs, out, *, seed=0):
+    """Train in the real loop; gives the task, what was measured before and after, and the log's steps."""
     task = opened(folder)
     before = task.measure(HELD_OUT)
-    log = drive(task, pairs, epochs=60, batch_size=12, rate=1e-2, seed=seed)
-    return before, log, task.measure(HELD_OUT), task
+    fit(task, pairs * 5, out=out, recipe=recipe_of(seed))
+    steps = [entry for entry in read_log(out) if entry["kind"] == "step"]
+    return task, before, task.measure(HELD_OUT), steps
 
 
 @pytest.fixture(scope="module")
 def trained(folders):
-    return learnt(folders / "reads", PAIRS)
+    return learnt(folders / "reads", PAIRS, folders / "out")
 
 
 def recall(figures):
@@ -102,11 +111,11 @@ def blind_loss(task):
     return math.log(12) * len(HELD_OUT) / int(tokens)
 
 
-def assert_learnt(before, log, after, task):
+def assert_learnt(task, before, after, steps):
     assert recall(after) >= recall(before) + 40
     assert task.score(after) == recall(after)
     assert after["lm_loss"] < blind_loss(task) < before["lm_loss"]
-    assert all(log[-1][part] < log[0][part] for part in ("itc", "itm", "lm"))
+    assert all(steps[-1][part] < steps[0][part] for part in ("itc", "itm", "lm"))
 
 
 def test_it_learns(trained):
@@ -114,7 +123,7 @@ def test_it_learns(trained):
 
 
 def test_from_shuffled_texts_it_learns_nothing_of_pictures(folders):
-    _, _, after, task = learnt(folders / "reads", SHUFFLED)
+    task, _, after, _ = learnt(folders / "reads", SHUFFLED, folders / "shuffled")
     assert recall(after) <= 20  # chance: 8
     assert after["lm_loss"] > blind_loss(task)
 
@@ -122,30 +131,29 @@ def test_from_shuffled_texts_it_learns_nothing_of_pictures(folders):
 @pytest.mark.soak
 @pytest.mark.parametrize("start", ["reads", "writes"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_it_learns_from_every_seed_and_start(folders, start, seed):
-    assert_learnt(*learnt(folders / start, PAIRS, seed))
-    _, _, after, task = learnt(folders / start, SHUFFLED, seed)
+def test_it_learns_from_every_seed_and_start(folders, start, seed, tmp_path):
+    assert_learnt(*learnt(folders / start, PAIRS, tmp_path / "out", seed=seed))
+    task, _, after, _ = learnt(folders / start, SHUFFLED, tmp_path / "shuffled", seed=seed)
     assert recall(after) <= 20
     assert after["lm_loss"] > blind_loss(task)
 
 
 @pytest.mark.soak
-def test_it_learns_to_judge(folders):
+def test_it_learns_to_judge(folders, tmp_path):
     task = opened(folders / "reads", itc=0.5, lm=0.5)
-    drive(task, PAIRS, epochs=400, batch_size=12, rate=5e-3)
+    fit(task, PAIRS * 5, out=tmp_path, recipe=recipe_of(epochs=80, rate=5e-3))
     assert task.measure(HELD_OUT)["itm_accuracy"] >= 80  # chance: 50
 
 
 @pytest.fixture(scope="module")
-def saved(trained, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    trained[3].save(folder)
-    return folder
+def saved(trained, folders):
+    """The folder that the loop has written."""
+    return folders / "out"
 
 
 @torch.no_grad()
 def test_one_folder_plays_all_three_roles(trained, saved):
-    task, images = trained[3], [Image.open(io.BytesIO(pair.image)) for pair in HELD_OUT]
+    task, images = trained[0], [Image.open(io.BytesIO(pair.image)) for pair in HELD_OUT]
     texts = [pair.texts[0] for pair in HELD_OUT]
     network, batch = task.network.eval(), task.collate([held_out(task, pair) for pair in HELD_OUT])
     states = network.see(batch["pixels"])
@@ -172,7 +180,7 @@ def held_out(task, pair):
 @torch.no_grad()
 def test_transformers_opens_it_too_and_says_the_same(trained, saved):
     """Its LM loss is transformers' own, and so are its ITM logits at equal tokens."""
-    task = trained[3]
+    task = trained[0]
     network, batch = task.network.eval(), task.collate([held_out(task, pair) for pair in HELD_OUT])
     states = network.see(batch["pixels"])
     captioner = transformers.BlipForConditionalGeneration.from_pretrained(saved).eval()
@@ -199,7 +207,7 @@ def test_what_was_trained_can_be_trained_on(trained, saved):
 
 
 def test_reader_and_writer_share_all_but_self_attention(trained):
-    reader, writer = trained[3].network.reader.text_encoder, trained[3].network.writer.bert
+    reader, writer = trained[0].network.reader.text_encoder, trained[0].network.writer.bert
     named = dict(writer.named_parameters())
     for name, parameter in reader.named_parameters():
         assert (named[name] is parameter) == (".attention." not in name), name
