@@ -15,10 +15,11 @@ transformers = pytest.importorskip("transformers", reason="needs the train extra
 
 from mmrag.errors import InputError, ModelError, RecipeError  # noqa: E402
 from mmrag.models.registry import load_encoder, load_generator, load_matcher  # noqa: E402
+from mmrag.recipe import build  # noqa: E402
 from mmrag.sources.pairs import Pair  # noqa: E402
 from mmrag.train.log import read_log  # noqa: E402
 from mmrag.train.loop import fit  # noqa: E402
-from mmrag.train.recipe import DataPart, LoopPart, OptimizerPart, TrainRecipe  # noqa: E402
+from mmrag.train.recipe import DataPart, LoopPart, OptimizerPart, TrainRecipe, load_recipe  # noqa: E402
 from mmrag.train.task import Moment  # noqa: E402
 from mmrag.train.tasks import open_task  # noqa: E402
 from mmrag.train.tasks.blip import BlipSettings  # noqa: E402
@@ -246,12 +247,15 @@ def test_the_twin_and_the_queue_follow_after_a_step(folders):
     task = opened(folders / "reads")
     network, batch = task.network, batch_of(task, PAIRS)
     twin = network.twin.vision_proj.weight.clone()
-    task.losses(batch, START)
+    poisoned = {**batch, "pixels": batch["pixels"] * torch.nan}
+    task.losses(poisoned, START)  # whose step is not taken
+    task.losses(batch, Moment(1, 10, 1, 1))
     assert len(network.queue) == 0  # what was seen waits for the step
     with torch.no_grad():
         network.reader.vision_proj.weight += 1
         network.log_scale += 100
-    task.after_step(START)
+    task.after_step(Moment(2, 10, 1, 1))
+    assert torch.isfinite(network.queue.image_vectors).all()
     torch.testing.assert_close(network.twin.vision_proj.weight, twin + 0.1)
     assert network.queue.groups.tolist() == batch["groups"].tolist()
     assert network.scale.item() == pytest.approx(1000)
@@ -284,7 +288,7 @@ def test_weights_add_up_and_nought_leaves_out(folders):
 
 def test_a_prompt_is_given_and_not_learned(folders):
     """The gradient of what is said about the prompt's own tokens is nothing."""
-    task = opened(folders / "reads", prompt="a car ")
+    task = opened(folders / "reads", prompt="a car")
     batch = batch_of(task, PAIRS[:2])
     plain = batch_of(opened(folders / "reads"), PAIRS[:2])
     assert batch["written_ids"].shape[1] == plain["written_ids"].shape[1] + 2
@@ -312,6 +316,12 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_measure(folders, caplo
 def test_a_start_that_is_no_blip_to_train_says_so(folders):
     with pytest.raises(ModelError, match="begin with blip-itm-base or blip-caption-base"):
         opened(folders / "answers")
+
+
+def test_the_recipe_that_ships_fits_the_task():
+    shipped = load_recipe("blip")
+    assert shipped.task == "blip"
+    assert build(BlipSettings, shipped.settings, where="settings").queue > 0
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ class BlipTask(Task):
         self._tokenizer.enable_truncation(min(settings.max_tokens, model.card.max_tokens))
         self._first = {"read": model.token_id(ENCODE), "written": int(model.text["bos_token_id"])}
         self._prompt = len(self._tokenizer.encode(settings.prompt).ids) - 1  # [DEC] and its words, without [SEP]
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._seen: list[tuple[int, Tensor, Tensor, Tensor]] = []  # step, image keys, text keys, groups
 
     # --- pairs → batches ----------------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class BlipTask(Task):
             "pixels": torch.from_numpy(np.stack([sample["pixels"] for sample in samples])),
             "groups": torch.tensor([sample["group"] for sample in samples]),
             **self._tokens("read", texts),
-            **self._tokens("written", [self._settings.prompt + text for text in texts]),
+            **self._tokens("written", [f"{self._settings.prompt} {text}" for text in texts]),
         }
 
     def _view(self, pair: Pair, rng: np.random.Generator) -> Pixels:
@@ -187,7 +187,7 @@ class BlipTask(Task):
         with torch.no_grad():
             image_keys = network.image_vectors(network.see(batch["pixels"], twin=True), twin=True)
             text_keys = network.text_vectors(batch["read_ids"], batch["read_mask"], twin=True)
-        self._seen.append((image_keys, text_keys, groups))
+        self._seen.append((moment.step, image_keys, text_keys, groups))
         with torch.autocast(images.device.type, enabled=False):
             return itc(
                 images,
@@ -220,11 +220,15 @@ class BlipTask(Task):
         """Name all parts but the twin, which follows."""
         return self.network.parts()
 
-    def after_step(self, moment: Moment) -> None:  # noqa: ARG002
-        """Let the twin follow, and queue what it saw, in all processes the same."""
+    def after_step(self, moment: Moment) -> None:
+        """Let the twin follow, and queue what it saw in this step, in all processes the same.
+
+        Of a step that was not taken, because something was no number, nothing gets into the queue.
+        """
         self.network.follow(self._settings.momentum)
-        for image_keys, text_keys, groups in self._seen:
-            self.network.queue.push(gather(image_keys), gather(text_keys), gather(groups))
+        for step, *seen in self._seen:
+            if step == moment.step - 1:
+                self.network.queue.push(*map(gather, seen))
         self._seen.clear()
 
     def logged(self) -> dict[str, float]:
