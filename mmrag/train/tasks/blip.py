@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmrag import recipe
-from mmrag.errors import InputError, ItemError, RecipeError
+from mmrag.errors import InputError, ItemError, ModelError, RecipeError
 from mmrag.evaluate.retrieval import retrieval_metrics
 from mmrag.models.blip import BlipRetrieval
 from mmrag.models.blip_generate import BlipCaptioner
-from mmrag.models.blip_network import ENCODE, BlipNetwork
+from mmrag.models.blip_network import ENCODE
 from mmrag.models.registry import open_model
 from mmrag.models.tokens import laid_out
 from mmrag.roles import Pixels, Vectors
@@ -106,7 +106,7 @@ class BlipTask(Task):
 
     Parameters
     ----------
-    model : BlipNetwork
+    model : BlipRetrieval or BlipCaptioner
         The start: how texts and pictures are read, and the weights.
     settings : BlipSettings
         What is learned.
@@ -114,19 +114,19 @@ class BlipTask(Task):
     Raises
     ------
     ModelError
-        If the start is no BLIP that embeds or describes, or is damaged.
+        If the start is damaged.
     """
 
     network: JointBlip
 
-    def __init__(self, model: BlipNetwork, settings: BlipSettings) -> None:
+    def __init__(self, model: BlipRetrieval | BlipCaptioner, settings: BlipSettings) -> None:
         self.network = JointBlip.start(model, temperature=settings.temperature, queue=settings.queue)
         self._model, self._settings = model, settings
         self._tokenizer = model.tokenizer
         self._tokenizer.enable_truncation(min(settings.max_tokens, model.card.max_tokens))
         self._first = {"read": model.token_id(ENCODE), "written": int(model.text["bos_token_id"])}
         self._prompt = len(self._tokenizer.encode(settings.prompt).ids) - 1  # [DEC] and its words, without [SEP]
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._seen: list[tuple[int, Tensor, Tensor, Tensor]] = []  # step, image keys, text keys, groups
 
     # --- pairs → batches ----------------------------------------------------------------------------------------------
 
@@ -142,16 +142,16 @@ class BlipTask(Task):
             "pixels": torch.from_numpy(np.stack([sample["pixels"] for sample in samples])),
             "groups": torch.tensor([sample["group"] for sample in samples]),
             **self._tokens("read", texts),
-            **self._tokens("written", [self._settings.prompt + text for text in texts]),
+            **self._tokens("written", [f"{self._settings.prompt} {text}" for text in texts]),
         }
 
     def _view(self, pair: Pair, rng: np.random.Generator) -> Pixels:
         preprocessing, augmentation = self._model.preprocessing, self._settings.augmentation
         size = preprocessing.width, preprocessing.height
         if augmentation is None:
-            return preprocessing(read_image(pair.image, at_least=max(size)))
+            return preprocessing(read_image(pair.image, at_least=max(size)), exact=True)
         needed = math.ceil(max(size) * math.sqrt(augmentation.ratio / augmentation.crop))
-        return preprocessing(augmentation(read_image(pair.image, at_least=needed), size, rng))
+        return preprocessing(augmentation(read_image(pair.image, at_least=needed), size, rng), exact=True)
 
     def _tokens(self, name: str, texts: Sequence[str]) -> dict[str, Tensor]:
         arrays = laid_out(self._tokenizer.encode_batch(list(texts)))
@@ -187,7 +187,7 @@ class BlipTask(Task):
         with torch.no_grad():
             image_keys = network.image_vectors(network.see(batch["pixels"], twin=True), twin=True)
             text_keys = network.text_vectors(batch["read_ids"], batch["read_mask"], twin=True)
-        self._seen.append((image_keys, text_keys, groups))
+        self._seen.append((moment.step, image_keys, text_keys, groups))
         with torch.autocast(images.device.type, enabled=False):
             return itc(
                 images,
@@ -220,11 +220,15 @@ class BlipTask(Task):
         """Name all parts but the twin, which follows."""
         return self.network.parts()
 
-    def after_step(self, moment: Moment) -> None:  # noqa: ARG002
-        """Let the twin follow, and queue what it saw, in all processes the same."""
+    def after_step(self, moment: Moment) -> None:
+        """Let the twin follow, and queue what it saw in this step, in all processes the same.
+
+        Of a step that was not taken, because something was no number, nothing gets into the queue.
+        """
         self.network.follow(self._settings.momentum)
-        for image_keys, text_keys, groups in self._seen:
-            self.network.queue.push(gather(image_keys), gather(text_keys), gather(groups))
+        for step, *seen in self._seen:
+            if step == moment.step - 1:
+                self.network.queue.push(*map(gather, seen))
         self._seen.clear()
 
     def logged(self) -> dict[str, float]:
@@ -262,7 +266,7 @@ class BlipTask(Task):
         for number in range(len(pairs)):
             try:
                 pair = pairs[number]
-                pixels = self._model.preprocessing(read_image(pair.image))
+                pixels = self._model.preprocessing(read_image(pair.image), exact=True)
             except ItemError as error:
                 logger.warning("pair %d cannot be measured on: %s", number, error)
                 continue
@@ -355,4 +359,9 @@ def open_blip(start: str, settings: Mapping[str, Any], *, where: str = "settings
     """Open the task; parameters and errors as those of `mmrag.train.tasks.open_task`."""
     chosen = recipe.build(BlipSettings, settings, where=where)
     model = open_model(start)
+    if not isinstance(model, BlipRetrieval | BlipCaptioner):
+        raise ModelError(
+            f"the task blip trains {BlipRetrieval.architecture} and {BlipCaptioner.architecture}, and {start} is "
+            "neither; begin with blip-itm-base or blip-caption-base (mmrag models)"
+        )
     return BlipTask(model, chosen)
