@@ -1,8 +1,8 @@
 """Where a run stands, on disk: enough to go on bit for bit, and no pickle.
 
 ``checkpoint/step-00000120.safetensors`` holds the network, the optimizer, the average and the states of the generators
-of chance, as tensors; its metadata hold the rest as JSON. ``checkpoint/best-3.safetensors`` holds the weights of the best
-epoch so far. Both are written aside and renamed: they are whole or not there. Then those before them are deleted.
+of chance, as tensors; its metadata hold the rest as JSON. ``checkpoint/best-3.safetensors`` holds the weights of the
+best epoch so far. Both are written aside and renamed: they are whole or not there. Then those before them are deleted.
 """
 
 from __future__ import annotations

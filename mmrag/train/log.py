@@ -1,9 +1,12 @@
 """What a run tells while it runs: a dict for every step and epoch, to a file and to whoever else wants to know.
 
-Entries have a ``kind``. ``begin``: ``step``, ``steps``, ``epochs``, ``device``. ``step``: ``step``, ``epoch``, ``loss``
-and the task's other losses, ``learning_rate``, ``gradient_norm``, ``samples_per_second``, ``seconds`` and what the task
-logs. ``epoch``: ``step``, ``epoch`` (0 is the start), ``figures``, ``score``, ``kept``, ``skipped``, ``seconds``.
-``end``: ``step``, ``epoch`` (the one that was kept), ``figures``, ``seconds``.
+Every entry has a ``kind`` and the ``step`` it was made after. Besides:
+
+- ``begin``: ``steps``, ``epochs``, ``device``, ``seconds`` so far;
+- ``step``: ``epoch``, ``loss`` and the task's other losses, ``learning_rate``, ``gradient_norm``, ``samples_per_second``,
+  ``seconds``, and what the task logs;
+- ``epoch``: ``epoch`` (0 is the start), ``figures``, ``kept``, ``skipped``, ``seconds``;
+- ``end``: ``epoch`` (the one that was kept), ``figures``.
 """
 
 from __future__ import annotations
@@ -114,13 +117,15 @@ def tensorboard(folder: Path) -> Reporter:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("tensorboard", "train") from error
-    writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    made: list[SummaryWriter] = []
 
     def report(entry: Entry) -> None:
+        if not made:  # at the first entry: before that, the folder of the run has to be empty
+            made.append(SummaryWriter(str(folder)))  # type: ignore[no-untyped-call]
         for name, value in flat_numbers(entry).items():
             if name not in ("step", "steps"):
-                writer.add_scalar(f"{entry['kind']}/{name}", value, entry["step"])  # type: ignore[no-untyped-call]
+                made[0].add_scalar(f"{entry['kind']}/{name}", value, entry["step"])  # type: ignore[no-untyped-call]
         if entry["kind"] in ("epoch", "end"):
-            writer.flush()  # type: ignore[no-untyped-call]
+            made[0].flush()  # type: ignore[no-untyped-call]
 
     return report

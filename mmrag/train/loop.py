@@ -22,6 +22,7 @@ from mmrag.train import distributed
 from mmrag.train.average import Average, named_tensors
 from mmrag.train.checkpoint import FOLDER_NAME, Checkpoints, State, identity
 from mmrag.train.gradcache import random_state, set_random_state
+from mmrag.train.loader import Loader
 from mmrag.train.log import LOG_NAME, Log, Reporter, read_log
 from mmrag.train.plot import write_plots
 from mmrag.train.recipe import TrainRecipe
@@ -102,8 +103,6 @@ def fit(  # one function, because a training is best read in one piece, from top
     Interrupted
         After Ctrl-C, with a checkpoint written; a second Ctrl-C ends at once.
     """
-    from mmrag.train.loader import Loader
-
     with distributed.joined(device) as place, stopping() as stop:
         began = time.monotonic()
         keep_freed_memory()
@@ -125,7 +124,7 @@ def fit(  # one function, because a training is best read in one piece, from top
         loader = Loader(
             pairs,
             task,
-            batch_size=part_size,
+            batch_size=part_size,  # of all processes
             seed=recipe.data.seed,
             threads=recipe.data.threads,
             rank=distributed.rank(),
@@ -138,10 +137,19 @@ def fit(  # one function, because a training is best read in one piece, from top
         loader.bad.update({int(row): reason for row, reason in state.bad.items()})
         began -= state.seconds
         log = Log(out, from_step=state.step, reporter=reporter)
-        log({"kind": "begin", "step": state.step, "steps": steps, "epochs": epochs, "device": str(place)})
+        log(
+            {
+                "kind": "begin",
+                "step": state.step,
+                "steps": steps,
+                "epochs": epochs,
+                "device": str(place),
+                "seconds": state.seconds,
+            }
+        )
         if val is not None and state.best_score is None:
             state.start_figures = judge(task, average, val, checkpoints, state, epoch=0)
-            log({"kind": "epoch", "step": 0, "epoch": 0, "figures": state.start_figures, "score": state.best_score})
+            log({"kind": "epoch", "step": 0, "epoch": 0, "figures": state.start_figures, "kept": True})
 
         for epoch in range(state.step // per_epoch + 1, epochs + 1):
             if recipe.loop.patience and val is not None and epoch - 1 - state.best_epoch >= recipe.loop.patience:

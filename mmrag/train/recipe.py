@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -161,16 +161,15 @@ class TrainRecipe:
     loop: LoopPart = field(default_factory=LoopPart)
 
 
-def load_recipe(name: str, *, changes: Sequence[str] = ()) -> TrainRecipe:
+def load_recipe(name: str, *, changes: Mapping[str, Any] | None = None) -> TrainRecipe:
     """Load a recipe that ships with mmrag by its name ("clip"), or anyone's by a path that ends in ``.toml``.
 
     Parameters
     ----------
     name : str
         Which one.
-    changes : sequence of str
-        ``KEY=VALUE`` with a key of the file, such as ``optimizer.learning_rate=1e-4``; values as in TOML,
-        and words without quotes.
+    changes : mapping or None
+        Values that take the place of the file's, by keys with dots: ``{"optimizer.learning_rate": 1e-4}``.
 
     Raises
     ------
@@ -178,29 +177,38 @@ def load_recipe(name: str, *, changes: Sequence[str] = ()) -> TrainRecipe:
         If there is no such recipe, or it or a change does not fit the schema.
     """
     table = read_toml(find_named("trainers", name))
-    for change in changes:
-        set_key(table, change)
+    for key, value in (changes or {}).items():
+        _set(table, key, value)
     return build(TrainRecipe, table, where=name)
 
 
-def set_key(table: dict[str, Any], change: str) -> None:
-    """Put ``KEY=VALUE`` into a table; dots in the key lead into tables inside.
+def read_change(written: str) -> tuple[str, Any]:
+    """Read ``KEY=VALUE``; values are as in TOML, and words need no quotes.
 
     Raises
     ------
     RecipeError
-        If there is no ``=``, or the key leads into what is no table.
+        If there is no ``=``, or no key before it.
+
+    Examples
+    --------
+    >>> read_change("loop.epochs=3"), read_change("start=./my-model")
+    (('loop.epochs', 3), ('start', './my-model'))
     """
-    key, equals, value = change.partition("=")
-    *parents, last = (part.strip() for part in key.split("."))
-    if not (equals and last and all(parents)):
-        raise RecipeError(f"a change is KEY=VALUE, such as optimizer.learning_rate=1e-4, not {change!r}")
+    key, equals, value = written.partition("=")
+    if not equals or not all(part.strip() for part in key.split(".")):
+        raise RecipeError(f"a change is KEY=VALUE, such as optimizer.learning_rate=1e-4, not {written!r}")
+    return key.strip(), _value(value.strip())
+
+
+def _set(table: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
     for parent in parents:
         inner = table.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise RecipeError(f"{change!r}: {parent} is no table, it is {inner!r}")
+            raise RecipeError(f"{key} cannot be set: {parent} is no table, it is {inner!r}")
         table = inner
-    table[last] = _value(value.strip())
+    table[last] = value
 
 
 def _value(written: str) -> Any:

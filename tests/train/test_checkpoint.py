@@ -65,21 +65,22 @@ def stop_at(step):
 
 
 def wait_for_step(process, out, step):
-    for _ in range(600):
+    for _ in range(4800):  # on a busy machine it takes long to start
         assert process.poll() is None, "it ended before it could be killed"
         if (out / "log.jsonl").is_file() and any(entry["step"] >= step for entry in told(out)):
             return
         time.sleep(0.05)
-    pytest.fail("no step in thirty seconds")
+    pytest.fail("no step in four minutes")
 
 
 def test_a_killed_run_goes_on_bit_for_bit(uninterrupted, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tests.train.driver", "slow", str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    wait_for_step(process, out, 8)  # of four an epoch; there are checkpoints after the third, fourth and sixth
-    process.kill()
-    process.wait()
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        try:
+            wait_for_step(process, out, 7)  # of four an epoch; there are checkpoints after the third, fourth and sixth
+        finally:
+            process.kill()
     assert not (out / "model.safetensors").exists()
     assert 4 <= int(max((out / "checkpoint").glob("step-*")).stem[5:]) < 16
     assert_as(uninterrupted, out, run(out, resume=True))
