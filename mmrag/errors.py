@@ -8,6 +8,7 @@ MmragError
 │   └── TooLargeError     it is beyond a limit, which another run may raise
 ├── ModelError            a model is unknown, incomplete or damaged
 │   └── MissingExtraError a package of an optional extra is not installed
+├── TrainingError         a training cannot go on
 ├── WatchError            a folder cannot be watched for changes
 └── StoreError            an index on disk cannot be used as asked
     ├── IndexNotFoundError
@@ -62,6 +63,10 @@ class MissingExtraError(ModelError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed, and this needs it. Install it: pip install 'mmrag[{extra}]'")
+
+
+class TrainingError(MmragError):
+    """A training cannot go on."""
 
 
 class WatchError(MmragError):

@@ -1,5 +1,6 @@
 """What this process may use of the machine."""
 
+import ctypes
 import os
 import platform
 from contextlib import suppress
@@ -18,3 +19,15 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep memory that is freed: fetching the same gigabytes again halves the speed of a step."""
+    top_pad, mmap_max, trim_threshold = -2, -4, -1  # malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)
+    mallopt(top_pad, 512 << 20)

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 from mmrag.errors import RecipeError
 
 T = TypeVar("T")
+Folder = Literal["indexes", "pipelines", "trainers"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -27,35 +28,53 @@ def load(path: Path, schema: type[T]) -> T:
     RecipeError
         If the file cannot be read, is not TOML, or does not fit the schema.
     """
+    return build(schema, read_toml(path), where=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as it is.
+
+    Raises
+    ------
+    RecipeError
+        If the file cannot be read or is not TOML.
+    """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
-    return build(schema, data, where=str(path))
 
 
-def load_named(folder: Literal["indexes", "pipelines"], name: str, schema: type[T]) -> T:
+def load_named(folder: Folder, name: str, schema: type[T]) -> T:
     """Load a recipe that ships with mmrag by its name, or anyone's by its path.
 
     Parameters
     ----------
-    folder : {"indexes", "pipelines"}
+    folder : {"indexes", "pipelines", "trainers"}
         Which kind of recipe.
     name : str
         The name of a shipped recipe ("default"), or a path that ends in ``.toml``.
     schema : type
         The dataclass to build.
     """
-    loaded: T = (
-        load(Path(name), schema) if name.endswith(".toml") else _load_shipped(folder, name, cast(Hashable, schema))
-    )
+    if name.endswith(".toml"):
+        return load(Path(name), schema)
+    loaded: T = _load_shipped(folder, name, cast(Hashable, schema))
     return loaded
 
 
-@functools.cache
-def _load_shipped(folder: Literal["indexes", "pipelines"], name: str, schema: Any) -> Any:
+def find_named(folder: Folder, name: str) -> Path:
+    """Where the recipe lies that `load_named` would load.
+
+    Raises
+    ------
+    RecipeError
+        If none of that name ships with mmrag, and it is no path of a TOML file.
+    """
+    if name.endswith(".toml"):
+        return Path(name)
     home = recipe_folder(folder)
     known = sorted(path.stem for path in home.glob("*.toml"))
     if name not in known:
@@ -63,10 +82,15 @@ def _load_shipped(folder: Literal["indexes", "pipelines"], name: str, schema: An
             f"there is no recipe {name!r} in {folder}/{_nearest(name, known)}; "
             f"known: {', '.join(known)}; a path must end in .toml"
         )
-    return load(home / f"{name}.toml", schema)
+    return home / f"{name}.toml"
 
 
-def recipe_folder(folder: Literal["indexes", "pipelines"]) -> Path:
+@functools.cache
+def _load_shipped(folder: Folder, name: str, schema: Any) -> Any:
+    return load(find_named(folder, name), schema)
+
+
+def recipe_folder(folder: Folder) -> Path:
     """Where the shipped recipes lie: inside an installed package, or beside it in a checkout."""
     installed = _PACKAGE / "recipes" / folder
     return installed if installed.is_dir() else _PACKAGE.parent / folder

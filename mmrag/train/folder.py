@@ -10,8 +10,8 @@ from typing import Any
 from mmrag.models.cards import CARD_NAME, Card, Source, read_card
 from mmrag.models.export import export_folder
 from mmrag.sources.pairs import read_pairs
-from mmrag.train.loop import WEIGHTS_NAME, TrainReport, train
-from mmrag.train.recipe import TrainRecipe
+from mmrag.train.builtin_loop import WEIGHTS_NAME, TrainReport, train
+from mmrag.train.builtin_recipe import TrainRecipe
 from mmrag.train.start import Start, load_start
 
 

@@ -1,39 +1,35 @@
-"""The training loop: pairs in, a better model out."""
+"""The training loop: a task and pairs in, a better model out."""
 
 from __future__ import annotations
 
-import copy
-import ctypes
-import json
 import logging
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import nn
-from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
-from mmrag.models.towers import DualEncoder
+from mmrag.errors import InputError, Interrupted
+from mmrag.machine import keep_freed_memory
 from mmrag.sources.pairs import Pair
-from mmrag.train.concepts import Concepts, class_texts
-from mmrag.train.data import Dataset, Pictures, tokenize
-from mmrag.train.losses import OBJECTIVES
+from mmrag.train import distributed
+from mmrag.train.average import Average, named_tensors
+from mmrag.train.checkpoint import FOLDER_NAME, Checkpoints, State, identity
+from mmrag.train.gradcache import random_state, set_random_state
+from mmrag.train.loader import Loader
+from mmrag.train.log import LOG_NAME, Log, Reporter, read_log
+from mmrag.train.plot import write_plots
 from mmrag.train.recipe import TrainRecipe
-from mmrag.train.start import Start
-from mmrag.train.validation import Validation, encode_texts, mean_recall
+from mmrag.train.step import Stepper, checkpoint_gradients, train_mode
+from mmrag.train.task import Figures, Moment, Task
 
 logger = logging.getLogger("mmrag")
-
-LOG_NAME = "log.jsonl"
-WEIGHTS_NAME = "weights.safetensors"
-LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True)
@@ -42,240 +38,277 @@ class TrainReport:
 
     Attributes
     ----------
-    network : DualEncoder
-        The weights that were kept, in float32 on the CPU.
     epoch : int
-        The epoch that they are from; 0 is the start.
-    logit_scale : float
-        What cosines were multiplied with by then: one over the learned temperature.
-    figures : dict
-        Their metrics on the validation pairs, as `RetrievalMetrics.as_dict` gives them; empty without.
+        The epoch that was kept; 0 is the start, which nothing has beaten.
+    epochs, steps : int
+        How many were done.
+    figures, start_figures : dict
+        What was measured of the weights that are kept, and of the start; empty without validation pairs.
     seconds : float
         How long it took.
-    interrupted : bool
-        Whether Ctrl-C ended it early.
+    skipped : dict of str to int
+        Pairs that could not be read, by reason.
     """
 
-    network: DualEncoder
     epoch: int
-    logit_scale: float
-    figures: dict[str, Any]
+    epochs: int
+    steps: int
+    figures: Figures
+    start_figures: Figures
     seconds: float
-    interrupted: bool
+    skipped: Mapping[str, int]
 
 
-def train(  # one function, because a training step is best read in one piece, from top to bottom
-    pairs: Iterable[Pair],
+def fit(  # one function, because a training is best read in one piece, from top to bottom
+    task: Task,
+    pairs: Sequence[Pair],
     *,
-    val: Iterable[Pair] | None = None,
+    val: Sequence[Pair] | None = None,
     out: Path,
-    start: Start,
-    recipe: TrainRecipe | None = None,
+    recipe: TrainRecipe,
     device: str = "cpu",
-    threads: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
 ) -> TrainReport:
-    """Train a dual encoder on pairs and keep the best epoch.
+    """Train a task on pairs, keep the best epoch, and write it as a model folder.
+
+    Under torchrun, every process calls it with the same arguments; the first one measures and writes.
 
     Parameters
     ----------
-    pairs : iterable of Pair
-        Held in memory, undecoded.
-    val : iterable of Pair or None
-        Decides, by the mean of both R@1, which epoch is kept; without it the last one is.
+    task : Task
+        Its network is trained in place, and holds what was kept when the function returns.
+    pairs : sequence of Pair
+        To learn from.
+    val : sequence of Pair or None
+        Decides, by the task's score, which epoch is kept, the start among them; without it the last one is.
     out : path
-        Folder for ``log.jsonl`` (a line an epoch) and ``weights.safetensors`` (what was kept so far,
-        in half precision).
-    start : Start
-        What to begin with, from `load_start`; its networks are trained in place.
-    recipe : TrainRecipe or None
-        None is ``TrainRecipe()``.
+        The folder for the model, ``log.jsonl``, plots and, while it runs, ``checkpoint/``.
+    recipe : TrainRecipe
+        Everything else; its task, start and settings are what `task` was made of.
     device : str
         As torch names it.
-    threads : int
-        How many of them decode pictures.
-    progress : callable or None
-        Called with how many pictures were seen and how many will be.
+    resume : bool
+        Whether to go on from the checkpoint in `out`, bit for bit as if the run had never stopped. Where there is none
+        yet, the run begins.
+    reporter : callable or None
+        Called with every entry of the log (`mmrag.train.log`).
 
     Raises
     ------
     InputError
-        If there are too few pairs.
+        If there are too few pairs, `out` is in use, or its checkpoint is of another run.
+    TrainingError
+        If the loss is no number again and again.
+    Interrupted
+        After Ctrl-C, with a checkpoint written; a second Ctrl-C ends at once.
     """
-    recipe = recipe or TrainRecipe()
-    began = time.monotonic()
-    keep_freed_memory()
-    out.mkdir(parents=True, exist_ok=True)
-    (out / LOG_NAME).unlink(missing_ok=True)
-    torch.manual_seed(recipe.seed)
-    rng, generator = np.random.default_rng(recipe.seed), torch.Generator().manual_seed(recipe.seed)
+    with distributed.joined(device) as place, stopping() as stop:
+        began = time.monotonic()
+        keep_freed_memory()
+        if distributed.rank() == 0:
+            claim(out, resume=resume)
+        part_size, per_epoch = part_sizes(len(pairs), recipe)
+        epochs, steps = recipe.loop.epochs, per_epoch * recipe.loop.epochs
 
-    data = Dataset.read(pairs)
-    pictures = Pictures(data.images, start.preprocessing, threads=threads)
-    validation = None
-    if val is not None:
-        validation = Validation(Dataset.read(val), start, texts_move=recipe.train_text, threads=threads)
-    network = start.network.to(device).to(memory_format=torch.channels_last)
-    log_scale = nn.Parameter(torch.tensor(-math.log(recipe.temperature), device=device))
-    origin, average = copy.deepcopy(network), copy.deepcopy(network)
-    kept = origin
-    epoch_kept, interrupted = 0, False
-    scale = scale_kept = log_scale.exp().detach()
-    figures_kept: dict[str, Any] = {}
+        # what is trained: on its device, and the same in every process
+        torch.manual_seed(recipe.data.seed + distributed.rank())
+        network, layers = task.network.to(place), task.layers()
+        distributed.share_tensors(named_tensors(network).values())
+        stepper = Stepper(task, layers, recipe)
+        average = Average(network, layers, share=recipe.loop.average, tower_share=recipe.loop.tower_share)
+        if recipe.loop.checkpoint_gradients:
+            checkpoint_gradients(network)
+        task.begin(pairs)
+        loader = Loader(
+            pairs,
+            task,
+            batch_size=part_size,  # of all processes
+            seed=recipe.data.seed,
+            threads=recipe.data.threads,
+            rank=distributed.rank(),
+            world=distributed.world(),
+        )
 
-    # A frozen text tower says the same in every epoch: ask it once.
-    text_vectors = None if recipe.train_text else encode_texts(network, start.tokenizer, data.texts)
-    concepts = None
-    if recipe.concepts and start.classifier is not None and not recipe.train_text:
-        concepts = Concepts(start.classifier, encode_texts(network, start.tokenizer, class_texts()).cpu())
-
-    batch_size = min(recipe.batch_size, len(data))
-    steps_per_epoch = len(data) // batch_size
-    steps = steps_per_epoch * recipe.epochs
-    optimizer = make_optimizer(network, log_scale, recipe)
-    schedule = LambdaLR(optimizer, lambda step: one_cycle(step, steps, warmup=recipe.warmup))
-    objective = OBJECTIVES[recipe.objective]
-    step = 0
-    try:
-        for epoch in range(1, recipe.epochs + 1):
-            losses = []
-            order = rng.permutation(len(data))[: steps_per_epoch * batch_size].reshape(-1, batch_size)
-            views = pictures.batches(order, augmentation=recipe.augmentation, seed=(recipe.seed, epoch))
-            for rows, view in zip(order, views, strict=True):
-                # a text of each picture, at random
-                chosen = data.choose_texts(rows, rng)
-                if text_vectors is not None:
-                    wanted = text_vectors[torch.from_numpy(chosen)]  # (n, d)
-                else:
-                    tokens = tokenize(start.tokenizer, [data.texts[index] for index in chosen])
-                    wanted = network.encode_text(*(torch.from_numpy(part).to(device) for part in tokens))
-
-                # the pictures, without a graph through the frozen stages
-                pixels = torch.from_numpy(view).to(device, memory_format=torch.channels_last)  # (n, 3, h, w)
-                with torch.autocast(torch.device(device).type, torch.bfloat16):
-                    with torch.no_grad():
-                        grid = network.image(pixels, stop=recipe.frozen_stages)
-                    grid = network.image(grid, start=recipe.frozen_stages)  # (n, features, h / 32, w / 32)
-                vectors = F.normalize(network.head(grid.float()), dim=-1)  # (n, d)
-                groups = torch.from_numpy(rows)  # (n,)
-
-                # pairs that a classifier makes up: m more rows
-                if concepts:
-                    features, names, classes = concepts.sample(recipe.concepts, generator)
-                    vectors = torch.cat([vectors, F.normalize(network.head(features.to(device)), dim=-1)])
-                    wanted = torch.cat([wanted, names.to(device)])
-                    groups = torch.cat([groups, -1 - classes])  # (n + m,)
-
-                scale = log_scale.exp().clamp(max=LARGEST_SCALE)
-                groups = groups.to(device)
-                loss = objective(vectors, wanted, scale, groups=groups, label_smoothing=recipe.label_smoothing)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                step += 1
-                update_average(average, network, share=min(recipe.average, step / (step + 10)))
-                losses.append(loss.detach())
-                if progress:
-                    progress(step * batch_size, steps * batch_size)
-
-            candidate = mix_towers(origin, average, share=recipe.tower_share)
-            figures = validation.measure(candidate) if validation else {}
-            entry = {
-                "epoch": epoch,
-                "loss": round(torch.stack(losses).mean().item(), 4),
-                "temperature": round(1 / scale.item(), 4),
-                "seconds": round(time.monotonic() - began, 1),
-                **figures,
+        # where it stands
+        checkpoints = Checkpoints(out, identity(recipe, pairs, val), network, stepper, average)
+        state = checkpoints.load() if resume else State()
+        loader.bad.update({int(row): reason for row, reason in state.bad.items()})
+        began -= state.seconds
+        log = Log(out, from_step=state.step, reporter=reporter)
+        log(
+            {
+                "kind": "begin",
+                "step": state.step,
+                "steps": steps,
+                "epochs": epochs,
+                "device": str(place),
+                "seconds": state.seconds,
             }
-            append_line(out / LOG_NAME, entry)
-            logger.info("%s", entry)
-            if not figures_kept or mean_recall(figures) > mean_recall(figures_kept):
-                epoch_kept, scale_kept, figures_kept, kept = epoch, scale, figures, candidate
-                save_weights(kept, out / WEIGHTS_NAME)
-    except KeyboardInterrupt:
-        interrupted = True
-        if not figures_kept:  # nothing was measured: what there is, is the best
-            kept = mix_towers(origin, average, share=recipe.tower_share)
-            epoch_kept, scale_kept = step // steps_per_epoch, scale
-            save_weights(kept, out / WEIGHTS_NAME)
-    kept = kept.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    return TrainReport(kept, epoch_kept, scale_kept.item(), figures_kept, time.monotonic() - began, interrupted)
+        )
+        if val is not None and state.best_score is None:
+            state.start_figures = judge(task, average, val, checkpoints, state, epoch=0)
+            log({"kind": "epoch", "step": 0, "epoch": 0, "figures": state.start_figures, "kept": True})
+
+        for epoch in range(state.step // per_epoch + 1, epochs + 1):
+            if recipe.loop.patience and val is not None and epoch - 1 - state.best_epoch >= recipe.loop.patience:
+                break
+            train_mode(network)
+            done = state.step % per_epoch
+            batches = loader.epoch(epoch, start=done * recipe.loop.accumulate)
+            for left in reversed(range(per_epoch - done)):
+                started = time.monotonic()
+                stepped, entry = stepper(batches, Moment(state.step, steps, epoch, epochs))
+                state.step += 1
+                if stepped:
+                    task.after_step(Moment(state.step, steps, epoch, epochs))
+                    average.update(state.step)
+                state.seconds = time.monotonic() - began
+                rate = part_size * recipe.loop.accumulate / (time.monotonic() - started)
+                entry |= {"samples_per_second": rate, "seconds": state.seconds}
+                log({"kind": "step", "step": state.step, "epoch": epoch, **entry, **task.logged()})
+
+                # the end of an epoch has a checkpoint of its own, once it is measured
+                asked = distributed.anywhere(stop.is_set(), place)
+                due = recipe.loop.save_every and state.step % recipe.loop.save_every == 0
+                if left and (asked or due):
+                    state.bad = {str(row): reason for row, reason in loader.bad.items()}
+                    checkpoints.save(state)
+                if left and asked:
+                    raise interrupted(task, average, checkpoints, state, out, steps=steps)
+
+            state.bad = {str(row): reason for row, reason in loader.bad.items()}
+            entry = {"kind": "epoch", "step": state.step, "epoch": epoch, "skipped": dict(loader.skipped)}
+            if val is not None:
+                figures = judge(task, average, val, checkpoints, state, epoch=epoch)
+                entry |= {"figures": figures, "kept": state.best_epoch == epoch}
+            else:
+                state.best_epoch = epoch
+            state.seconds = time.monotonic() - began
+            log({**entry, "seconds": state.seconds})
+            checkpoints.save(state)
+            if epoch < epochs and distributed.anywhere(stop.is_set(), place):
+                raise interrupted(task, average, checkpoints, state, out, steps=steps)
+
+        put_kept(average, checkpoints, state)
+        distributed.share_tensors(named_tensors(network).values())
+        if distributed.rank() == 0:
+            task.save(out)
+            log({"kind": "end", "step": state.step, "epoch": state.best_epoch, "figures": state.best_figures})
+            write_plots(out)
+            checkpoints.delete()
+        return TrainReport(
+            epoch=state.best_epoch,
+            epochs=state.step // per_epoch,
+            steps=state.step,
+            figures=state.best_figures,
+            start_figures=state.start_figures,
+            seconds=time.monotonic() - began,
+            skipped=dict(loader.skipped),
+        )
 
 
-def make_optimizer(network: DualEncoder, log_scale: nn.Parameter, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """AdamW over what is trained; everything else stops asking for gradients."""
-    network.requires_grad_(False)
-    parts: list[tuple[nn.Module, float]] = [
-        (network.image.stages[recipe.frozen_stages :], recipe.tower_learning_rate),
-        (network.head, recipe.learning_rate),
-    ]
-    if recipe.train_text:
-        parts.append((network.text, recipe.tower_learning_rate))
-    groups: list[dict[str, Any]] = [{"params": [log_scale], "lr": recipe.learning_rate, "weight_decay": 0.0}]
-    for part, rate in parts:
-        parameters = list(part.requires_grad_(True).parameters())
-        for decay in (True, False):
-            chosen = [parameter for parameter in parameters if (parameter.ndim > 1) == decay]
-            weight_decay = recipe.weight_decay if decay else 0.0
-            groups.append({"params": chosen, "lr": rate, "weight_decay": weight_decay})
-    return torch.optim.AdamW([group for group in groups if group["params"]])
+def claim(out: Path, *, resume: bool) -> None:
+    """Make the folder of a run, or refuse one that holds something else.
 
-
-def one_cycle(step: int, steps: int, *, warmup: float) -> float:
-    """Share of the highest rate: up from a 25th and down to zero along half cosines (arXiv:1708.07120).
-
-    Examples
-    --------
-    >>> [round(one_cycle(step, 10, warmup=0.2), 2) for step in (0, 1, 2, 6, 10)]
-    [0.04, 0.52, 1.0, 0.5, 0.0]
+    Raises
+    ------
+    InputError
+        If it holds something that this run would not go on with.
     """
-    rising = warmup * steps
-    if step < rising:
-        return 0.04 + 0.96 * (1 - math.cos(math.pi * step / rising)) / 2
-    return (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1e-9, steps - rising)))) / 2
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{str(out)!r} is no folder; name one that is empty or not there yet")
+    out.mkdir(parents=True, exist_ok=True)
+    there = {path.name for path in out.iterdir()}
+    if FOLDER_NAME in there:
+        if not resume:
+            raise InputError(
+                f"{str(out)!r} holds a run that is not finished: --resume goes on with it; or name another"
+            )
+    elif LOG_NAME in there and resume:
+        if read_log(out)[-1:] and read_log(out)[-1]["kind"] == "end":
+            raise InputError(f"the run in {str(out)!r} is finished; to train on: --start {out}, and another --out")
+    elif there:
+        raise InputError(f"{str(out)!r} is not empty; name a folder that is, or is not there yet")
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, *, share: float) -> None:
-    """Move an average of weights towards the network's; `share` of it stays."""
-    pairs = zip(average.parameters(), network.parameters(), strict=True)
-    moving = [(mine, theirs) for mine, theirs in pairs if theirs.requires_grad]
-    mine, theirs = zip(*moving, strict=True)
-    torch._foreach_lerp_(mine, theirs, 1 - share)
+def part_sizes(pairs: int, recipe: TrainRecipe) -> tuple[int, int]:
+    """Give how many pairs a part of a batch has, over all processes, and how many steps an epoch.
+
+    Raises
+    ------
+    InputError
+        If a batch cannot be divided, or there are too few pairs.
+    """
+    wanted, world, parts = recipe.data.batch_size, distributed.world(), recipe.loop.accumulate
+    if wanted % (world * parts):
+        raise InputError(
+            f"data.batch_size = {wanted} cannot be divided among {world} processes of {parts} parts each; "
+            f"take a multiple of {world * parts}"
+        )
+    each = min(wanted, pairs) // (world * parts)
+    if pairs < 2 or not each:
+        raise InputError(f"{pairs} pairs are too few to train on: it takes at least {max(2, world * parts)}")
+    return each * world, pairs // (each * world * parts)
 
 
-@torch.no_grad()
-def mix_towers(origin: DualEncoder, trained: DualEncoder, *, share: float) -> DualEncoder:
-    """Copy a trained model with `share` of what training did to its towers, and with all of its head (WiSE-FT)."""
-    mixed = copy.deepcopy(trained)
-    for new, old in ((mixed.image, origin.image), (mixed.text, origin.text)):
-        for mine, theirs in zip(new.parameters(), old.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - share)
-    return mixed
-
-
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a state dict in half precision, whole or not at all."""
-    weights = {name: tensor.cpu().half().contiguous() for name, tensor in network.state_dict().items()}
-    aside = path.with_suffix(".partial")
-    save_file(weights, aside)
-    aside.replace(path)
-
-
-def append_line(path: Path, entry: dict[str, Any]) -> None:
-    """Add an object to a JSONL file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep memory that is freed: fetching the same gigabytes again halves the speed of a step."""
-    top_pad, mmap_max, trim_threshold = -2, -4, -1  # malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # not glibc
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event; the second one is what it always was."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # signals go to that one only
+        yield asked
         return
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, -1)
-    mallopt(top_pad, 512 << 20)
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+        logger.warning("stopping after this step; Ctrl-C again ends at once, without a checkpoint")
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def judge(
+    task: Task, average: Average, val: Sequence[Pair], checkpoints: Checkpoints, state: State, *, epoch: int
+) -> Figures:
+    """Measure what would be kept if the run ended now, and keep it if it is the best so far."""
+    candidate = average.candidate()
+    figures, score = {}, -math.inf
+    if distributed.rank() == 0:
+        random = random_state(average.device)  # that measuring draws from it must not change the training
+        task.network.eval()
+        with average.in_place(candidate), torch.no_grad():
+            figures = task.measure(val)
+        score = task.score(figures)
+        set_random_state(random)
+    figures, score = distributed.from_first((figures, -math.inf if math.isnan(score) else score))
+    if state.best_score is None or score > state.best_score:
+        state.best_epoch, state.best_score, state.best_figures = epoch, score, figures
+        if distributed.rank() == 0:
+            checkpoints.save_best(epoch, candidate)
+    return figures
+
+
+def put_kept(average: Average, checkpoints: Checkpoints, state: State) -> None:
+    """Have the network of the first process hold what is kept: the best epoch, or without measures the last step."""
+    if distributed.rank() == 0:
+        average.put(average.candidate() if state.best_score is None else checkpoints.load_best(state.best_epoch))
+
+
+def interrupted(
+    task: Task, average: Average, checkpoints: Checkpoints, state: State, out: Path, *, steps: int
+) -> Interrupted:
+    """Write what there is to keep of a run that ends early, and say how it can go on."""
+    said = f"stopped after step {state.step:,} of {steps:,}; the same command with --resume goes on from there"
+    if state.best_score is not None and state.best_epoch == 0:
+        return Interrupted(f"{said}. No epoch was better than the start so far")
+    put_kept(average, checkpoints, state)
+    if distributed.rank() == 0:
+        task.save(out)
+    what = "the weights of now" if state.best_score is None else f"epoch {state.best_epoch}, the best so far"
+    return Interrupted(f"{said}. {str(out)!r} is a model already: {what}")

@@ -61,7 +61,12 @@ def test_jsonl_with_paths_beside_it(tmp_path):
         ("p.jsonl", b'{"picture": 1}\n', "line 1: needs an object with the key 'image'"),
         ("p.jsonl", b"", "holds no pair"),
         ("p.tar", b"not a tar at all", "not a readable tar"),
-        ("p.csv", b"", "neither a .tar nor a .jsonl"),
+        ("p.csv", b"", "has no column of pictures"),
+        ("p.csv", b"image,words\na.jpg,b\n", "has no column of texts .*; it has: image, words"),
+        ("p.json", b"{}", "in a layout that is known: COCO's"),
+        ("p.json", b"[1]", "in a layout that is known: COCO's"),
+        ("p.parquet", b"no columns", "not a readable Parquet file"),
+        ("p.zip", b"", r"of no kind that holds pairs; these do: a \.tar in webdataset layout, \.jsonl"),
     ],
 )
 def test_bad_files_are_clear_errors(tmp_path, name, content, message):

@@ -1,0 +1,61 @@
+"""Webdataset tars: ``NAME.jpg`` beside ``NAME.json`` or ``NAME.txt``."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmrag.errors import InputError
+from mmrag.sources.limits import MAX_BYTES, SUFFIXES
+from mmrag.sources.pairs.row import InMemory, InPart, Picture, Row, make_row, parse_json, texts_of
+
+
+def tar_rows(path: Path, text_key: str | None) -> Iterator[Row]:
+    """List the samples of a tar; pictures of a compressed one come along, as nothing can be looked up in it."""
+    key: str | None = None
+    picture: Picture | None = None
+    words: Any = None
+    for archive, member, name, suffix, compressed in _members(path):
+        if name != key:
+            if key is not None:
+                yield make_row(key, picture, texts_of(words, text_key), text_key=text_key)
+            key, picture, words = name, None, None
+        if f".{suffix}" in SUFFIXES:
+            part = InPart(str(path), member.offset_data, member.size)
+            picture = InMemory(_read(archive, member)) if compressed else part
+        elif suffix == "json":
+            words = parse_json(_read(archive, member), f"{path}: {member.name}")
+        elif suffix == "txt" and words is None:
+            words = {"text": _read(archive, member).decode("utf-8", "replace").splitlines()}
+    if key is not None:
+        yield make_row(key, picture, texts_of(words, text_key), text_key=text_key)
+
+
+def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str, str, bool]]:
+    """List files with their names up to the first dot, what stands after it, and whether the tar is compressed."""
+    try:
+        archive, compressed = _open(path)
+        with archive:
+            for member in archive:
+                if member.isfile() and not member.issparse() and member.size <= MAX_BYTES:
+                    folder, slash, name = member.name.rpartition("/")
+                    stem, _, suffix = name.partition(".")
+                    yield archive, member, folder + slash + stem, suffix.lower(), compressed
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise InputError(f"{path} is not a readable tar: {error}") from error
+
+
+def _open(path: Path) -> tuple[tarfile.TarFile, bool]:
+    try:
+        return tarfile.open(path, "r:"), False
+    except tarfile.ReadError:
+        return tarfile.open(path, "r:*"), True
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
