@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmrag.errors import ModelError
 from mmrag.models.blip import BlipRetrieval
 from mmrag.models.blip_generate import BlipCaptioner
-from mmrag.models.blip_network import BlipNetwork, share_text_weights
+from mmrag.models.blip_network import share_text_weights
 from mmrag.models.network import import_transformers
 from mmrag.models.pretrained import load_pretrained, read_config
-from mmrag.roles import Model
 from mmrag.train.objectives.momentum import Queue, follow, twin_of
 from mmrag.train.task import Layer
 
@@ -53,7 +51,7 @@ class JointBlip(nn.Module):
         self._fresh = fresh
 
     @classmethod
-    def start(cls, model: Model, *, temperature: float, queue: int) -> JointBlip:
+    def start(cls, model: BlipRetrieval | BlipCaptioner, *, temperature: float, queue: int) -> JointBlip:
         """Begin with a checkpoint that reads, one that writes, or one that does both.
 
         What the checkpoint lacks begins with the self-attention of what it has, and with a fresh last layer.
@@ -61,14 +59,9 @@ class JointBlip(nn.Module):
         Raises
         ------
         ModelError
-            If it is neither, or damaged.
+            If it is damaged.
         """
         reads, writes = isinstance(model, BlipRetrieval), isinstance(model, BlipCaptioner)
-        if not isinstance(model, BlipNetwork) or not (reads or writes):
-            raise ModelError(
-                f"the task blip trains {BlipRetrieval.architecture} and {BlipCaptioner.architecture}, and "
-                f"{model.card.name} is neither; begin with blip-itm-base or blip-caption-base (mmrag models)"
-            )
         whole = import_transformers()
         captioner = load_pretrained(model.checkpoint, whole.BlipForConditionalGeneration) if writes else None
         if reads:
@@ -116,11 +109,6 @@ class JointBlip(nn.Module):
         """Let the twin follow, and keep the scale within `SCALES`."""
         follow(self.twin, self.reader, momentum=momentum)
         self.log_scale.clamp_(*map(math.log, SCALES))
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Compute activations again in the backward pass instead of keeping them."""
-        self.reader.gradient_checkpointing_enable()
-        self.writer.gradient_checkpointing_enable()
 
     def parts(self) -> list[Layer]:
         """Name what is trained, each weight once, by depth: heads are 0, the last block of a tower 1, and so on."""

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmrag import recipe
-from mmrag.errors import InputError, ItemError, RecipeError
+from mmrag.errors import InputError, ItemError, ModelError, RecipeError
 from mmrag.evaluate.retrieval import retrieval_metrics
 from mmrag.models.blip import BlipRetrieval
 from mmrag.models.blip_generate import BlipCaptioner
-from mmrag.models.blip_network import ENCODE, BlipNetwork
+from mmrag.models.blip_network import ENCODE
 from mmrag.models.registry import open_model
 from mmrag.models.tokens import laid_out
 from mmrag.roles import Pixels, Vectors
@@ -106,7 +106,7 @@ class BlipTask(Task):
 
     Parameters
     ----------
-    model : BlipNetwork
+    model : BlipRetrieval or BlipCaptioner
         The start: how texts and pictures are read, and the weights.
     settings : BlipSettings
         What is learned.
@@ -114,12 +114,12 @@ class BlipTask(Task):
     Raises
     ------
     ModelError
-        If the start is no BLIP that embeds or describes, or is damaged.
+        If the start is damaged.
     """
 
     network: JointBlip
 
-    def __init__(self, model: BlipNetwork, settings: BlipSettings) -> None:
+    def __init__(self, model: BlipRetrieval | BlipCaptioner, settings: BlipSettings) -> None:
         self.network = JointBlip.start(model, temperature=settings.temperature, queue=settings.queue)
         self._model, self._settings = model, settings
         self._tokenizer = model.tokenizer
@@ -149,9 +149,9 @@ class BlipTask(Task):
         preprocessing, augmentation = self._model.preprocessing, self._settings.augmentation
         size = preprocessing.width, preprocessing.height
         if augmentation is None:
-            return preprocessing(read_image(pair.image, at_least=max(size)))
+            return preprocessing(read_image(pair.image, at_least=max(size)), exact=True)
         needed = math.ceil(max(size) * math.sqrt(augmentation.ratio / augmentation.crop))
-        return preprocessing(augmentation(read_image(pair.image, at_least=needed), size, rng))
+        return preprocessing(augmentation(read_image(pair.image, at_least=needed), size, rng), exact=True)
 
     def _tokens(self, name: str, texts: Sequence[str]) -> dict[str, Tensor]:
         arrays = laid_out(self._tokenizer.encode_batch(list(texts)))
@@ -262,7 +262,7 @@ class BlipTask(Task):
         for number in range(len(pairs)):
             try:
                 pair = pairs[number]
-                pixels = self._model.preprocessing(read_image(pair.image))
+                pixels = self._model.preprocessing(read_image(pair.image), exact=True)
             except ItemError as error:
                 logger.warning("pair %d cannot be measured on: %s", number, error)
                 continue
@@ -355,4 +355,9 @@ def open_blip(start: str, settings: Mapping[str, Any], *, where: str = "settings
     """Open the task; parameters and errors as those of `mmrag.train.tasks.open_task`."""
     chosen = recipe.build(BlipSettings, settings, where=where)
     model = open_model(start)
+    if not isinstance(model, BlipRetrieval | BlipCaptioner):
+        raise ModelError(
+            f"the task blip trains {BlipRetrieval.architecture} and {BlipCaptioner.architecture}, and {start} is "
+            "neither; begin with blip-itm-base or blip-caption-base (mmrag models)"
+        )
     return BlipTask(model, chosen)
