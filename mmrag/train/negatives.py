@@ -20,8 +20,7 @@ class Negatives(nn.Module):
     Attributes
     ----------
     table : int64 ``(pairs, k)``
-        Rows of pairs, or `NONE`. A buffer, so that a checkpoint keeps it; there from the first mining on, and, because
-        threads look into it all the time, never on an accelerator.
+        Rows of pairs, or `NONE`. A buffer, so that a checkpoint keeps it; there from the first mining on.
     """
 
     table: Tensor
@@ -30,13 +29,29 @@ class Negatives(nn.Module):
         super().__init__()
         self._count = count
         self._place: dict[int, int] = {}
+        self._rows: list[list[int]] = []
+
+    def train(self, mode: bool = True) -> Negatives:
+        """Change between training and evaluation; what a checkpoint put into the table counts from now on."""
+        super().train(mode)
+        if mode and self._place:
+            self._rows = self.table.tolist()  # threads look into it all the time: not on an accelerator
+        return self
 
     def of(self, group: int) -> list[int]:
         """Give the rows that a picture brings into a batch, at most k; none for one that was not mined for."""
         place = self._place.get(group)
-        return [] if place is None else [row for row in self.table[place].tolist() if row != NONE]
+        return [] if place is None else [row for row in self._rows[place] if row != NONE]
 
-    def mine(self, text_vectors: Vectors, image_vectors: Vectors, *, groups: Integers, rows: Integers) -> None:
+    def mine(
+        self,
+        text_vectors: Vectors,
+        image_vectors: Vectors,
+        *,
+        groups: Integers,
+        rows: Integers,
+        device: torch.device | None = None,
+    ) -> None:
         """Find for each text the pictures most similar to it, without its own and what may well be its own.
 
         Parameters
@@ -45,8 +60,11 @@ class Negatives(nn.Module):
             A text of each picture, and the pictures.
         groups, rows : int64 ``(n,)``
             Equal pictures have equal groups; where a pair is among all pairs.
+        device : torch.device or None
+            Where the table lies; None is the CPU.
         """
         found = mine(text_vectors, image_vectors, groups, groups, k=self._count)
         found[found != NONE] = rows[found[found != NONE]]
         self._place = {int(group): place for place, group in enumerate(groups)}
-        self.register_buffer("table", torch.from_numpy(found))
+        self._rows = found.tolist()
+        self.register_buffer("table", torch.from_numpy(found).to(device))

@@ -18,20 +18,22 @@ class PatchDropout:
 
     Parameters
     ----------
+    tower : nn.Module
+        Patches are left out while it is in training mode; of its parts some may be frozen, and in evaluation mode.
     share : float from 0 to 1
         Of the patches, how many are left out.
     """
 
-    def __init__(self, share: float) -> None:
-        self.share = share
+    def __init__(self, tower: nn.Module, share: float) -> None:
+        self._tower, self._share = tower, share
 
-    def __call__(self, module: nn.Module, _: object, tokens: Tensor) -> Tensor | None:
-        """Follow the forward pass of `module`, whose result is ``(n, prefix + patches, d)``."""
-        if not module.training:
+    def __call__(self, module: nn.Module, inputs: object, tokens: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Follow the forward pass of the embeddings, whose result is ``(n, prefix + patches, d)``."""
+        if not self._tower.training:
             return None
         patches = math.isqrt(tokens.shape[1]) ** 2  # pictures are squares
         prefix = tokens.shape[1] - patches
-        kept = max(1, round(patches * (1 - self.share)))
+        kept = max(1, round(patches * (1 - self._share)))
         chance = torch.rand(len(tokens), patches, device=tokens.device)
         chosen = chance.argsort(dim=1)[:, :kept] + prefix  # (n, kept)
         seen = tokens.gather(1, chosen[:, :, None].expand(-1, -1, tokens.shape[2]))  # (n, kept, d)
@@ -46,8 +48,9 @@ def drop_patches(model: nn.Module, share: float, *, name: str) -> None:
     ModelError
         If it has no patches, or is no plain vision transformer.
     """
-    embeddings = getattr(getattr(model, "vision_model", None), "embeddings", None)
+    tower = getattr(model, "vision_model", None)
+    embeddings = getattr(tower, "embeddings", None)
     positions = getattr(embeddings, "position_embedding", getattr(embeddings, "position_embeddings", None))
-    if embeddings is None or positions is None:
+    if tower is None or embeddings is None or positions is None:
         raise ModelError(f"patch_dropout needs a vision transformer, which {name} has not; set it to 0")
-    embeddings.register_forward_hook(PatchDropout(share))
+    embeddings.register_forward_hook(PatchDropout(tower, share))

@@ -108,10 +108,6 @@ class Towers(nn.Module):
             self.twin.eval()
         return self
 
-    def gradient_checkpointing_enable(self) -> None:
-        """Compute activations again in the backward pass instead of keeping them."""
-        self.model.gradient_checkpointing_enable()
-
     def parameters_of(self, tower: Tower) -> Iterator[tuple[str, nn.Parameter]]:
         """Name the parameters of one tower, its projection among them."""
         for name, parameter in self.model.named_parameters():

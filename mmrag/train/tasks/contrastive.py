@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,8 @@ from mmrag.train.patches import drop_patches
 from mmrag.train.task import Batch, ContrastiveTask, Figures, Layer, Losses, Moment
 from mmrag.train.towers import Tower, Towers
 from mmrag.train.vector_file import VectorFile, text_key
+
+logger = logging.getLogger("mmrag")
 
 TOWERS: tuple[Tower, ...] = ("image", "text")
 
@@ -138,6 +141,8 @@ class ContrastiveSettings:
             raise RecipeError('freeze leaves nothing to train: name "image" or "text", not both')
         if self.lora and set(self.lora.towers) & set(self.freeze):
             raise RecipeError(f"a tower is either frozen or adapted by lora, not both: freeze is {list(self.freeze)}")
+        if self.patch_dropout and "image" in self.freeze:
+            raise RecipeError("patch_dropout is for an image tower that is trained, so freeze must not name it")
         if self.text_first and self.freeze:
             raise RecipeError("text_first trains both towers in the end, so freeze must be empty")
         if not (0 <= self.label_smoothing < 1 and 0 <= self.patch_dropout < 1):
@@ -183,6 +188,8 @@ class Contrastive(ContrastiveTask):
             self.network.follow_with(twin_of(model), Queue(settings.twin.queue, encoder.card.dimension))
         if settings.hard_negatives:
             self.network.negatives = Negatives(settings.hard_negatives)
+        if settings.augmentation and "image" in settings.freeze:
+            logger.warning("the image tower is frozen and sees each picture once: augmentation is off")
         self._pairs: Sequence[Pair] = ()
         self._vectors = PairEncoder(encoder, self.network, frozen=settings.freeze)
         self._taught: dict[Tower, VectorFile] = {tower: VectorFile() for tower in TOWERS if settings.distill}
@@ -342,14 +349,16 @@ class Contrastive(ContrastiveTask):
 
     def logged(self) -> dict[str, float]:
         """Give the temperature, and the bias where there is one."""
-        temperature = {"temperature": 1 / float(self.network.scale)}
-        return temperature | {"bias": float(self.network.bias)} if self._biased else temperature
+        temperature = {"temperature": 1 / self.network.scale.item()}
+        return temperature | {"bias": self.network.bias.item()} if self._biased else temperature
 
     def _mine(self) -> None:
         found = self._vectors.encode(self._pairs)
         _, first_texts = np.unique(found.image_of_text, return_index=True)
         texts = found.text_vectors[first_texts]
-        self.network.negatives.mine(texts, found.image_vectors, groups=found.groups, rows=found.rows)
+        self.network.negatives.mine(
+            texts, found.image_vectors, groups=found.groups, rows=found.rows, device=self.network.device
+        )
 
     def _teacher(self) -> Encoder:
         named = self._settings.distill.teacher if self._settings.distill else ""
