@@ -138,7 +138,11 @@ class Blip2Generator(Blip2Network, Generator):
             for start in range(0, len(group), self.pictures_at_once):
                 part = group[start : start + self.pictures_at_once]
                 rows = [row for row, _ in part]
-                given = {name: self.tensor(np.array([tokens[name] for _, tokens in part])) for name in part[0][1]}
+                # an empty prompt is no token at all for some tokenizers, and an array of nothing would be of floats
+                given = {
+                    name: self.tensor(np.array([tokens[name] for _, tokens in part], dtype=np.int64))
+                    for name in part[0][1]
+                }
                 words = network.language_model.get_input_embeddings()(given.pop("input_ids"))
                 pixels = self.tensor(self.pixels([images[row] for row in rows]))
                 seen = network.get_image_features(pixel_values=pixels, **given).pooler_output

@@ -208,3 +208,19 @@ def _save(folder, network, tokenizer):
     for part in (images, tokenizer, network):
         part.save_pretrained(folder)
     return images
+
+
+def write_untaught(folder, *, seed=0):
+    """Write a BLIP-2 whose image tower sees, and whose Q-Former knows nothing yet and can be taught."""
+    qformer = {**QFORMER, "num_hidden_layers": 2, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    network, _ = write_retrieval(folder, qformer=qformer, seed=seed)
+    random = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        if name.startswith("vision_model"):
+            continue
+        if parameter.ndim > 1:
+            parameter.data = torch.randn(parameter.shape, generator=random) * (0.5 if name == "query_tokens" else 0.2)
+        else:
+            parameter.data.fill_(float("norm" in name.lower() and name.endswith("weight")))
+    network.save_pretrained(folder)
+    return folder
