@@ -147,17 +147,17 @@ def test_every_weight_is_used_and_trained():
 
 
 def test_it_learns_to_tell_and_to_judge():
-    """Pictures of one bright cell; the text names its place."""
+    """Pictures with one thing in one of nine cells; the text names its place."""
     torch.manual_seed(0)
     config = MiniatureConfig(
-        vocabulary=16, width=32, layers=2, heads=4, hidden=64, grid_features=8, cells=9, max_tokens=4
+        vocabulary=16, width=32, layers=1, heads=4, hidden=64, grid_features=8, cells=9, max_tokens=4
     )
     network, places = Miniature(config), torch.arange(9)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     seen = torch.zeros(9, 9, 8)
-    seen[places, places] = 5.0
+    seen[places, places, 0] = 5.0
     ids = torch.tensor([[1, 5 + int(place), 2] for place in places])
-    for _ in range(120):
+    for _ in range(80):
         wrong = ids[torch.randperm(9)]
         memory = network.look(seen)
         right, other = network(ids, memory), network(wrong, memory)
@@ -305,10 +305,10 @@ def greedy(miniature, runtime, grid, start, length):
     while len(ids) < len(start) + length:
         with torch.inference_mode():
             logits = miniature.next_logits(miniature(torch.tensor([ids]), miniature.read(grid[None]))[0, -1])
-        logits[forbidden] = -torch.inf
-        if int(logits.argmax()) == 3:
+        likeliest = next(token for token in logits.argsort(descending=True).tolist() if token not in forbidden)
+        if likeliest == 3:
             break
-        ids.append(int(logits.argmax()))
+        ids.append(likeliest)
     return runtime._word_tokenizer.decode(ids)
 
 
@@ -338,12 +338,11 @@ def test_chance_is_decided_by_the_seed(runtime, images):
     assert first != second
 
 
-def test_a_prompt_leaves_room(runtime, images):
+def test_a_long_prompt_is_cut(runtime, images, caplog):
     limit = runtime.settings.network.max_tokens
-    (caption,) = runtime.caption(images[:1], prompt="red " * (limit - 3), max_tokens=30)
-    assert len(caption.split()) <= limit
-    with pytest.raises(InputError, match="can write nothing; shorten it"):
-        runtime.caption(images[:1], prompt="red " * limit)
+    (caption,) = runtime.caption(images[:1], prompt="red " * limit)
+    assert caption.split()[: limit - 2] == ["red"] * (limit - 2)
+    assert "only the first 24 tokens are read" in caplog.text
 
 
 def test_ranks_answers_by_their_likelihood(runtime, miniature, images, grids):
@@ -412,8 +411,7 @@ def test_better_words_leave_vectors_as_they_are(runtime, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(runtime.folder, folder)
     (folder / "onnx" / "words_model.onnx").write_bytes(b"other words")
-    MiniatureRuntime(folder).verify()
-    assert MiniatureRuntime(folder).identity == runtime.identity
+    assert ModelFolder.read(folder).fingerprint() == runtime.card.weights
     with pytest.raises(ModelError, match=r"words_model\.onnx cannot be loaded"):
         MiniatureRuntime(folder).match(["a dog"], np.zeros((1, *runtime.feature_shape), np.float32))
 
@@ -455,7 +453,7 @@ def test_settings_survive_writing(runtime, miniature):
 
 
 def test_a_tokenizer_that_does_not_fit_is_not_exported(miniature, tmp_path):
-    with pytest.raises(ModelError, match="the tokenizer has .* tokens, and the network"):
+    with pytest.raises(ModelError, match=r"the tokenizer has .* tokens, and the network"):
         export_miniature(
             Miniature(dataclasses.replace(miniature.config, vocabulary=7)), tmp_path, tokenizer=tokenizer_json()
         )
