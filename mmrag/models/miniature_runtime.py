@@ -159,8 +159,6 @@ class MiniatureRuntime(OnnxEncoder, Matcher, Generator):
         (ids,) = self._ids([prompt])
         start = ids[:-1]
         room = min(max_tokens, self.settings.network.max_tokens - len(start))
-        if room < 1:
-            raise InputError(f"after a prompt of {len(start)} tokens {self.card.name} can write nothing; shorten it")
         randoms = np.random.default_rng(seed).spawn(len(images))
 
         def write(number: int) -> str:

@@ -20,6 +20,7 @@ MADE = [
     "tiny:make_clip",
     "tiny_blip:make_retrieval",
     "tiny_blip2:make_retrieval",
+    "tiny_miniature:make_miniature",
 ]
 ENCODERS = [
     *("builtin", "toy:1", "timm:resnet10t/random"),

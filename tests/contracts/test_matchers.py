@@ -19,6 +19,7 @@ MATCHERS = [
     "tests.models.tiny_blip:make_retrieval",
     "tests.models.tiny_blip2:make_retrieval",
     "tests.models.tiny_cross:make_cross_encoder",
+    "tests.models.tiny_miniature:make_miniature",
     *asked_for(Matcher),
 ]
 TEXTS = [

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -62,9 +67,9 @@ def networks(config=CONFIG):
     return halved(encoder), text_tower(len(set(CHINESE)), 4), halved(shaken(Miniature(config), 5))
 
 
-def make_miniature(folder, *, made=None, settings=None, card=CARD):
-    """Write the folder; gives its name."""
-    encoder, chinese, miniature = made or networks()
+def write_miniature(folder, made, *, settings=None, card=CARD):
+    """Write a model folder of the three networks."""
+    encoder, chinese, miniature = made
     export_miniature(miniature, folder, tokenizer=tokenizer_json(), settings=settings)
     export_folder(
         encoder,
@@ -76,4 +81,16 @@ def make_miniature(folder, *, made=None, settings=None, card=CARD):
         chinese=chinese,
         chinese_tokenizer=chinese_tokenizer_json(),
     )
+
+
+@cache
+def _written():
+    folder = TemporaryDirectory()
+    write_miniature(Path(folder.name), networks())
+    return folder
+
+
+def make_miniature(folder):
+    """Write the same folder each time; gives its name."""
+    shutil.copytree(_written().name, folder, dirs_exist_ok=True)
     return str(folder)
