@@ -24,6 +24,8 @@ from mmrag.cli.options import (
 from mmrag.cli.upgrade import offer_upgrade
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mmrag.index import Index
     from mmrag.roles import Matcher
     from mmrag.search.pipeline import Pipeline
@@ -67,6 +69,13 @@ def search(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with the pictures in it.")
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", metavar="DIR", help="Write a heat map per hit: what in it has to do with the words."),
+    ] = None,
+    explain_tokens: Annotated[
+        bool, typer.Option("--explain-tokens", help="And one per token; needs --rerank with a model that tells.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Find pictures by words, or by a picture.
@@ -78,6 +87,8 @@ def search(
     from mmrag.search.pipeline import load_pipeline
     from mmrag.types import Query
 
+    if explain_tokens and explain is None:
+        raise QueryError("--explain-tokens says what --explain writes; name a folder: --explain DIR")
     if words is None and image is None:
         raise QueryError('say what to look for: mmrag search "a dog on a beach", or --image FILE')
     query = Query(text=words, image=image)
@@ -86,8 +97,9 @@ def search(
     matcher = _load_matcher(pipeline, device, precision)
     with progress_bar("judging", quiet=quiet or matcher is None) as progress:
         hits = corpus.search(query, pipeline=pipeline, rerank=matcher, progress=progress)
+    overlays = _write_heat_maps(explain, query, hits, corpus, matcher, tokens=explain_tokens) if explain else {}
     if html:
-        _write_page(html, query, hits, corpus)
+        _write_page(html, query, hits, corpus, overlays)
     for hit in hits:
         path = corpus.home / hit.item.uri
         on_disk = path if path.exists() else None
@@ -103,10 +115,21 @@ def search(
         offer_upgrade(corpus)
 
 
-def _write_page(html: Path, query: Query, hits: list[Hit], corpus: Index) -> None:
+def _write_heat_maps(
+    folder: Path, query: Query, hits: list[Hit], corpus: Index, matcher: Matcher | None, *, tokens: bool
+) -> dict[str, Image]:
+    from mmrag.report.heat import write_overlays
+
+    told = corpus.explain(query, hits, rerank=matcher, tokens=tokens)
+    overlays = write_overlays(folder, told, query.text or "")
+    typer.echo(f"{len(overlays):,} heat maps → {folder}", err=True)
+    return overlays
+
+
+def _write_page(html: Path, query: Query, hits: list[Hit], corpus: Index, overlays: dict[str, Image]) -> None:
     from mmrag.report import write_search_page
 
-    size = write_search_page(html, query, hits, home=corpus.home)
+    size = write_search_page(html, query, hits, home=corpus.home, overlays=overlays)
     typer.echo(f"{len(hits):,} hits → {html}, {size / 1e6:.1f} MB", err=True)
 
 

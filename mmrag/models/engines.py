@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_OUTPUTS = ("image_embeds", "text_embeds", "pooler_output")
+OUTPUTS = ("image_embeds", "text_embeds", "pooler_output")
 _FIRST_CONVOLUTIONS = 6
+
+GRID = "image_grid"
+"""What an image tower calls its second output, if it has one: every cell of the picture, embedded by itself."""
 
 
 class Session(ABC):
@@ -69,9 +72,14 @@ class OnnxRuntimeSession(Session):
     ------
     ModelError
         If the file cannot be loaded, or has no output that holds vectors.
+
+    Attributes
+    ----------
+    output : str
+        The one of its outputs that is computed; what only the others need is not.
     """
 
-    def __init__(self, path: Path, *, quick: bool, outputs: Sequence[str] = _OUTPUTS) -> None:
+    def __init__(self, path: Path, *, quick: bool, outputs: Sequence[str] = OUTPUTS) -> None:
         onnxruntime = _onnxruntime()
         self._path = path
         options = onnxruntime.SessionOptions()
@@ -83,7 +91,9 @@ class OnnxRuntimeSession(Session):
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             raise ModelError(f"{path} cannot be loaded: {error}") from error
-        self._output = _output_name([one.name for one in self._session.get_outputs()], path, outputs)
+        self.output = _output_name([one.name for one in self._session.get_outputs()], path, outputs)
+        self._only = onnxruntime.RunOptions()
+        self._only.only_execute_path_to_fetches = True
         inputs = self._session.get_inputs()
         self.inputs = {one.name: np.dtype(_DTYPES.get(one.type, "float32")) for one in inputs}
         self.lengths = {one.name: _fixed(one.shape) for one in inputs}
@@ -91,7 +101,7 @@ class OnnxRuntimeSession(Session):
     def run(self, arrays: Mapping[str, Array]) -> Vectors:
         """Run once and give the vectors, float32 ``(n, dimension)``."""
         try:
-            return np.asarray(self._session.run([self._output], dict(arrays))[0], dtype=np.float32)
+            return np.asarray(self._session.run([self.output], dict(arrays), self._only)[0], dtype=np.float32)
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             raise ModelError(f"{self._path} cannot be run: {error}") from error
 
@@ -103,7 +113,7 @@ def _fixed(shape: list[Any]) -> int | None:
     return shape[1] if len(shape) > 1 and isinstance(shape[1], int) else None
 
 
-def _output_name(names: list[str], path: Path, wanted: Sequence[str] = _OUTPUTS) -> str:
+def _output_name(names: list[str], path: Path, wanted: Sequence[str] = OUTPUTS) -> str:
     for name in wanted:
         if name in names:
             return name
@@ -136,11 +146,10 @@ class OpenVinoSession(Session):
         core = _core()
         wanted = "bf16" if precision == "bf16" else "f32"
         try:
-            model = core.read_model(path)
-            self._output = model.output(_output_name([one.get_any_name() for one in model.outputs], path)).get_index()
+            model = _read(core, path)
             self.inputs = {one.get_any_name(): one.get_element_type().to_dtype() for one in model.inputs}
             self.lengths = dict.fromkeys(self.inputs)
-            stem, rest = _split(core.read_model(path), model) if precision == "bf16" else (None, model)
+            stem, rest = _split(_read(core, path), model) if precision == "bf16" else (None, model)
             self._stem = stem and core.compile_model(stem, "CPU", _settings("f32"))
             self._rest = core.compile_model(rest, "CPU", _settings(wanted))
         except RuntimeError as error:
@@ -157,9 +166,19 @@ class OpenVinoSession(Session):
         try:
             if self._requests.stem:
                 given = [self._requests.stem.infer(given)[0], *given]
-            return np.array(self._requests.rest.infer(given)[self._output], dtype=np.float32)
+            return np.array(self._requests.rest.infer(given)[0], dtype=np.float32)
         except RuntimeError as error:
             raise ModelError(f"{self._path} cannot be run by OpenVINO: {error}") from error
+
+
+def _read(core: openvino.Core, path: Path) -> openvino.Model:
+    """Read a network, without the outputs that give no vectors."""
+    model = core.read_model(path)
+    wanted = model.output(_output_name([one.get_any_name() for one in model.outputs], path)).get_index()
+    for number, result in reversed(list(enumerate(model.get_results()))):
+        if number != wanted:
+            model.remove_result(result)
+    return model
 
 
 def _settings(precision: str) -> dict[str, Any]:

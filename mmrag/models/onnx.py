@@ -12,13 +12,13 @@ import numpy as np
 
 from mmrag.errors import ModelError
 from mmrag.models import cache
-from mmrag.models.engines import Session
+from mmrag.models.engines import GRID, OUTPUTS, OnnxRuntimeSession, Session
 from mmrag.models.folder import ModelFolder, TowerName
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.samples import SAMPLE_TEXTS, sample_pictures
 from mmrag.models.tokens import encode, laid_out, pad_id, read_tokenizer
 from mmrag.models.tower import Samples, Tower
-from mmrag.roles import DEVICES, Encoder, Identity, Pixels, Vectors
+from mmrag.roles import DEVICES, Encoder, Heat, Identity, Pixels, Vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,6 +119,24 @@ class OnnxEncoder(Encoder):
     def preprocess(self, image: Image) -> Pixels:
         """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
         return self._preprocess(image) if self._preprocess else super().preprocess(image)
+
+    def explain(self, image: Image, query_vector: Vectors) -> Heat:
+        """Tell which cells of a picture are similar to what is asked, where the image tower gives its grid.
+
+        Such a tower has an output "image_grid", float32 ``(n, rows, columns, dimension)``: each cell embedded into
+        the space of the whole.
+        """
+        if self._preprocess is None or not self._preprocess.sees_all or self._grid is None:
+            return super().explain(image, query_vector)
+        (grid,) = self._grid.run(_pixel_input(self._grid, self._preprocess(image)[None]))
+        cells = grid / np.maximum(np.linalg.norm(grid, axis=-1, keepdims=True), 1e-12)
+        return np.asarray(cells @ query_vector, dtype=np.float32)
+
+    @cached_property
+    def _grid(self) -> Session | None:
+        """The image tower, giving its grid; None if it has none."""
+        session = OnnxRuntimeSession(self._files.towers["vision"]["fp32"], quick=False, outputs=[GRID, *OUTPUTS])
+        return session if session.output == GRID else None
 
     def _embed_pixels(self, pixels: Pixels) -> Vectors:
         session = self._towers["vision"].session
