@@ -91,8 +91,8 @@ def write_card(card: Card, folder: Path) -> None:
     for name, value in dataclasses.asdict(card).items():
         if name == "sources":
             tables += [f"\n[[sources]]\n{_toml(source)}" for source in value]
-        elif name == "figures":
-            tables += [f"\n[figures]\n{_toml(value)}"] if value else []
+        elif name in ("figures", "calibration"):
+            tables += [f"\n[{name}]\n{_toml(value)}"] if value else []
         elif value not in ("", (), 0.0):
             lines.append(_toml({name: value}))
     text = "".join(lines + tables)
