@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from mmrag.ingest.watch import Told
     from mmrag.ingest.write import Ingest, Progress
+    from mmrag.search.explain import Explanation
     from mmrag.stores.table import Table
     from mmrag.stores.view import View
 
@@ -533,6 +534,39 @@ class Index:
             progress=progress,
         )
         return hits if _is_many(query) else hits[0]
+
+    def explain(
+        self, query: Asked, hits: Sequence[Hit], *, rerank: str | Matcher | None = None, tokens: bool = False
+    ) -> Iterator[Explanation]:
+        """Tell which parts of the pictures that were found have to do with what was asked.
+
+        Parameters
+        ----------
+        query : str, Path, bytes, PIL image or Query
+            What was asked.
+        hits : sequence of Hit
+            What `search` found for it.
+        rerank : str, Matcher or None
+            What has judged them: it tells what it looked at. By default the index's own model tells cosines.
+        tokens : bool
+            Whether to explain token by token too; needs a matcher.
+
+        Yields
+        ------
+        Explanation
+            Of each hit that is a picture and can be read; of the others, the log tells.
+
+        Raises
+        ------
+        ModelError
+            If the model cannot tell.
+        QueryError
+            If tokens are asked for without a matcher or without words.
+        """
+        from mmrag.search.explain import explain  # imports the decoders
+
+        matcher = None if rerank is None else self._matcher(rerank)
+        return explain(as_query(query), hits, encoder=self.encoder, matcher=matcher, home=self.home, tokens=tokens)
 
     def classify(
         self,

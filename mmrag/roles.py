@@ -34,6 +34,8 @@ Vectors = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
 Wanted = npt.NDArray[np.bool_]
+Heat = npt.NDArray[np.float32]
+"""How much each cell of a picture has to do with something, ``(rows, columns)``, over the whole picture."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,31 @@ class Encoder(Model):
         """
         return self._encode_words(texts, self._embed_query)
 
+    def explain(self, image: Image, query_vector: Vectors) -> Heat:  # noqa: ARG002
+        """Tell which cells of a picture are similar to what is asked, where a model can.
+
+        Parameters
+        ----------
+        image : PIL image
+            Upright RGB.
+        query_vector : float32 ``(dimension,)``
+            Of unit length, as `encode_query` gives it.
+
+        Returns
+        -------
+        float32 ``(rows, columns)``
+            Cosines of the cells with the query. They need not average to that of the whole picture.
+
+        Raises
+        ------
+        ModelError
+            If this model cannot tell.
+        """
+        raise ModelError(
+            f"{self.card.name} does not tell where in a picture it finds something; the built-in model does, and so "
+            "does a matcher of the family blip: --rerank blip-itm-base"
+        )
+
     @property
     def _picture_shape(self) -> tuple[int, ...]:
         shape = (self.card.vectors, self.card.dimension)
@@ -280,6 +307,27 @@ class Judgement:
         return self.logits if self.cosines is None else self.logits + self.cosines
 
 
+@dataclass(frozen=True)
+class TokenHeat:
+    """How much each cell of a picture has to do with each token of a text.
+
+    Attributes
+    ----------
+    tokens : tuple of str
+        As the model reads them, without special ones.
+    heats : float32 ``(tokens, rows, columns)``
+        From 0; those of one text and picture compare.
+    """
+
+    tokens: tuple[str, ...]
+    heats: npt.NDArray[np.float32]
+
+    @property
+    def whole(self) -> Heat:
+        """Of the whole text: the mean over its tokens, ``(rows, columns)``."""
+        return np.asarray(self.heats.mean(axis=0), dtype=np.float32)
+
+
 class Matcher(Model):
     """(text, item) pairs → whether they match.
 
@@ -324,6 +372,19 @@ class Matcher(Model):
         InputError
             If one text is given instead of a list, or `wanted` has another shape.
         """
+
+    def explain_match(self, text: str, image: Image) -> TokenHeat:  # noqa: ARG002
+        """Tell which cells of a picture make it match a text, token by token, where a model can.
+
+        Raises
+        ------
+        ModelError
+            If this model cannot tell.
+        """
+        raise ModelError(
+            f"{self.card.name} does not tell why a picture matches; a matcher of the family blip does: "
+            "--rerank blip-itm-base"
+        )
 
     def _pairs(self, texts: Sequence[str], features: Sequence[Any], wanted: Wanted | None) -> Wanted:
         """Check what `match` was given, and say which pairs to judge, bool ``(texts, n)``."""

@@ -112,8 +112,9 @@ class Hit:
     item : Item
         What was found.
     parts : mapping of str to float
-        The scores that `score` was made from: "cosine" of recall; of a match also its "logit", its
-        "probability", from 0 to 1, and "itc", the cosine that was added, if the matcher has one.
+        The scores that `score` was made from: "cosine" of recall; of a match also its "logit", and "itc", the cosine
+        that was added, if the matcher has one. "probability", from 0 to 1, says how likely it is that it matches: by
+        the matcher, or where words have found a picture by cosine, by the encoder's card, if that is calibrated.
     duplicates : tuple of str
         Uris of other files with the very same content, folded into this hit.
     """

@@ -24,10 +24,14 @@ from mmrag.cli.options import (
 from mmrag.cli.upgrade import offer_upgrade
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mmrag.index import Index
     from mmrag.roles import Matcher
     from mmrag.search.pipeline import Pipeline
     from mmrag.types import Hit, Query
+
+_UNLIKELY = "nothing here is likely to match; the best guesses: --all"
 
 
 def register(app: typer.Typer) -> None:
@@ -67,17 +71,31 @@ def search(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with the pictures in it.")
     ] = None,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Show the best guesses where nothing is likely to match, too.")
+    ] = False,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", metavar="DIR", help="Write a heat map per hit: what in it has to do with the words."),
+    ] = None,
+    explain_tokens: Annotated[
+        bool, typer.Option("--explain-tokens", help="And one per token; needs --rerank with a model that tells.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Find pictures by words, or by a picture.
 
-    Prints rank, score (higher is better) and path. The score is the cosine; with --rerank, what was judged comes
-    first and has the score of a match, the model's logit plus its cosine.
+    Prints rank, score (higher is better) and path. The score is the cosine, and where the model is calibrated, p says
+    how likely it is that this picture matches; if none is likely to, that is said, and --all shows the best guesses.
+    With --rerank, what was judged comes first and has the score of a match, the model's logit plus its cosine.
     """
     from mmrag.errors import QueryError
+    from mmrag.search.likelihood import nothing_likely
     from mmrag.search.pipeline import load_pipeline
     from mmrag.types import Query
 
+    if explain_tokens and explain is None:
+        raise QueryError("--explain-tokens says what --explain writes; name a folder: --explain DIR")
     if words is None and image is None:
         raise QueryError('say what to look for: mmrag search "a dog on a beach", or --image FILE')
     query = Query(text=words, image=image)
@@ -86,8 +104,11 @@ def search(
     matcher = _load_matcher(pipeline, device, precision)
     with progress_bar("judging", quiet=quiet or matcher is None) as progress:
         hits = corpus.search(query, pipeline=pipeline, rerank=matcher, progress=progress)
+    unlikely = not show_all and nothing_likely(hits, corpus.encoder.card.calibration)
+    hits = [] if unlikely else hits
+    overlays = _write_heat_maps(explain, query, hits, corpus, matcher, tokens=explain_tokens) if explain else {}
     if html:
-        _write_page(html, query, hits, corpus)
+        _write_page(html, query, hits, corpus, overlays)
     for hit in hits:
         path = corpus.home / hit.item.uri
         on_disk = path if path.exists() else None
@@ -98,15 +119,26 @@ def search(
         else:
             typer.echo(_line(hit, on_disk))
     if not hits:
-        typer.echo(f"mmrag: {_why_nothing(corpus)}", err=True)
+        typer.echo(f"mmrag: {_UNLIKELY if unlikely else _why_nothing(corpus)}", err=True)
     if not (as_json or paths):
         offer_upgrade(corpus)
 
 
-def _write_page(html: Path, query: Query, hits: list[Hit], corpus: Index) -> None:
+def _write_heat_maps(
+    folder: Path, query: Query, hits: list[Hit], corpus: Index, matcher: Matcher | None, *, tokens: bool
+) -> dict[str, Image]:
+    from mmrag.report.heat import write_overlays
+
+    told = corpus.explain(query, hits, rerank=matcher, tokens=tokens)
+    overlays = write_overlays(folder, told, query.text or "")
+    typer.echo(f"{len(overlays):,} heat maps → {folder}", err=True)
+    return overlays
+
+
+def _write_page(html: Path, query: Query, hits: list[Hit], corpus: Index, overlays: dict[str, Image]) -> None:
     from mmrag.report import write_search_page
 
-    size = write_search_page(html, query, hits, home=corpus.home)
+    size = write_search_page(html, query, hits, home=corpus.home, overlays=overlays)
     typer.echo(f"{len(hits):,} hits → {html}, {size / 1e6:.1f} MB", err=True)
 
 
@@ -144,10 +176,15 @@ def _line(hit: Hit, path: Path | None) -> str:
 
 def _score(hit: Hit) -> str:
     if hit.kind != "match":
-        return f"{hit.kind} {hit.score:.3f}"
+        likely = f" (p {_short(hit.parts['probability'])})" if "probability" in hit.parts else ""
+        return f"{hit.kind} {hit.score:.3f}{likely}"
     own = "itc" if "itc" in hit.parts else "cosine"  # of the matcher's own encoder, which is in the score
-    chance, cosine = (f"{hit.parts[part]:.2f}".replace("0.", ".", 1) for part in ("probability", own))
+    chance, cosine = (_short(hit.parts[part]) for part in ("probability", own))
     return f"{hit.kind} {hit.score:.2f} (p {chance}, cosine {cosine})"
+
+
+def _short(share: float) -> str:
+    return f"{share:.2f}".replace("0.", ".", 1)
 
 
 def _why_nothing(corpus: Index) -> str:

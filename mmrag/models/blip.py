@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmrag.errors import ModelError
+from mmrag.errors import InputError, ModelError
 from mmrag.models.blip_base import BlipPairs
+from mmrag.models.blip_explain import token_relevance
 from mmrag.models.blip_generate import BlipAnswerer, BlipCaptioner
 from mmrag.models.blip_match import match_logits
 from mmrag.models.blip_network import BlipNetwork, picture_states, share_text_weights
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import as_array, import_transformers
 from mmrag.models.pretrained import load_pretrained
-from mmrag.roles import Judgement, Scores, Vectors, Wanted
+from mmrag.roles import Judgement, Scores, TokenHeat, Vectors, Wanted
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -58,6 +61,18 @@ class BlipRetrieval(BlipNetwork, BlipPairs):
             logits = match_logits(network, ids, lambda some: self.tensor(self.stacked(features, some)), wanted)
         itc = self._cosines(texts, features, wanted) if cosines else None
         return Judgement(logits[..., 1], _probability(logits), itc)
+
+    def explain_match(self, text: str, image: Image) -> TokenHeat:
+        """Tell which cells make a picture match, by gradient-weighted cross-attention; see `blip_explain`."""
+        (ids,) = self.with_first(self.ids([text]), self.first)
+        if len(ids) < 3:
+            raise InputError(f"the text {text!r} has no token to explain")
+        (features,) = self.features([image])
+        with self.running() as network:
+            relevance = as_array(token_relevance(network, ids, self.tensor(features)))
+        side = math.isqrt(relevance.shape[1])
+        heats = relevance[1:-1].reshape(-1, side, side)  # without the first and the last, which are special
+        return TokenHeat(tuple(self.tokenizer.id_to_token(one) for one in ids[1:-1]), heats)
 
     def _cosines(self, texts: Sequence[str], features: Sequence[Vectors], wanted: Wanted) -> Scores:
         some = np.flatnonzero(wanted.any(axis=0))

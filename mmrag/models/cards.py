@@ -30,6 +30,37 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What makes a probability of a cosine, for words that look for pictures: that this picture matches.
+
+    A logistic regression, fitted by ``python -m benchmarks.nothing --fit``.
+
+    Attributes
+    ----------
+    bias, cosine, words : float
+        Its weights: of one, of the cosine, and of the natural logarithm of the number of words.
+    least : float
+        Where no hit of a search is this probable, nothing is likely to match.
+    data : str
+        What it was fitted on.
+    """
+
+    bias: float
+    cosine: float
+    words: float
+    least: float
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no probability, or falls where it must rise."""
+        if not 0 <= self.least <= 1 or not 0 < self.cosine < inf:
+            raise RecipeError(
+                "least is a probability, from 0 to 1, and cosine a weight above 0, "
+                f"not {self.least:g} and {self.cosine:g}"
+            )
+
+
+@dataclass(frozen=True)
 class Card:
     """A frozen description of a model.
 
@@ -57,6 +88,8 @@ class Card:
     logit_scale : float
         What makes probabilities of its cosines: they are multiplied with it before a softmax over labels. One over
         the temperature that training ended with; 0 when nobody said.
+    calibration : Calibration or None
+        What makes probabilities of the cosines of hits; None when nobody has fitted it.
     weights : str
         "sha256:…" over its files, or empty when the card was written by hand.
     licence_code, licence_weights : str
@@ -82,6 +115,7 @@ class Card:
     data: str = ""
     training: str = ""
     figures: dict[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that no model has."""

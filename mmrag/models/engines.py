@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_OUTPUTS = ("image_embeds", "text_embeds", "pooler_output")
+OUTPUTS = ("image_embeds", "text_embeds", "pooler_output")
 _FIRST_CONVOLUTIONS = 6
+
+CELLS = "cell_embeds"
+"""What an image tower calls every cell of a picture embedded by itself, if it gives that."""
 
 
 class Session(ABC):
@@ -82,7 +85,7 @@ class OnnxRuntimeSession(Session):
         If the file cannot be loaded, or has no output that holds vectors.
     """
 
-    def __init__(self, path: Path, *, quick: bool, outputs: Sequence[str] = _OUTPUTS) -> None:
+    def __init__(self, path: Path, *, quick: bool, outputs: Sequence[str] = OUTPUTS) -> None:
         onnxruntime = _onnxruntime()
         self._path = path
         options = onnxruntime.SessionOptions()
@@ -94,7 +97,8 @@ class OnnxRuntimeSession(Session):
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             raise ModelError(f"{path} cannot be loaded: {error}") from error
-        self._output = _output_name([one.name for one in self._session.get_outputs()], path, outputs)
+        self.names = tuple(one.name for one in self._session.get_outputs())
+        self._output = _output_name(list(self.names), path, outputs)
         self._options = onnxruntime.RunOptions()
         self._options.only_execute_path_to_fetches = True
         inputs = self._session.get_inputs()
@@ -117,7 +121,7 @@ def _fixed(shape: list[Any]) -> int | None:
     return shape[1] if len(shape) > 1 and isinstance(shape[1], int) else None
 
 
-def _output_name(names: list[str], path: Path, wanted: Sequence[str] = _OUTPUTS) -> str:
+def _output_name(names: list[str], path: Path, wanted: Sequence[str] = OUTPUTS) -> str:
     for name in wanted:
         if name in names:
             return name
@@ -150,12 +154,12 @@ class OpenVinoSession(Session):
         core = _core()
         wanted = "bf16" if precision == "bf16" else "f32"
         try:
-            model = core.read_model(path)
+            model = _read(core, path)
             self._places = {one.get_any_name(): place for place, one in enumerate(model.outputs)}
             self._output = _output_name(list(self._places), path)
             self.inputs = {one.get_any_name(): one.get_element_type().to_dtype() for one in model.inputs}
             self.lengths = dict.fromkeys(self.inputs)
-            stem, rest = _split(core.read_model(path), model) if precision == "bf16" else (None, model)
+            stem, rest = _split(_read(core, path), model) if precision == "bf16" else (None, model)
             self._stem = stem and core.compile_model(stem, "CPU", _settings("f32"))
             self._rest = core.compile_model(rest, "CPU", _settings(wanted))
         except RuntimeError as error:
@@ -179,6 +183,15 @@ class OpenVinoSession(Session):
             return [np.array(found[self._places[name]], dtype=np.float32) for name in names]
         except RuntimeError as error:
             raise ModelError(f"{self._path} cannot be run by OpenVINO: {error}") from error
+
+
+def _read(core: openvino.Core, path: Path) -> openvino.Model:
+    """Read a network, without what only explanations need, which would be computed every time."""
+    model = core.read_model(path)
+    for place, result in reversed(list(enumerate(model.get_results()))):
+        if model.outputs[place].get_any_name() == CELLS:
+            model.remove_result(result)
+    return model
 
 
 def _settings(precision: str) -> dict[str, Any]:

@@ -107,8 +107,8 @@ def write_card(card: Card, folder: Path) -> None:
     for name, value in dataclasses.asdict(card).items():
         if name == "sources":
             tables += [f"\n[[sources]]\n{toml_lines(source)}" for source in value]
-        elif name == "figures":
-            tables += [f"\n[figures]\n{toml_lines(value)}"] if value else []
+        elif name in ("figures", "calibration"):
+            tables += [f"\n[{name}]\n{toml_lines(value)}"] if value else []
         elif value not in ("", (), 0.0):
             lines.append(toml_lines({name: value}))
     text = "".join(lines + tables)

@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from mmrag.errors import ModelError
 from mmrag.models import cache
-from mmrag.models.engines import Session
+from mmrag.models.engines import CELLS, OnnxRuntimeSession, Session
 from mmrag.models.folder import CHINESE, ModelFolder, TowerName
 from mmrag.models.miniature_files import SETTINGS_NAME
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.samples import CHINESE_SAMPLE_TEXTS, SAMPLE_TEXTS, sample_pictures
 from mmrag.models.tokens import encode, has_han, laid_out, pad_id, read_tokenizer
 from mmrag.models.tower import Samples, Tower
-from mmrag.roles import DEVICES, Encoder, Identity, Pixels, Vectors
+from mmrag.roles import DEVICES, Encoder, Heat, Identity, Pixels, Vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -126,6 +126,25 @@ class OnnxEncoder(Encoder):
     def preprocess(self, image: Image) -> Pixels:
         """Turn an upright RGB picture into the network's input, float32 ``(3, height, width)``."""
         return self._preprocess(image) if self._preprocess else super().preprocess(image)
+
+    def explain(self, image: Image, query_vector: Vectors) -> Heat:
+        """Tell which cells of a picture are similar to what is asked, where the image tower gives its cells.
+
+        Such a tower has an output "cell_embeds", float32 ``(n, rows, columns, dimension)``: each cell as if the whole
+        picture looked like it.
+        """
+        if self._preprocess is None or not self._preprocess.sees_all or self._cells_session is None:
+            return super().explain(image, query_vector)
+        session = self._cells_session
+        (cells,) = session.outputs(pixel_input(session, self._preprocess(image)[None]), [CELLS])[0]
+        cells /= np.maximum(np.linalg.norm(cells, axis=-1, keepdims=True), 1e-12)
+        return np.asarray(cells @ query_vector, dtype=np.float32)
+
+    @cached_property
+    def _cells_session(self) -> OnnxRuntimeSession | None:
+        """The image tower; None if it does not give its cells."""
+        session = OnnxRuntimeSession(self._files.towers["vision"]["fp32"], quick=False)
+        return session if CELLS in session.names else None
 
     def _embed_pixels(self, pixels: Pixels) -> Vectors:
         session = self._towers["vision"].session

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _BESIDE = 1024  # bytes; shapes and other small constants must be in the graph itself
 _TRACED_TOKENS = 9
-_OUTPUTS: dict[TowerName, str] = {"vision": "image_embeds", "text": "text_embeds"}
+OUTPUTS: dict[TowerName, str] = {"vision": "image_embeds", "text": "text_embeds"}
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _trace_vision(encoder: TorchEncoder, network: nn.Module) -> Any:
     size = encoder.preprocessing
     pixels = torch.zeros(2, 3, size.height, size.width)
     shapes = ({0: torch.export.Dim("batch")},)
-    return trace(Vision(), (pixels,), names=["pixel_values"], outputs=[_OUTPUTS["vision"]], shapes=shapes)
+    return trace(Vision(), (pixels,), names=["pixel_values"], outputs=[OUTPUTS["vision"]], shapes=shapes)
 
 
 def _trace_text(encoder: TorchEncoder, network: nn.Module) -> Any:
@@ -189,7 +189,7 @@ def _trace_text(encoder: TorchEncoder, network: nn.Module) -> Any:
     length = _TRACED_TOKENS if any_length else card.max_tokens
     tokens = tuple(torch.ones(2, length, dtype=torch.long) for _ in names)
     shapes = (tuple(axes for _ in names),)
-    return trace(Text(), tokens, names=names, outputs=[_OUTPUTS["text"]], shapes=shapes)
+    return trace(Text(), tokens, names=names, outputs=[OUTPUTS["text"]], shapes=shapes)
 
 
 def _compare(original: TorchEncoder, folder: Path, precisions: Collection[str]) -> dict[str, dict[str, Agreement]]:

@@ -48,6 +48,11 @@ class Preprocessing:
     shortest_edge: int | None = None
     crop_to_nearest: bool = False
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether the network sees the whole picture, squashed, and not only its centre."""
+        return self.shortest_edge is None
+
     @classmethod
     def find(cls, folder: Path) -> Preprocessing:
         """Read what a hub's folder says: a table of ``processor_config.json``, or ``preprocessor_config.json``.

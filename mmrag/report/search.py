@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmrag.report.page import page, text, write_page
 from mmrag.report.thumbnails import Thumbnail, thumbnails
 from mmrag.types import Hit, Query
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _WORDS_SHOWN = 600
 
@@ -17,7 +21,14 @@ MOST_PICTURES = 500
 """So many hits come with their picture: a page of at most 40 MB, and of 15 with photographs."""
 
 
-def write_search_page(path: str | Path, query: Query, hits: Sequence[Hit], *, home: Path) -> int:
+def write_search_page(
+    path: str | Path,
+    query: Query,
+    hits: Sequence[Hit],
+    *,
+    home: Path,
+    overlays: Mapping[str, Image] | None = None,
+) -> int:
     """Write a self-contained HTML page of a search.
 
     Thumbnails are inside, so the page can be sent to anyone; a click on a path opens the file where it still is.
@@ -32,6 +43,8 @@ def write_search_page(path: str | Path, query: Query, hits: Sequence[Hit], *, ho
         What was found.
     home : path
         The folder that the hits' uris are relative to: `Index.home`.
+    overlays : mapping of str to PIL image, or None
+        What is shown in the place of a hit's picture, by the id of its item.
 
     Returns
     -------
@@ -43,7 +56,7 @@ def write_search_page(path: str | Path, query: Query, hits: Sequence[Hit], *, ho
     InputError
         If it cannot be written there.
     """
-    html = page(f"{_title(query)} – mmrag", _body(query, hits, home))
+    html = page(f"{_title(query)} – mmrag", _body(query, hits, home, overlays or {}))
     write_page(Path(path), html)
     return len(html.encode())
 
@@ -54,8 +67,8 @@ def _title(query: Query) -> str:
     return Path(query.image).name if isinstance(query.image, (str, Path)) else "a picture"
 
 
-def _body(query: Query, hits: Sequence[Hit], home: Path) -> str:
-    pictures = [home / hit.item.uri for hit in hits if hit.item.modality == "image"]
+def _body(query: Query, hits: Sequence[Hit], home: Path, overlays: Mapping[str, Image]) -> str:
+    pictures = [overlays.get(hit.item.id, home / hit.item.uri) for hit in hits if hit.item.modality == "image"]
     shown = thumbnails([*([] if query.image is None else [query.image]), *pictures[:MOST_PICTURES]])
     small = chain(shown, repeat(Thumbnail(problem=f"only the first {MOST_PICTURES} pictures are in this page")))
     asked = "" if query.image is None else f'<div class="asked">{_picture(next(small), "the query picture")}</div>'

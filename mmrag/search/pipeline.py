@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mmrag import recipe as recipes
 from mmrag.errors import QueryError, RecipeError
 from mmrag.roles import Encoder, Matcher
+from mmrag.search.likelihood import with_probabilities
 from mmrag.search.queries import encode_queries
 from mmrag.search.recall import find, ranked
 from mmrag.types import Hit, Query
@@ -144,13 +145,20 @@ def run(
         fold_duplicates=recall.fold_duplicates,
     )
     if rerank is None or matcher is None:
-        return [ranked(one.hit() for one in some) for some in found]
+        hits = [ranked(one.hit() for one in some) for some in found]
+        return _judged_by_card(queries, hits, encoder)
     from mmrag.search.contents import Contents  # most searches do without
     from mmrag.search.rerank import Reranker
 
     contents = Contents(matcher, home, _cache(rerank, matcher, features_folder))
     reranker = Reranker(matcher, contents, rerank.top, wrote_index=matcher.identity == encoder.identity)
-    return reranker.rerank(queries, found, k=recall.k, min_score=rerank.min_score, progress=progress)
+    hits = reranker.rerank(queries, found, k=recall.k, min_score=rerank.min_score, progress=progress)
+    return _judged_by_card(queries, hits, encoder)
+
+
+def _judged_by_card(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], encoder: Encoder) -> list[list[Hit]]:
+    calibration = encoder.card.calibration
+    return [with_probabilities(query, some, calibration) for query, some in zip(queries, hits, strict=True)]
 
 
 def _cache(stage: Rerank, matcher: Matcher, folder: Path) -> FeatureCache | None:

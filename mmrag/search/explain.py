@@ -1,0 +1,108 @@
+"""Why this hit? Heat maps: which cells of a picture have to do with what was asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmrag.errors import ItemError, QueryError
+from mmrag.roles import Encoder, Heat, Matcher
+from mmrag.search.queries import encode_queries
+from mmrag.sources.file import read_file
+from mmrag.sources.image import read_image
+from mmrag.types import Hit, Query
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+logger = logging.getLogger("mmrag")
+
+_SHOWN = 640  # pixels, at least, of the picture that a heat map is drawn over
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What of a picture has to do with what was asked.
+
+    Attributes
+    ----------
+    hit : Hit
+        What was found.
+    image : PIL image
+        Its picture, upright RGB, perhaps reduced.
+    heat : float32 ``(rows, columns)``
+        Of the whole query: cosines of the cells with it, or what a matcher paid attention to.
+    tokens : tuple of (str, float32 ``(rows, columns)``)
+        The same of each token of the words, if that was asked for.
+    """
+
+    hit: Hit
+    image: Image
+    heat: Heat
+    tokens: tuple[tuple[str, Heat], ...] = ()
+
+
+def explain(
+    query: Query,
+    hits: Sequence[Hit],
+    *,
+    encoder: Encoder,
+    matcher: Matcher | None = None,
+    home: Path,
+    tokens: bool = False,
+) -> Iterator[Explanation]:
+    """Explain the hits that are pictures, in their order; of those that cannot be read any more, the log tells.
+
+    Parameters
+    ----------
+    query : Query
+        What was asked.
+    hits : sequence of Hit
+        What was found for it.
+    encoder : Encoder
+        Of the index. Its cosines with the cells are told where no matcher tells what it looked at.
+    matcher : Matcher or None
+        What has judged the hits for words.
+    home : path
+        What uris are relative to.
+    tokens : bool
+        Whether to explain token by token too.
+
+    Raises
+    ------
+    QueryError
+        If single tokens are to be explained, and there is no matcher or no words.
+    ModelError
+        If the model cannot tell.
+    """
+    words = query.text if matcher is not None else None
+    if tokens and words is None:
+        raise QueryError("tokens are explained of words, by a matcher that reads them with the picture: --rerank NAME")
+    if matcher is not None and words is not None:
+        needed, told = matcher.decode_at_least, partial(_by_matcher, matcher, words, tokens)
+    else:
+        vector = encode_queries(encoder, [query])[0]
+        needed, told = (
+            encoder.decode_at_least,
+            lambda hit, image: Explanation(hit, image, encoder.explain(image, vector)),
+        )
+    for hit in hits:
+        if hit.item.modality != "image":
+            continue
+        try:
+            data = read_file(str(home / hit.item.uri)).data
+            image = read_image(data, at_least=None if needed is None else max(needed, _SHOWN))
+        except ItemError as error:
+            logger.warning("%s is not explained: %s", hit.item.uri, error)
+            continue
+        yield told(hit, image)
+
+
+def _by_matcher(matcher: Matcher, words: str, tokens: bool, hit: Hit, image: Image) -> Explanation:
+    told = matcher.explain_match(words, image)
+    each = tuple(zip(told.tokens, told.heats, strict=True)) if tokens else ()
+    return Explanation(hit, image, told.whole, each)
