@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmrag.cli.model import TextKeyOption, recall_line
-from mmrag.cli.options import Device, DeviceOption, JsonOption, Precision, QuietOption, print_json, progress_bar
+from mmrag.cli.options import Device, DeviceOption, JsonOption, Precision, QuietOption, print_json
 
 if TYPE_CHECKING:
     from mmrag.train import TrainReport
-
-BUILTIN = "builtin"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +28,7 @@ def train(
     ] = None,
     recipe: Annotated[
         str, typer.Option(metavar="NAME", help="How: clip, siglip, lit, lora, blip, …, or the path of a .toml.")
-    ] = BUILTIN,
+    ] = "builtin",
     val: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="Pairs that decide which epoch is kept; else the last. Repeatable."),
@@ -79,11 +77,6 @@ def train(
         "loop.precision": precision and precision.value,
     }
     chosen = {key: value for key, value in given.items() if value is not None} | _changes(changes or [])
-    if recipe == BUILTIN:
-        if resume or tensorboard or precision:
-            raise InputError(f"--resume, --tensorboard and --precision go with another --recipe than {BUILTIN}")
-        _train_builtin(pairs, out, val or [], chosen, device, as_json=as_json, quiet=quiet)
-        return
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     report = _train(
         pairs,
@@ -185,33 +178,3 @@ def _tell_figures(name: str, figures: dict[str, Any]) -> None:
         typer.echo(f"{name:<6} {recall_line(direction, figures[direction])}")
     if figures and not directions:
         typer.echo(f"{name:<6} " + "  ".join(f"{key} {value:.4g}" for key, value in flat_numbers(figures).items()))
-
-
-def _train_builtin(
-    pairs: list[Path],
-    out: Path,
-    val: list[Path],
-    chosen: dict[str, Any],
-    device: Device,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    from mmrag.recipe import build
-    from mmrag.train.builtin_recipe import TrainRecipe
-    from mmrag.train.folder import train_folder
-
-    start, text_key = chosen.pop("start", BUILTIN), chosen.pop("data.text_key", None)
-    settings = {key.rpartition(".")[2]: value for key, value in chosen.items()}
-    how = build(TrainRecipe, settings, where=BUILTIN)
-    with progress_bar("training", quiet=quiet or as_json) as progress:
-        card, report = train_folder(
-            pairs, out=out, val=val, start=start, recipe=how, text_key=text_key, device=_best(device), progress=progress
-        )
-    if as_json:
-        print_json({"model": str(out), "epoch": report.epoch, "seconds": round(report.seconds, 1), **report.figures})
-        return
-    if report.interrupted:
-        typer.echo("stopped early; the best epoch so far is kept", err=True)
-    typer.echo(f"{card.name}, revision {card.revision}: epoch {report.epoch}, {report.seconds:,.0f} s → {out}")
-    _tell_figures("kept", report.figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,11 @@ class RetrievalMetrics:
             "n_images": len(self.image_ranks),
             "n_texts": len(self.text_ranks),
         }
+
+
+def mean_recall(figures: Mapping[str, Any]) -> float:
+    """Take the mean R@1 of both directions out of what `RetrievalMetrics.as_dict` gives, in percent."""
+    return float(figures["text_to_image"]["R@1"] + figures["image_to_text"]["R@1"]) / 2
 
 
 def retrieval_metrics(text_vectors: Vectors, image_vectors: Vectors, image_of_text: npt.ArrayLike) -> RetrievalMetrics:

@@ -6,10 +6,10 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmrag.errors import MissingExtraError, ModelError
-from mmrag.models.cards import CARD_NAME, Card, Source, read_card
+from mmrag.models.cards import CARD_NAME, Card, Role, Source, read_card
 from mmrag.models.miniature_files import SETTINGS_NAME, TOKENIZER_NAME, Judging, MiniatureSettings, Writing
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def write_edition(start: Start, folder: Path, *, card: Card) -> Card:
     if start.words:
         (folder / TOKENIZER_NAME).write_text(start.words.to_str(), encoding="utf-8")
     try:
-        return _export(start, folder, _with_roles(start, card))
+        return _export(start, folder, _of_these_parts(start, card))
     except MissingExtraError as error:
         logger.warning("%s holds weights only: %s", folder, error)
         return card
@@ -83,13 +83,11 @@ def _parts(start: Start) -> tuple[dict[str, Tensor], dict[str, str]]:
     return weights, sizes
 
 
-def _with_roles(start: Start, card: Card) -> Card:
-    fresh: dict[str, Any] = {"weights": "", "revision": ""}
-    if start.miniature is not None:
-        fresh["roles"] = ("encoder", "matcher", "generator")
-    if start.chinese is not None:
-        fresh["languages"] = tuple(dict.fromkeys((*card.languages, "zh")))
-    return dataclasses.replace(card, **fresh)
+def _of_these_parts(start: Start, card: Card) -> Card:
+    """Say what the parts that there are can do; figures of other weights say nothing of these."""
+    roles: tuple[Role, ...] = ("encoder",) if start.miniature is None else ("encoder", "matcher", "generator")
+    languages = tuple(code for code in card.languages if code != "zh") + (("zh",) if start.chinese else ())
+    return dataclasses.replace(card, roles=roles, languages=languages, weights="", revision="", figures={})
 
 
 def _export(start: Start, folder: Path, card: Card) -> Card:
@@ -169,10 +167,13 @@ def _of(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def card_of(folder: Path, start: Start) -> Card:
-    """Give the card that lies in a folder, or that of the start's own folder, or a new one."""
-    for place in (folder, start.folder):
-        if place is not None and (place / CARD_NAME).is_file():
-            return read_card(place)
+    """Give the card that lies in a folder, or a new one that says what the model began as."""
+    if (folder / CARD_NAME).is_file():
+        return read_card(folder)
+    if start.folder is None:
+        source = Source("two packages with pretrained towers", "Apache-2.0", use="the start of both towers")
+    else:
+        source = Source(read_card(start.folder).name, "see its own card", use="the start")
     return Card(
         name=folder.resolve().name,
         family="onnx",
@@ -180,5 +181,5 @@ def card_of(folder: Path, start: Start) -> Card:
         dimension=start.network.text.config.dimension,
         max_tokens=start.max_tokens,
         languages=start.languages,
-        sources=(Source("two packages with pretrained towers", "Apache-2.0", use="the start of both towers"),),
+        sources=(source,),
     )

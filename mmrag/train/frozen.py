@@ -15,7 +15,7 @@ from mmrag.errors import ItemError
 from mmrag.models.preprocess import Preprocessing
 from mmrag.sources.image import read_image
 from mmrag.sources.pairs import Pair
-from mmrag.train.data import Augmentation
+from mmrag.train.augmentation import Augmentation
 from mmrag.train.loader import picture_group
 from mmrag.train.task import Batch
 from mmrag.train.vector_file import VectorFile

@@ -16,7 +16,7 @@ from mmrag.models.preprocess import Preprocessing
 from mmrag.roles import Pixels
 from mmrag.sources.image import read_image
 from mmrag.sources.pairs import Pair
-from mmrag.train.data import Augmentation
+from mmrag.train.augmentation import Augmentation
 
 AT_ONCE = 64
 

@@ -101,7 +101,6 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(home):
         (("--out", "x"), "there is nothing to train on"),
         (("pairs.jsonl", "--recipe", "clib", "--out", "x"), "there is no recipe 'clib' in trainers/"),
         (("pairs.jsonl", "--recipe", "toy.toml", "--set", "loop.epoch=3", "--out", "x"), "did you mean 'epochs'?"),
-        (("pairs.jsonl", "--resume", "--out", "x"), "go with another --recipe than builtin"),
     ],
 )
 def test_mistakes_are_one_line(home, arguments, said):

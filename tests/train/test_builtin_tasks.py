@@ -7,15 +7,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from mmrag.errors import InputError  # noqa: E402
+from mmrag.errors import InputError, ModelError  # noqa: E402
 from mmrag.models.cards import read_card  # noqa: E402
 from mmrag.models.registry import load_encoder  # noqa: E402
 from mmrag.sources.image import read_image  # noqa: E402
 from mmrag.sources.pairs import Pair  # noqa: E402
-from mmrag.train import Augmentation  # noqa: E402
+from mmrag.train import Augmentation, load_start  # noqa: E402
+from mmrag.train.concepts import TEXTS_PER_CLASS, Concepts, class_names, class_texts  # noqa: E402
 from mmrag.train.task import Moment  # noqa: E402
 from mmrag.train.tasks import builtin, chinese, miniature  # noqa: E402
-from tests.train.test_loop import COLOURS, PLACES, picture, small_start  # noqa: E402
+from tests.train.small import COLOURS, PLACES, picture, small_start  # noqa: E402
 
 ZH = {"red": "红", "green": "绿", "blue": "蓝", "yellow": "黄", "left": "左边", "right": "右边", "top": "上面"}
 PAIRS = [
@@ -164,3 +165,21 @@ def test_what_was_trained_is_read_again(encoder, tmp_path):
         expected = task.network.encoder.eval().encode_image(pixels).numpy()
     np.testing.assert_allclose(model.encode_image([image]), expected, atol=2e-3)  # weights in half precision
     assert read_card(tmp_path).logit_scale == pytest.approx(1 / task.logged()["temperature"], abs=0.01)
+
+
+def test_a_concept_comes_with_its_own_names():
+    assert len(class_names()) == 1000
+    assert class_names()[281] == ("tabby cat", "cat")
+    texts = class_texts()
+    vectors = torch.arange(len(texts)).float()[:, None].expand(-1, 4)
+    features, names, classes = Concepts(torch.randn(1000, 16), vectors).sample(50, torch.Generator().manual_seed(0))
+    assert features.shape == (50, 16, 1, 1)
+    for vector, index in zip(names, classes.tolist(), strict=True):
+        text = texts[int(vector[0])]
+        assert int(vector[0]) // TEXTS_PER_CLASS == index
+        assert any(words in text for words in class_names()[index])
+
+
+def test_a_start_that_is_none_says_so(tmp_path):
+    with pytest.raises(ModelError):
+        load_start(str(tmp_path))

@@ -28,7 +28,7 @@ from mmrag.models.tokens import laid_out
 from mmrag.roles import Pixels, Vectors
 from mmrag.sources.image import read_image
 from mmrag.sources.pairs import Pair
-from mmrag.train.data import Augmentation
+from mmrag.train.augmentation import Augmentation
 from mmrag.train.distributed import gather
 from mmrag.train.joint_blip import JointBlip
 from mmrag.train.loader import picture_group

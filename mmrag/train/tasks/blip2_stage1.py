@@ -24,7 +24,7 @@ from mmrag.models.preprocess import Preprocessing
 from mmrag.models.pretrained import HERE, load_pretrained
 from mmrag.recipe import build
 from mmrag.sources.pairs import Pair
-from mmrag.train.data import Augmentation, tokenize
+from mmrag.train.augmentation import Augmentation, tokenize
 from mmrag.train.distributed import gather, rank
 from mmrag.train.frozen import FrozenVision
 from mmrag.train.objectives.language import lm

@@ -23,7 +23,7 @@ from mmrag.models.preprocess import Preprocessing
 from mmrag.models.pretrained import HERE, load_pretrained, read_config
 from mmrag.recipe import build
 from mmrag.sources.pairs import Pair
-from mmrag.train.data import Augmentation
+from mmrag.train.augmentation import Augmentation
 from mmrag.train.frozen import Frozen, FrozenVision
 from mmrag.train.objectives.language import IGNORED
 from mmrag.train.qformer import Queries

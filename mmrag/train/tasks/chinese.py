@@ -15,16 +15,16 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from mmrag.errors import InputError
-from mmrag.evaluate.retrieval import retrieval_metrics
+from mmrag.evaluate.retrieval import mean_recall, retrieval_metrics
 from mmrag.models.characters import CharacterConfig, CharacterTower
 from mmrag.recipe import build
 from mmrag.sources.pairs import Pair
-from mmrag.train.data import Augmentation
+from mmrag.train.augmentation import Augmentation
 from mmrag.train.dictionary import read_dictionary
 from mmrag.train.objectives.contrastive import multi_positive_nce
 from mmrag.train.start import Start, load_start
 from mmrag.train.task import Batch, Figures, Layer, Losses, Moment, Task
-from mmrag.train.validation import encode_texts, mean_recall
+from mmrag.train.texts import encode_texts
 from mmrag.train.views import Views
 
 SPECIAL = ("[PAD]", "[UNK]")

@@ -28,7 +28,7 @@ from mmrag.models.registry import load_encoder, open_model
 from mmrag.roles import Encoder, Pixels
 from mmrag.sources.image import read_image
 from mmrag.sources.pairs import Pair
-from mmrag.train.data import Augmentation
+from mmrag.train.augmentation import Augmentation
 from mmrag.train.distributed import gather, rank
 from mmrag.train.loader import picture_group
 from mmrag.train.lora import Lora, adapt, merged

@@ -21,11 +21,11 @@ from mmrag.models.miniature import Miniature, MiniatureConfig
 from mmrag.models.miniature_files import END, PAD, START
 from mmrag.recipe import build
 from mmrag.sources.pairs import Pair
+from mmrag.train.augmentation import Augmentation
 from mmrag.train.concepts import class_names
-from mmrag.train.data import Augmentation
 from mmrag.train.start import Start, load_start
 from mmrag.train.task import Batch, Figures, Layer, Losses, Moment, Task
-from mmrag.train.validation import encode_texts
+from mmrag.train.texts import encode_texts
 from mmrag.train.views import Views
 
 LAST_STAGE = 8
