@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from mmrag.models.blip_explain import token_relevance
 from mmrag.models.blip_generate import BlipAnswerer, BlipCaptioner
 from mmrag.models.blip_match import match_logits
 from mmrag.models.blip_network import BlipNetwork, picture_states, share_text_weights
+from mmrag.models.cards import Role
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import as_array, import_transformers
 from mmrag.models.pretrained import load_pretrained
@@ -98,7 +99,7 @@ class BlipWhole(BlipRetrieval, BlipCaptioner):
     Text encoder and text decoder share all weights but those of self-attention.
     """
 
-    roles = ("encoder", "matcher", "generator")
+    roles: ClassVar[tuple[Role, ...]] = ("encoder", "matcher", "generator")
     summary = "BLIP: embeds pictures and texts, judges pairs of them, and describes pictures."
 
     def load_network(self) -> Any:

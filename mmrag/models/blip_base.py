@@ -125,7 +125,7 @@ class BlipBase(TorchModel):
 class BlipPairs(BlipBase, TorchEncoder, Matcher):
     """A BLIP that embeds pictures and texts (ITC) and judges pairs of them (ITM)."""
 
-    roles = ("encoder", "matcher")
+    roles: ClassVar[tuple[Role, ...]] = ("encoder", "matcher")
 
     @property
     @abstractmethod

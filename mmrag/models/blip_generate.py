@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from mmrag.errors import ModelError
 from mmrag.models.blip_network import BlipNetwork, picture_states
 from mmrag.models.blip_words import check_questions, seeded, writing
+from mmrag.models.cards import Role
 from mmrag.models.network import as_array, import_torch
 from mmrag.roles import Generator, Scores
 
@@ -27,7 +28,7 @@ ANSWERS = 64
 class BlipGenerator(BlipNetwork, Generator):
     """What a checkpoint cannot do is refused, with the name of one that can."""
 
-    roles = ("generator",)
+    roles: ClassVar[tuple[Role, ...]] = ("generator",)
 
     def caption(  # noqa: D102
         self,
