@@ -3,8 +3,8 @@
 Every entry has a ``kind`` and the ``step`` it was made after. Besides:
 
 - ``begin``: ``steps``, ``epochs``, ``device``, ``seconds`` so far;
-- ``step``: ``epoch``, ``loss`` and the task's other losses, ``learning_rate``, ``gradient_norm``, ``samples_per_second``,
-  ``seconds``, and what the task logs;
+- ``step``: ``epoch``, ``loss`` and the task's other losses, ``learning_rate``, ``gradient_norm``,
+  ``samples_per_second``, ``seconds``, and what the task logs;
 - ``epoch``: ``epoch`` (0 is the start), ``figures``, ``kept``, ``skipped``, ``seconds``;
 - ``end``: ``epoch`` (the one that was kept), ``figures``.
 """

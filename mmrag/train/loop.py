@@ -172,12 +172,10 @@ def fit(  # one function, because a training is best read in one piece, from top
                 asked = distributed.anywhere(stop.is_set(), place)
                 due = recipe.loop.save_every and state.step % recipe.loop.save_every == 0
                 if left and (asked or due):
-                    state.bad = {str(row): reason for row, reason in loader.bad.items()}
-                    checkpoints.save(state)
+                    checkpoints.save(state, bad=loader.bad)
                 if left and asked:
                     raise interrupted(task, average, checkpoints, state, out, steps=steps)
 
-            state.bad = {str(row): reason for row, reason in loader.bad.items()}
             entry = {"kind": "epoch", "step": state.step, "epoch": epoch, "skipped": dict(loader.skipped)}
             if val is not None:
                 figures = judge(task, average, val, checkpoints, state, epoch=epoch)
@@ -186,7 +184,7 @@ def fit(  # one function, because a training is best read in one piece, from top
                 state.best_epoch = epoch
             state.seconds = time.monotonic() - began
             log({**entry, "seconds": state.seconds})
-            checkpoints.save(state)
+            checkpoints.save(state, bad=loader.bad)
             if epoch < epochs and distributed.anywhere(stop.is_set(), place):
                 raise interrupted(task, average, checkpoints, state, out, steps=steps)
 
