@@ -80,7 +80,8 @@ def cached_backward(
             if out.requires_grad and leaf.grad is not None  # a frozen tower's vectors do not
         ]
         if moving:
-            torch.autograd.backward(*zip(*moving, strict=True))
+            outputs, gradients = zip(*moving, strict=True)
+            torch.autograd.backward(outputs, gradients)
     set_random_state(after)
     return {name: loss.detach() for name, loss in losses.items()}
 

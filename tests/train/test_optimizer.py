@@ -160,7 +160,7 @@ def test_a_real_tower_computes_its_layers_again_with_the_same_gradients(again):
     calls = []
     mlps = [module for name, module in tower.named_modules() if name.endswith("mlp")]
     for mlp in mlps:
-        mlp.register_forward_hook(lambda *_: calls.append(1))
+        mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     pixels = torch.randn(2, 3, 8, 8)
     for network in (tower, plain):
         network.train()
