@@ -15,6 +15,8 @@ import pytest
 pytest.importorskip("torch", reason="needs the train extra")
 
 from mmrag.cli.live import Course, left
+from mmrag.cli.main import main
+from mmrag.train.tasks import TASKS
 from tests.train.toy_task import PAIRS
 
 ROOT = Path(__file__).resolve().parents[2]
