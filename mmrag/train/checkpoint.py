@@ -87,8 +87,9 @@ class Checkpoints:
         self._network, self._stepper, self._average = network, stepper, average
         self._saved: int | None = None
 
-    def save(self, state: State) -> None:
-        """Write a checkpoint: the first process does, and all must call it."""
+    def save(self, state: State, *, bad: Mapping[int, str]) -> None:
+        """Write a checkpoint, with the rows that could not be read: the first process does, and all must call it."""
+        state.bad = {str(row): reason for row, reason in bad.items()}
         random = all_random_states(self._stepper.device)
         if distributed.rank() != 0 or self._saved == state.step:
             return

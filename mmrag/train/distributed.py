@@ -64,7 +64,7 @@ class _Gather(torch.autograd.Function):
         return _concatenated(tensor)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total.chunk(world())[rank()]
@@ -87,7 +87,7 @@ def gather(tensor: Tensor) -> Tensor:
     if world() == 1:
         return tensor
     if tensor.requires_grad:
-        return cast(Tensor, _Gather.apply(tensor))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Gather.apply(tensor))
     return _concatenated(tensor)
 
 
@@ -115,7 +115,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     for (bucket, flat), work in zip(travelling, waiting, strict=True):
         work.wait()
         flat /= world()
-        for gradient, mean in zip(bucket, flat.split([one.numel() for one in bucket]), strict=True):
+        for gradient, mean in zip(bucket, flat.split_with_sizes([one.numel() for one in bucket]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
 

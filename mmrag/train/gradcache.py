@@ -74,15 +74,16 @@ def cached_backward(
             again = task.embed(piece)
         rows = slice(first, first + len(piece["groups"]))
         first = rows.stop
-        moving = [(out, leaf.grad[rows]) for out, leaf in zip(again, (images, texts), strict=True) if _moves(out, leaf)]
+        moving = [
+            (out, leaf.grad[rows])
+            for out, leaf in zip(again, (images, texts), strict=True)
+            if out.requires_grad and leaf.grad is not None  # a frozen tower's vectors do not
+        ]
         if moving:
-            torch.autograd.backward(*zip(*moving, strict=True))  # type: ignore[arg-type]
+            outputs, gradients = zip(*moving, strict=True)
+            torch.autograd.backward(outputs, gradients)
     set_random_state(after)
     return {name: loss.detach() for name, loss in losses.items()}
-
-
-def _moves(vectors: Tensor, leaf: Tensor) -> bool:
-    return vectors.requires_grad and leaf.grad is not None  # a frozen tower's do not
 
 
 def parts(batch: Mapping[str, Any], size: int) -> Iterator[Batch]:

@@ -121,11 +121,11 @@ def tensorboard(folder: Path) -> Reporter:
 
     def report(entry: Entry) -> None:
         if not made:  # at the first entry: before that, the folder of the run has to be empty
-            made.append(SummaryWriter(str(folder)))  # type: ignore[no-untyped-call]
+            made.append(SummaryWriter(str(folder)))
         for name, value in flat_numbers(entry).items():
             if name not in ("step", "steps"):
-                made[0].add_scalar(f"{entry['kind']}/{name}", value, entry["step"])  # type: ignore[no-untyped-call]
+                made[0].add_scalar(f"{entry['kind']}/{name}", value, entry["step"])
         if entry["kind"] in ("epoch", "end"):
-            made[0].flush()  # type: ignore[no-untyped-call]
+            made[0].flush()
 
     return report

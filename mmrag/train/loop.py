@@ -23,7 +23,7 @@ from mmrag.train.average import Average, named_tensors
 from mmrag.train.checkpoint import FOLDER_NAME, Checkpoints, State, identity
 from mmrag.train.gradcache import random_state, set_random_state
 from mmrag.train.loader import Loader
-from mmrag.train.log import LOG_NAME, Log, Reporter, read_log
+from mmrag.train.log import LOG_NAME, Entry, Log, Reporter, read_log
 from mmrag.train.plot import write_plots
 from mmrag.train.recipe import TrainRecipe
 from mmrag.train.step import Stepper, checkpoint_gradients, train_mode
@@ -159,27 +159,25 @@ def fit(  # one function, because a training is best read in one piece, from top
             batches = loader.epoch(epoch, start=done * recipe.loop.accumulate)
             for left in reversed(range(per_epoch - done)):
                 started = time.monotonic()
-                stepped, entry = stepper(batches, Moment(state.step, steps, epoch, epochs))
+                stepped, told = stepper(batches, Moment(state.step, steps, epoch, epochs))
                 state.step += 1
                 if stepped:
                     task.after_step(Moment(state.step, steps, epoch, epochs))
                     average.update(state.step)
                 state.seconds = time.monotonic() - began
                 rate = part_size * recipe.loop.accumulate / (time.monotonic() - started)
-                entry |= {"samples_per_second": rate, "seconds": state.seconds}
-                log({"kind": "step", "step": state.step, "epoch": epoch, **entry, **task.logged()})
+                told |= {"samples_per_second": rate, "seconds": state.seconds}
+                log({"kind": "step", "step": state.step, "epoch": epoch, **told, **task.logged()})
 
                 # the end of an epoch has a checkpoint of its own, once it is measured
                 asked = distributed.anywhere(stop.is_set(), place)
                 due = recipe.loop.save_every and state.step % recipe.loop.save_every == 0
                 if left and (asked or due):
-                    state.bad = {str(row): reason for row, reason in loader.bad.items()}
-                    checkpoints.save(state)
+                    checkpoints.save(state, bad=loader.bad)
                 if left and asked:
                     raise interrupted(task, average, checkpoints, state, out, steps=steps)
 
-            state.bad = {str(row): reason for row, reason in loader.bad.items()}
-            entry = {"kind": "epoch", "step": state.step, "epoch": epoch, "skipped": dict(loader.skipped)}
+            entry: Entry = {"kind": "epoch", "step": state.step, "epoch": epoch, "skipped": dict(loader.skipped)}
             if val is not None:
                 figures = judge(task, average, val, checkpoints, state, epoch=epoch)
                 entry |= {"figures": figures, "kept": state.best_epoch == epoch}
@@ -187,7 +185,7 @@ def fit(  # one function, because a training is best read in one piece, from top
                 state.best_epoch = epoch
             state.seconds = time.monotonic() - began
             log({**entry, "seconds": state.seconds})
-            checkpoints.save(state)
+            checkpoints.save(state, bad=loader.bad)
             if epoch < epochs and distributed.anywhere(stop.is_set(), place):
                 raise interrupted(task, average, checkpoints, state, out, steps=steps)
 
@@ -279,7 +277,8 @@ def judge(
 ) -> Figures:
     """Measure what would be kept if the run ended now, and keep it if it is the best so far."""
     candidate = average.candidate()
-    figures, score = {}, -math.inf
+    figures: Figures = {}
+    score = -math.inf
     if distributed.rank() == 0:
         random = random_state(average.device)  # that measuring draws from it must not change the training
         task.network.eval()

@@ -175,7 +175,7 @@ def grid() -> list[float]:
 def labels(panel: Panel) -> list[tuple[float, float, str, str, str]]:
     """Give the words of a panel: x, baseline, anchor, colour, text."""
     first, last, low, high = panel.limits()
-    words = [(LEFT, 20.0, "start", INK, panel.title)]
+    words: list[tuple[float, float, str, str, str]] = [(LEFT, 20.0, "start", INK, panel.title)]
     words += [(LEFT - 6, y + 4, "end", FAINT, number(high - (high - low) * part / 4)) for part, y in enumerate(grid())]
     words += [
         (LEFT, HEIGHT - 10, "start", FAINT, number(first)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,12 @@ from mmrag.train.task import Batch, ContrastiveTask, Layer, Losses, Moment, Task
 
 BAD_STEPS = 10  # in a row, after which a run is given up
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+CHECKPOINTING: tuple[tuple[str, Any], ...] = (
+    ("activation_checkpointing_enable", {"use_reentrant": False}),  # transformers since 5.23,
+    ("gradient_checkpointing_enable", {"use_reentrant": False}),  # and before
+    ("set_grad_checkpointing", True),  # timm, OpenCLIP
+)
 
 
 class Stepper:
@@ -155,12 +161,17 @@ def checkpoint_gradients(network: nn.Module) -> None:
         If no part of it knows how.
     """
     able = False
-    for module in network.modules():  # as transformers calls it; as timm and OpenCLIP do
-        if hasattr(module, "gradient_checkpointing_enable"):
-            module.gradient_checkpointing_enable({"use_reentrant": False})
-            able = True
-        elif hasattr(module, "set_grad_checkpointing"):
-            module.set_grad_checkpointing(True)
-            able = True
+    for module in network.modules():
+        if getattr(module, "supports_gradient_checkpointing", True):
+            able |= _compute_again(module)
     if not able:
         raise InputError("no part of this network can compute activations again; set loop.checkpoint_gradients = false")
+
+
+def _compute_again(module: nn.Module) -> bool:
+    for name, switch in CHECKPOINTING:
+        method: Callable[[Any], None] | None = getattr(module, name, None)
+        if method is not None:
+            method(switch)
+            return True
+    return False

@@ -15,6 +15,8 @@ import pytest
 pytest.importorskip("torch", reason="needs the train extra")
 
 from mmrag.cli.live import Course, left
+from mmrag.cli.main import main
+from mmrag.train.tasks import TASKS
 from tests.train.toy_task import PAIRS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,17 +55,28 @@ def begin(*arguments, cwd):
     )
 
 
-def run(*arguments, cwd, code=0):
-    with begin(*arguments, cwd=cwd) as process:
-        stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == code, stderr
-    assert "Traceback" not in stderr
-    return stdout, stderr
+@pytest.fixture
+def run(home, monkeypatch, capsys):
+    """Run the command in this process: gives its exit code and what it printed."""
+    monkeypatch.chdir(home)
+    monkeypatch.setitem(TASKS, "toy", "tests.train.toy_task:open_toy")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mmrag", "train", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def test_a_recipe_trains_and_tells(home):
+def test_a_recipe_trains_and_tells(home, run):
     given = ("pairs.jsonl", "--recipe", "toy.toml", "--val", "pairs.jsonl", "--out", "model")
-    stdout, _ = run(*given, "--epochs", "3", "--set", "optimizer.schedule=constant", "--json", cwd=home)
+    code, stdout, stderr = run(*given, "--epochs", "3", "--set", "optimizer.schedule=constant", "--json")
+    assert (code, stderr) == (0, "")
     report = json.loads(stdout)
     assert (report["model"], report["epochs"], report["steps"], report["skipped"]) == ("model", 3, 12, {})
     assert report["figures"]["text_to_image"]["R@1"] > report["start"]["text_to_image"]["R@1"]
@@ -71,11 +84,11 @@ def test_a_recipe_trains_and_tells(home):
     assert steps[-2]["kind"] == "epoch"
     assert {entry["learning_rate"] for entry in steps if entry["kind"] == "step"} == {0.003}
     (home / "model" / "training.html").unlink()
-    assert run("--out", "model", "--plot", cwd=home)[0].splitlines() == ["model/training.html", "model/training.png"]
+    assert run("--out", "model", "--plot")[1].splitlines() == ["model/training.html", "model/training.png"]
     assert (home / "model" / "training.html").is_file()
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(home):
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(home, run):
     given = ("pairs.jsonl", "--recipe", "toy.toml", "--out", "stopped", "--epochs", "2000")
     with begin(*given, cwd=home) as process:
         for _ in range(4800):
@@ -89,9 +102,11 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(home):
     assert "Traceback" not in stderr
     assert "the same command with --resume goes on from there" in stderr.splitlines()[-1]
     assert not stdout
-    _, stderr = run(*given, cwd=home, code=1)
+    code, _, stderr = run(*given)
+    assert code == 1
     assert "holds a run that is not finished: --resume goes on with it" in stderr
-    _, stderr = run(*given[:-1], "1000", "--resume", cwd=home, code=1)
+    code, _, stderr = run(*given[:-1], "1000", "--resume")
+    assert code == 1
     assert "was made with loop.epochs = 2000, not 1000" in stderr
 
 
@@ -103,8 +118,9 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(home):
         (("pairs.jsonl", "--recipe", "toy.toml", "--set", "loop.epoch=3", "--out", "x"), "did you mean 'epochs'?"),
     ],
 )
-def test_mistakes_are_one_line(home, arguments, said):
-    _, stderr = run(*arguments, cwd=home, code=1)
+def test_mistakes_are_one_line(run, arguments, said):
+    code, stdout, stderr = run(*arguments)
+    assert (code, stdout) == (1, "")
     assert said in stderr
     assert len(stderr.splitlines()) == 1
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
@@ -143,3 +145,27 @@ def test_activations_are_computed_again_the_way_the_network_knows():
 
     checkpoint_gradients(nn.Sequential(Transformers(1, 1), Timm(1, 1)))
     assert asked == [{"use_reentrant": False}, True]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_real_tower_computes_its_layers_again_with_the_same_gradients(again):
+    transformers = pytest.importorskip("transformers", reason="needs the torch extra")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.CLIPVisionConfig(**sizes, image_size=8, patch_size=4)
+    torch.manual_seed(0)
+    tower = transformers.CLIPVisionModel(config)
+    plain = copy.deepcopy(tower)
+    if again:
+        checkpoint_gradients(tower)
+    calls = []
+    mlps = [module for name, module in tower.named_modules() if name.endswith("mlp")]
+    for mlp in mlps:
+        mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    pixels = torch.randn(2, 3, 8, 8)
+    for network in (tower, plain):
+        network.train()
+        network(pixels).pooler_output.square().sum().backward()
+    assert len(mlps) == 2
+    assert len(calls) == (4 if again else 2)
+    for one, other in zip(tower.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
