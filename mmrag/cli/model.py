@@ -28,7 +28,7 @@ def evaluate(
         list[Path],
         typer.Argument(
             help="Pictures with texts: .tar (webdataset), .jsonl, .csv, .parquet, COCO's .json, Karpathy's (x.json#test), "
-            "a folder with captions beside its pictures, or one of the datasets package."
+            "a folder with captions beside its pictures, or of `datasets`."
         ),
     ],
     model: Annotated[
