@@ -23,7 +23,13 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    pairs: Annotated[list[Path], typer.Argument(help="Pictures with texts: .tar (webdataset) or .jsonl.")],
+    pairs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Pictures with texts: .tar (webdataset), .jsonl, .csv, .parquet, COCO's .json, Karpathy's (x.json#test), "
+            "a folder with captions beside its pictures, or of `datasets`."
+        ),
+    ],
     model: Annotated[
         str, typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME.")
     ] = "builtin",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,7 +58,6 @@ class Views:
         self._augmentation = augmentation or Augmentation()
         self._seed = seed
         self._threads = threads
-        self._folder = tempfile.TemporaryDirectory(prefix="mmrag-views-")
         self._rows: dict[str, int] = {}
         self.stored: npt.NDArray[np.float16] = np.empty((0, count), dtype=np.float16)
 
@@ -68,11 +69,16 @@ class Views:
             computed = self._compute(torch.from_numpy(pixels)).to(torch.float16).numpy()
             if stored is None:
                 shape = (len(pairs), self._count, *computed.shape[1:])
-                path = Path(self._folder.name) / "views.npy"
-                stored = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+                stored = np.lib.format.open_memmap(self._folder() / "views.npy", "w+", np.float16, shape)
             stored[begin : begin + len(computed), view] = computed
         if stored is not None:
             self.stored = stored
+
+    def _folder(self) -> Path:
+        """Make a folder that goes when this does."""
+        folder = Path(tempfile.mkdtemp(prefix="mmrag-views-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     def row(self, pair: Pair) -> int:
         """Give the row of a picture that `fill` has seen."""

@@ -184,9 +184,8 @@ class ChineseTask(Task):
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Lay out n pictures' vectors and texts, and words of the dictionary drawn at random."""
-        drawn = torch.randint(len(self._words), (self.settings.words,), generator=self._generator)
-        if not self._words:
-            drawn = drawn[:0]
+        words = self.settings.words if self._words else 0
+        drawn = torch.randint(max(1, len(self._words)), (words,), generator=self._generator)
         ids = [ids for sample in samples for ids in sample["ids"]]
         groups = torch.tensor([sample["row"] for sample in samples])
         batch = {
