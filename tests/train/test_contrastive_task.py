@@ -24,7 +24,7 @@ from mmrag.train.loop import fit  # noqa: E402
 from mmrag.train.patches import drop_patches  # noqa: E402
 from mmrag.train.recipe import DataPart, LoopPart, OptimizerPart, TrainRecipe, load_recipe  # noqa: E402
 from mmrag.train.task import Moment  # noqa: E402
-from mmrag.train.tasks import open_task  # noqa: E402
+from mmrag.train.tasks import contrastive, open_task  # noqa: E402
 from tests.train.drawn import make_model, pairs, shuffled  # noqa: E402
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
@@ -143,15 +143,15 @@ def test_augmentation_keeps_proportions(clip):
     task = clip(augmentation={"crop": 1.0, "ratio": 1.0, "jitter": 0.0, "flip": False})
     pair = Pair("wide", wide(), ("x",))
     views = np.stack([task.prepare(pair, rng(seed))["pixels"] for seed in range(8)])
-    dark = (views.mean(axis=1) < 0).sum(axis=(1, 2))  # of a disc 60 pixels wide, shown at 64 / 80 of its size
-    assert dark.max() == pytest.approx(math.pi * (30 * 64 / 80) ** 2, rel=0.03)
+    dark = (views.mean(axis=1) < 0).sum(axis=(1, 2))  # of a disc 30 pixels wide, shown at 64 / 80 of its size
+    assert dark.max() == pytest.approx(math.pi * (15 * 64 / 80) ** 2, rel=0.05)
     assert len({view.tobytes() for view in views}) > 1
 
 
 def wide():
     """A black disc on white, twice as wide as high."""
     image = Image.new("RGB", (160, 80), "white")
-    ImageDraw.Draw(image).ellipse((10, 10, 70, 70), "black")
+    ImageDraw.Draw(image).ellipse((65, 25, 95, 55), "black")
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
@@ -198,7 +198,7 @@ def test_a_frozen_tower_sees_each_picture_once_and_the_losses_are_the_same(clip,
     once, cached = run(["image"], "cached")
     often, plain = run([], "plain")
     assert (once, often) == (32 + 16, 3 * 32 + 4 * 16)  # three epochs; measured before and after each
-    assert cached == pytest.approx(plain, abs=2e-3)
+    assert cached == pytest.approx(plain, abs=5e-3)
     assert max(plain) - min(plain) > 0.05
 
 
@@ -351,6 +351,34 @@ def test_a_teacher_may_have_other_dimensions(clip):
     batch = batch_of(task, pairs(0))
     assert batch["teacher_image_vectors"].shape[1] != task.embed(batch)[0].shape[1]
     assert task.losses(batch, Moment(0, 1, 1, 1))["distance"] > 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"label_smoothing": 0.1}, {"objective": "sigmoid"}, {"distill": {"teacher": "toy:1", "weight": 2.0}}]
+)
+def test_two_processes_compute_what_one_does(settings, clip, monkeypatch):
+    task, chance = clip(**settings), torch.Generator().manual_seed(0)
+    names = ("images", "texts", "teacher_image_vectors", "teacher_text_vectors")
+    whole = {name: torch.nn.functional.normalize(torch.randn(8, 24, generator=chance), dim=1) for name in names}
+    whole["groups"] = torch.tensor([1, 2, 3, 3, 4, 5, 1, 6])  # equal pictures in one process and in both
+    vectors = [whole.pop("images").requires_grad_(), whole.pop("texts").requires_grad_()]
+    moment = Moment(0, 1, 1, 1)
+    alone = task.contrast(*vectors, whole, moment)["loss"]
+    shares = []
+    for process in range(2):
+        rows = slice(4 * process, 4 * process + 4)
+        parts = {name: one[rows] for name, one in whole.items()}
+        mine = [one[rows] for one in vectors]
+        all_of = {
+            id(part): one for part, one in zip([*mine, *parts.values()], [*vectors, *whole.values()], strict=True)
+        }
+        monkeypatch.setattr(contrastive, "rank", lambda process=process: process)
+        monkeypatch.setattr(contrastive, "gather", lambda part, all_of=all_of: all_of[id(part)])
+        shares.append(task.contrast(*mine, parts, moment)["loss"])
+    together = sum(shares) / 2
+    assert together.item() == pytest.approx(alone.item(), rel=1e-5)
+    for one, other in zip(torch.autograd.grad(together, vectors), torch.autograd.grad(alone, vectors), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("settings", [{"objective": "itc", "twin": {"queue": 32}}, {"objective": "sigmoid"}])
