@@ -129,11 +129,12 @@ class TrainedQFormer(nn.Module):
 
 def grow_vocabulary(retrieval: Any, size: int, *, like: int) -> None:
     """Give the Q-Former embeddings for `size` tokens; new ones begin as that of the token `like`."""
-    old = retrieval.embeddings.word_embeddings.weight.detach()
-    if len(old) >= size:
+    old = retrieval.embeddings.word_embeddings
+    count, width = old.weight.shape
+    if count >= size:
         return
-    new = torch.cat([old, old[like].expand(size - len(old), -1)])
-    retrieval.embeddings.word_embeddings = nn.Embedding.from_pretrained(
-        new, freeze=False, padding_idx=retrieval.embeddings.word_embeddings.padding_idx
-    )
+    new = nn.Embedding(size, width, padding_idx=old.padding_idx)
+    new.weight.data[:count] = old.weight.data
+    new.weight.data[count:] = old.weight.data[like]
+    retrieval.embeddings.word_embeddings = new
     retrieval.config.qformer_config.vocab_size = size

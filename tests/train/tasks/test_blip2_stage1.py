@@ -18,7 +18,7 @@ from mmrag.train.loop import fit  # noqa: E402
 from mmrag.train.objectives.qformer import itc_mask, itg_mask, itm_mask, query_cosines  # noqa: E402
 from mmrag.train.recipe import DataPart, LoopPart, OptimizerPart, TrainRecipe  # noqa: E402
 from mmrag.train.task import Moment  # noqa: E402
-from mmrag.train.tasks import open_task  # noqa: E402
+from mmrag.train.tasks import blip2_stage1, open_task  # noqa: E402
 from tests.models.tiny_blip2 import QUERIES, one_thread, write_retrieval, write_untaught  # noqa: E402, F401
 from tests.train.drawn import shuffled  # noqa: E402
 from tests.train.squares import drawn_pairs  # noqa: E402
@@ -140,6 +140,25 @@ def test_a_pictures_other_caption_is_no_negative(task):
     alone, twice = losses_of(task, [pair]), losses_of(task, [pair, pair])
     assert alone["itc"] == twice["itc"] == pytest.approx(0, abs=1e-6)
     assert twice["itm"] == pytest.approx(alone["itm"], rel=1e-5)  # of matching pairs alone
+
+
+@torch.no_grad()
+def test_the_contrast_of_two_processes_is_that_of_the_joined_batch(task, monkeypatch):
+    joined = batch_of(task, PAIRS[:8])
+    states = task._vision.see(joined, torch.device("cpu"))
+    expected, scores = task._contrast(states, joined)
+    image_vectors, text_vectors = task._embed(states, joined)
+    everyones = {1: joined["groups"], 2: text_vectors, 3: image_vectors}
+    monkeypatch.setattr(blip2_stage1, "gather", lambda tensor: everyones[tensor.ndim])
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(blip2_stage1, "rank", lambda rank=rank: rank)
+        own = slice(4 * rank, 4 * rank + 4)
+        loss, own_scores = task._contrast(states[own], {name: joined[name][own] for name in ("groups", "ids", "mask")})
+        assert torch.allclose(own_scores, scores[own, own], atol=1e-5)
+        parts.append(loss.item())
+    assert sum(parts) / 2 == pytest.approx(expected.item(), rel=1e-5)
+    assert parts[0] != pytest.approx(parts[1], rel=1e-3)
 
 
 def test_what_the_tower_sees_is_kept_as_far_as_there_is_room(folder, task):
