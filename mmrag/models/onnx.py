@@ -72,8 +72,9 @@ class OnnxEncoder(Encoder):
             self._towers["vision"] = Tower(towers["vision"], weights, for_pictures=True, precision=precision)
         else:
             text_precision = precision
-        for name in towers.keys() & _SAMPLES.keys():
-            self._towers[name] = Tower(towers[name], weights, for_pictures=False, precision=text_precision)
+        for name in ("text", CHINESE):
+            if name in towers:
+                self._towers[name] = Tower(towers[name], weights, for_pictures=False, precision=text_precision)
         self._first = next(iter(self._towers.values()))
 
     @property
