@@ -47,7 +47,8 @@ class MiniatureLayer(nn.Module):
         """
         x = x + self.dropout(self._look_at_text(self.self_norm(x), visible))
         x = x + self.dropout(self._look_at_picture(self.cross_norm(x), keys, values))
-        return x + self.dropout(self.project(F.gelu(self.expand(self.norm(x)))))
+        read: Tensor = x + self.dropout(self.project(F.gelu(self.expand(self.norm(x)))))
+        return read
 
     def _look_at_text(self, x: Tensor, visible: Tensor) -> Tensor:
         query, key, value = (self._split(part) for part in self.query_key_value(x).chunk(3, dim=-1))
@@ -63,7 +64,7 @@ class MiniatureLayer(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """(n, t, w) → (n, heads, t, w / heads)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
 
 class Miniature(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -64,6 +64,8 @@ class MiniatureRuntime(OnnxEncoder, Matcher, Generator):
     ModelError
         If a file is missing or damaged, or the precision cannot be had.
     """
+
+    feature_shape: tuple[int, int]
 
     def __init__(self, folder: Path, *, precision: str | None = None, text_precision: str | None = None) -> None:
         super().__init__(folder, precision=precision, text_precision=text_precision)
@@ -169,7 +171,8 @@ class MiniatureRuntime(OnnxEncoder, Matcher, Generator):
             else:
                 random = randoms[number]
                 found = sample(likely, start, end=end, max_tokens=room, nucleus=nucleus, random=random)
-            return self._word_tokenizer.decode([*start, *found]).strip()
+            caption: str = self._word_tokenizer.decode([*start, *found])
+            return caption.strip()
 
         grids = self.features(images)[:, : self._cells]
         return self._each(write, range(len(images)))
@@ -213,7 +216,8 @@ class MiniatureRuntime(OnnxEncoder, Matcher, Generator):
 
         def scores(ids: Tokens) -> Scores:
             given = {"input_ids": ids[None], "memory": memory}
-            return self._words.outputs(given, ["next_log_probabilities"])[0][0]
+            found: Scores = self._words.outputs(given, ["next_log_probabilities"])[0][0]
+            return found
 
         return without(scores, [self._token(name) for name in (PAD, START, UNKNOWN)])
 
@@ -226,7 +230,7 @@ class MiniatureRuntime(OnnxEncoder, Matcher, Generator):
             raise ModelError(f"{self.folder / TOKENIZER_NAME} has no token {name}; export or install the model again")
         return int(number)
 
-    def _each(self, work: Callable[[A], B], things: Sequence[A] | Iterator[A]) -> list[B]:
+    def _each(self, work: Callable[[A], B], things: Iterable[A]) -> list[B]:
         """Do as many pieces of work at a time as there are cores; a network keeps to one of them."""
         with ThreadPoolExecutor(self.streams, thread_name_prefix="mmrag-words") as pool:
             return list(pool.map(work, things))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from mmrag.errors import ModelError
 from mmrag.models import cache
@@ -30,6 +29,7 @@ logger = logging.getLogger("mmrag")
 
 
 _SAMPLES: dict[TowerName, list[str]] = {"text": SAMPLE_TEXTS, CHINESE: CHINESE_SAMPLE_TEXTS}
+"""The towers that read texts, and what they are tried on."""
 
 
 class OnnxEncoder(Encoder):
@@ -72,8 +72,9 @@ class OnnxEncoder(Encoder):
             self._towers["vision"] = Tower(towers["vision"], weights, for_pictures=True, precision=precision)
         else:
             text_precision = precision
-        for name in towers.keys() & _SAMPLES.keys():
-            self._towers[name] = Tower(towers[name], weights, for_pictures=False, precision=text_precision)
+        for name in _SAMPLES:
+            if name in towers:
+                self._towers[name] = Tower(towers[name], weights, for_pictures=False, precision=text_precision)
         self._first = next(iter(self._towers.values()))
 
     @property
@@ -114,8 +115,9 @@ class OnnxEncoder(Encoder):
             )
         if "vision" in self._towers:
             self._towers["vision"].settle(lambda session: pixel_input(session, self._sample_pixels()))
-        for name in self._towers.keys() & _SAMPLES.keys():
-            self._towers[name].settle(partial(self._token_input, name, texts=_SAMPLES[name]))
+        for name, texts in _SAMPLES.items():
+            if name in self._towers:
+                self._towers[name].settle(partial(self._token_input, name, texts=texts))
 
     def prepare(self, *, words: bool) -> None:
         """Begin to load the text tower, or else the image tower, in a thread."""
@@ -157,8 +159,7 @@ class OnnxEncoder(Encoder):
             return self._read("text", texts)
         chinese = np.array([has_han(text) for text in texts])
         vectors = np.empty((len(texts), self.card.dimension), dtype=np.float32)
-        readers: tuple[tuple[TowerName, npt.NDArray[np.bool_]], ...] = (("text", ~chinese), (CHINESE, chinese))
-        for name, mine in readers:
+        for name, mine in zip(_SAMPLES, (~chinese, chinese), strict=True):
             if mine.any():
                 read = self._read(name, [texts[row] for row in np.flatnonzero(mine)])
                 vectors[mine] = self._checked(read, (len(read), self.card.dimension))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from mmrag.models.miniature_files import Writing
 from mmrag.roles import Scores
 
 Tokens = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating[Any]]
 NextScores = Callable[[Tokens], Scores]
 """Gives, for ``(n, t)`` tokens so far, the log-probabilities ``(n, vocabulary)`` of the next one."""
 
@@ -124,13 +126,13 @@ def without(next_scores: NextScores, tokens: Collection[int]) -> NextScores:
     return scores
 
 
-def _best(scores: Scores, count: int) -> Tokens:
+def _best(scores: Floats, count: int) -> Tokens:
     """Find the highest that are possible at all, best first."""
     order = np.argsort(-scores, kind="stable")[:count]
     return order[np.isfinite(scores[order])]
 
 
-def _forbid_repeats(scores: Scores, written: Tokens, size: int) -> None:
+def _forbid_repeats(scores: Floats, written: Tokens, size: int) -> None:
     """Make impossible what would complete a sequence of `size` tokens a second time."""
     if not size:
         return

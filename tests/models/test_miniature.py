@@ -146,36 +146,6 @@ def test_every_weight_is_used_and_trained():
     assert torch.equal(network(ids, network.look(seen)), network(ids, network.look(seen)))
 
 
-def test_it_learns_to_tell_and_to_judge():
-    """Pictures with one thing in one of nine cells; the text names its place."""
-    torch.manual_seed(0)
-    config = MiniatureConfig(
-        vocabulary=16, width=32, layers=1, heads=4, hidden=64, grid_features=8, cells=9, max_tokens=4
-    )
-    network, places = Miniature(config), torch.arange(9)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    seen = torch.zeros(9, 9, 8)
-    seen[places, places, 0] = 5.0
-    ids = torch.tensor([[1, 5 + int(place), 2] for place in places])
-    for _ in range(80):
-        wrong = ids[torch.randperm(9)]
-        memory = network.look(seen)
-        right, other = network(ids, memory), network(wrong, memory)
-        logits = network.match_logits(torch.cat([right, other])[:, -1])
-        same = torch.cat([torch.ones(9), (wrong == ids).all(dim=1).float()])
-        said = torch.nn.functional.cross_entropy(network.next_logits(right[:, 0]), ids[:, 1])
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, same) + said
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.inference_mode():
-        memory = network.look(seen)
-        told = network.next_logits(network(ids, memory)[:, 0]).argmax(dim=1)
-        every = network.match_logits(network(ids.repeat(9, 1), memory)[:, -1]).reshape(9, 9)  # (pictures, texts)
-    assert torch.equal(told, ids[:, 1])
-    assert torch.equal(every.argmax(dim=1), places)
-
-
 @pytest.mark.parametrize("wrong", [{"heads": 5}, {"layers": 0}, {"max_tokens": 2}])
 def test_sizes_that_no_network_has(wrong):
     with pytest.raises(RecipeError, match="heads divides width"):
