@@ -41,13 +41,13 @@ SAME_WORDS = 0.7
 KEPT = 0.95
 FALSE_ALARMS = 100
 
-NAMES = (
-    *("dog man woman boy girl baby child crowd beach snow water grass ball horse bicycle bike car street mountain",),
-    *("tree sand ocean lake river pool field soccer tennis skateboard surfboard wave boat kayak helmet hat guitar",),
-    *("camera bench fence rock cliff waterfall building bridge bus train motorcycle truck tent fire flag umbrella",),
-    *("swing slide trampoline playground stage dancer parade race runner climber skier cyclist couple food table",),
-    *("window wall forest road puddle frisbee bird costume sunglasses sunset night restaurant",),
-)
+NAMES = """
+dog man woman boy girl baby child crowd beach snow water grass ball horse bicycle bike car street
+mountain tree sand ocean lake river pool field soccer tennis skateboard surfboard wave boat kayak helmet
+hat guitar camera bench fence rock cliff waterfall building bridge bus train motorcycle truck tent fire
+flag umbrella swing slide trampoline playground stage dancer parade race runner climber skier cyclist
+couple food table window wall forest road puddle frisbee bird costume sunglasses sunset night restaurant
+""".split()
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def read_corpus(paths: list[Path], model: str) -> Corpus:
         [encoder.encode_image([read_image(one.image) for one in pairs[i : i + 64]]) for i in range(0, len(pairs), 64)]
     )
     said = [set(re.findall(r"[a-z]+", " ".join(one.texts).lower())) for one in pairs]
-    shown = {name: np.array([bool({name, f"{name}s"} & words) for words in said]) for name in " ".join(NAMES).split()}
+    shown = {name: np.array([bool({name, f"{name}s"} & words) for words in said]) for name in NAMES}
     names = {f"{'an' if name[0] in 'aeiou' else 'a'} {name}": found for name, found in shown.items()}
     captions = [text for one in pairs for text in one.texts]
     outside = Path(__file__).with_name("outside.txt").read_text("utf-8").splitlines()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmrag.models.cards import Card
+from mmrag.models.cards import Calibration, Card
 from mmrag.roles import Encoder, Identity, Judgement, Matcher
 
 COLOURS = {
@@ -113,7 +113,17 @@ def _unit(rgb):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+class CalibratedEncoder(ToyEncoder):
+    """Whose hits are more likely to match than not from a cosine of .8 on."""
+
+    def __init__(self) -> None:
+        super().__init__("calibrated")
+        self.card = replace(self.card, calibration=Calibration(bias=-20, cosine=25, words=0, least=0.5))
+
+
 def open_toy(reference: str) -> ToyEncoder:
+    if reference == "calibrated":
+        return CalibratedEncoder()
     return HalvesEncoder() if reference == "halves" else ToyEncoder(reference or "1")
 
 
