@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from mmrag.models.cards import Calibration, Card
-from mmrag.roles import Encoder, Identity, Judgement, Matcher
+from mmrag.roles import Encoder, Identity, Judgement, Matcher, TokenHeat
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -70,6 +70,25 @@ class ToyJudge(ToyEncoder, Matcher):
         own = np.where(wanted, self.encode_text(texts) @ _unit(features.mean(axis=1)).T, np.nan)
         return Judgement(logits, 1 / (1 + np.exp(-logits)), own.astype(np.float32) if cosines else None)
 
+    def explain_match(self, text, image):
+        tokens = tuple(word for word in text.split() if word in COLOURS)
+        if not tokens:
+            return super().explain_match(text, image)
+        pixels = self.preprocess(image).transpose(1, 2, 0) * 255
+        near = np.abs(pixels - _named(tokens)[:, None, None]).max(axis=3) < 40
+        return TokenHeat(tokens, near.astype(np.float32))
+
+
+class ExplainingEncoder(ToyEncoder):
+    """Tells the cosine of every pixel, of 8 × 8."""
+
+    def __init__(self) -> None:
+        super().__init__("explained")
+
+    def explain(self, image, query_vector):
+        pixels = self.preprocess(image).transpose(1, 2, 0).reshape(64, 3)
+        return (_unit(pixels) @ query_vector).reshape(8, 8)
+
 
 class ToyReader(Matcher):
     """Reads texts only: the logit is the number of words that two texts share."""
@@ -122,9 +141,8 @@ class CalibratedEncoder(ToyEncoder):
 
 
 def open_toy(reference: str) -> ToyEncoder:
-    if reference == "calibrated":
-        return CalibratedEncoder()
-    return HalvesEncoder() if reference == "halves" else ToyEncoder(reference or "1")
+    kinds = {"calibrated": CalibratedEncoder, "explained": ExplainingEncoder, "halves": HalvesEncoder}
+    return kinds[reference]() if reference in kinds else ToyEncoder(reference or "1")
 
 
 def open_judge(reference: str) -> ToyJudge:

@@ -76,7 +76,7 @@ def test_a_search_says_so_and_shows_the_best_guesses_when_asked(index):
     assert search("green") == search("green", "--json") == search("green", "--paths") == ("", told)
     out, errors = search("green", "--all", "-k", "2")
     assert (len(out.splitlines()), errors) == (2, "")
-    assert "cosine 0.707 (p .09)" in out
+    assert "cosine 0.708 (p .09)  images/yellow.png" in out
     hits = [json.loads(line) for line in search("green", "--all", "--json")[0].splitlines()]
     assert [hit["parts"]["probability"] for hit in hits] == sorted(
         (h["parts"]["probability"] for h in hits), reverse=True
@@ -97,7 +97,7 @@ def test_without_a_calibration_all_is_as_it_was(colours):
     index.update()
     assert set(index.search("green", k=1)[0].parts) == {"cosine"}
     out, errors = search("green", "-k", "1")
-    assert (out.count("cosine 0.707  "), errors) == (1, "")
+    assert (out.count("cosine 0.708  "), errors) == (1, "")
 
 
 def test_the_card_keeps_it(tmp_path):
