@@ -8,7 +8,7 @@ The pictures must be ones that the model was not trained on: fit with a model th
 calibration to its successor (--card). Half of the pictures make an index, and four kinds of queries are asked:
 
 - captions of pictures that are in it, and of the other half;
-- names ("a dog") of what pictures show: a picture matches that says so in one of its five captions. The same names are
+- names ("a dog"), in names.txt, of what pictures show: a picture matches that says so in one of its five captions. The same names are
   asked of the index without all pictures that match;
 - names of other domains, in outside.txt: documents, medicine, software, astronomy, cooking steps …
 
@@ -40,88 +40,6 @@ HITS = 10
 SAME_WORDS = 0.7
 KEPT = 0.95
 FALSE_ALARMS = 100
-
-NAMES = [
-    "dog",
-    "man",
-    "woman",
-    "boy",
-    "girl",
-    "baby",
-    "child",
-    "crowd",
-    "beach",
-    "snow",
-    "water",
-    "grass",
-    "ball",
-    "horse",
-    "bicycle",
-    "bike",
-    "car",
-    "street",
-    "mountain",
-    "tree",
-    "sand",
-    "ocean",
-    "lake",
-    "river",
-    "pool",
-    "field",
-    "soccer",
-    "tennis",
-    "skateboard",
-    "surfboard",
-    "wave",
-    "boat",
-    "kayak",
-    "helmet",
-    "hat",
-    "guitar",
-    "camera",
-    "bench",
-    "fence",
-    "rock",
-    "cliff",
-    "waterfall",
-    "building",
-    "bridge",
-    "bus",
-    "train",
-    "motorcycle",
-    "truck",
-    "tent",
-    "fire",
-    "flag",
-    "umbrella",
-    "swing",
-    "slide",
-    "trampoline",
-    "playground",
-    "stage",
-    "dancer",
-    "parade",
-    "race",
-    "runner",
-    "climber",
-    "skier",
-    "cyclist",
-    "couple",
-    "food",
-    "table",
-    "window",
-    "wall",
-    "forest",
-    "road",
-    "puddle",
-    "frisbee",
-    "bird",
-    "costume",
-    "sunglasses",
-    "sunset",
-    "night",
-    "restaurant",
-]
 
 
 @dataclass(frozen=True)
@@ -180,10 +98,10 @@ def read_corpus(paths: list[Path], model: str) -> Corpus:
         [encoder.encode_image([read_image(one.image) for one in pairs[i : i + 64]]) for i in range(0, len(pairs), 64)]
     )
     said = [set(re.findall(r"[a-z]+", " ".join(one.texts).lower())) for one in pairs]
-    shown = {name: np.array([bool({name, f"{name}s"} & words) for words in said]) for name in NAMES}
+    shown = {name: np.array([bool({name, f"{name}s"} & words) for words in said]) for name in _lines("names.txt")}
     names = {f"{'an' if name[0] in 'aeiou' else 'a'} {name}": found for name, found in shown.items()}
     captions = [text for one in pairs for text in one.texts]
-    outside = Path(__file__).with_name("outside.txt").read_text("utf-8").splitlines()
+    outside = _lines("outside.txt")
     return Corpus(
         pairs=pairs,
         pictures=pictures,
@@ -195,6 +113,10 @@ def read_corpus(paths: list[Path], model: str) -> Corpus:
         outside=outside,
         outside_vectors=encoder.encode_query(outside),
     )
+
+
+def _lines(name: str) -> list[str]:
+    return Path(__file__).with_name(name).read_text("utf-8").splitlines()
 
 
 def ask(corpus: Corpus, half: int) -> dict[str, Asked]:

@@ -33,7 +33,7 @@ def _add_grid(graph):
     def again(name, *inputs):
         copy = onnx.NodeProto()
         copy.CopyFrom(nodes[name])
-        copy.output[0] = f"cells_{name}"
+        copy.name = copy.output[0] = f"cells_{name}"
         for place, value in enumerate(inputs):
             copy.input[place] = value
         graph.node.append(copy)
