@@ -8,8 +8,8 @@ The pictures must be ones that the model was not trained on: fit with a model th
 calibration to its successor (--card). Half of the pictures make an index, and four kinds of queries are asked:
 
 - captions of pictures that are in it, and of the other half;
-- names ("a dog"), in names.txt, of what pictures show: a picture matches that says so in one of its five captions. The same names are
-  asked of the index without all pictures that match;
+- names ("a dog"), in names.txt, of what pictures show: a picture matches that says so in one of its five captions. The
+  same names are asked of the index without all pictures that match;
 - names of other domains, in outside.txt: documents, medicine, software, astronomy, cooking steps …
 
 A hit of a caption matches if it is its own picture, or one with a caption of nearly the same words (a cosine of text to
