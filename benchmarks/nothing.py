@@ -40,6 +40,7 @@ HITS = 10
 SAME_WORDS = 0.7
 KEPT = 0.95
 FALSE_ALARMS = 100
+_LOOKED_AT = {"outside": 33, "names, held out": 33, "captions, held out": FALSE_ALARMS}
 
 
 @dataclass(frozen=True)
@@ -218,18 +219,20 @@ def reliability(calibration: Calibration, asked: list[Asked]) -> list[dict[str, 
 
 
 def false_alarms(calibration: Calibration, kinds: dict[str, Asked], corpus: Corpus) -> list[dict[str, Any]]:
-    """List queries whose picture is not there and for which something is likely all the same, drawn by lot."""
-    found = [
-        {"asked": words, "probability": round(float(best), 3), "found": corpus.pairs[row].id, "kind": kind}
-        | {"its caption": corpus.pairs[row].texts[0]}
-        for kind in ("captions, held out", "names, held out", "outside")
-        for words, best, row in zip(
-            kinds[kind].words, kinds[kind].best(calibration), kinds[kind].rows[:, 0].tolist(), strict=True
-        )
-        if best >= calibration.least
-    ]
-    chosen = np.random.default_rng(0).permutation(len(found))[:FALSE_ALARMS]
-    return [found[n] for n in sorted(chosen.tolist())]
+    """List queries whose picture is not there and for which something is likely all the same, drawn by lot.
+
+    Other domains and names come first; captions, which have the most, fill up the rest.
+    """
+    chance = np.random.default_rng(0)
+    chosen: list[dict[str, Any]] = []
+    for kind, most in _LOOKED_AT.items():
+        best = kinds[kind].best(calibration)
+        alarms = chance.permutation(np.flatnonzero(best >= calibration.least))
+        for n in alarms[: min(most, FALSE_ALARMS - len(chosen))].tolist():
+            pair = corpus.pairs[kinds[kind].rows[n, 0]]
+            about = {"kind": kind, "asked": kinds[kind].words[n], "probability": round(float(best[n]), 3)}
+            chosen.append({**about, "found": pair.id, "its caption": pair.texts[0]})
+    return chosen
 
 
 def main() -> None:
