@@ -160,7 +160,7 @@ def test_the_built_in_model_searches_where_nothing_may_be_written(disk, colours)
     command("index", str(colours), "--index", str(disk))
     (disk / "cache").mkdir()
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    done = command("search", "something red", "--index", str(disk), XDG_CACHE_HOME=str(disk / "cache"))
+    done = command("search", "something red", "--all", "--index", str(disk), XDG_CACHE_HOME=str(disk / "cache"))
     assert (done.returncode, done.stdout.count("\n")) == (0, 6), done.stderr
 
 

@@ -68,7 +68,7 @@ def test_the_wheel_works_elsewhere(wheel, python, resolution, tmp_path, photogra
         Image.new("RGB", (40, 30), (shade * 8, 99, 255 - shade)).save(photographs / f"shade{shade}.png")
     assert "36 added" in run(mmrag, "index", photographs, cwd=tmp_path)
     assert "36 unchanged" in run(mmrag, "index", cwd=tmp_path)
-    assert len(run(mmrag, "search", "a colour", "-k", "100", cwd=tmp_path).splitlines()) == 36
+    assert len(run(mmrag, "search", "a colour", "--all", "-k", "100", cwd=tmp_path).splitlines()) == 36
     assert "coffee.png" in run(mmrag, "search", "a cup of coffee", "-k", "1", cwd=tmp_path)
     installed = run(UV, "pip", "list", "--python", environment / "bin" / "python")
     assert "torch" not in installed

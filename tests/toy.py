@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmrag.models.cards import Card
-from mmrag.roles import Encoder, Generator, Identity, Judgement, Matcher
+from mmrag.models.cards import Calibration, Card
+from mmrag.roles import Encoder, Generator, Identity, Judgement, Matcher, TokenHeat
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -69,6 +69,25 @@ class ToyJudge(ToyEncoder, Matcher):
         logits = np.where(wanted, 8 * near.mean(axis=2) - 4, np.nan).astype(np.float32)
         own = np.where(wanted, self.encode_text(texts) @ _unit(features.mean(axis=1)).T, np.nan)
         return Judgement(logits, 1 / (1 + np.exp(-logits)), own.astype(np.float32) if cosines else None)
+
+    def explain_match(self, text, image):
+        tokens = tuple(word for word in text.split() if word in COLOURS)
+        if not tokens:
+            return super().explain_match(text, image)
+        pixels = self.preprocess(image).transpose(1, 2, 0) * 255
+        near = np.abs(pixels - _named(tokens)[:, None, None]).max(axis=3) < 40
+        return TokenHeat(tokens, near.astype(np.float32))
+
+
+class ExplainingEncoder(ToyEncoder):
+    """Tells the cosine of every pixel, of 8 × 8."""
+
+    def __init__(self) -> None:
+        super().__init__("explained")
+
+    def explain(self, image, query_vector):
+        pixels = self.preprocess(image).transpose(1, 2, 0).reshape(64, 3)
+        return (_unit(pixels) @ query_vector).reshape(8, 8)
 
 
 class ToyReader(Matcher):
@@ -140,8 +159,17 @@ def _unit(rgb):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+class CalibratedEncoder(ToyEncoder):
+    """Whose hits are more likely to match than not from a cosine of .8 on."""
+
+    def __init__(self) -> None:
+        super().__init__("calibrated")
+        self.card = replace(self.card, calibration=Calibration(bias=-20, cosine=25, words=0, least=0.5))
+
+
 def open_toy(reference: str) -> ToyEncoder:
-    return HalvesEncoder() if reference == "halves" else ToyEncoder(reference or "1")
+    kinds = {"calibrated": CalibratedEncoder, "explained": ExplainingEncoder, "halves": HalvesEncoder}
+    return kinds[reference]() if reference in kinds else ToyEncoder(reference or "1")
 
 
 def open_judge(reference: str) -> ToyJudge:

@@ -26,8 +26,8 @@ def evaluate(
     pairs: Annotated[
         list[Path],
         typer.Argument(
-            help="Pictures with texts: .tar (webdataset), .jsonl, .csv, .parquet, COCO's .json, Karpathy's (x.json#test), "
-            "a folder with captions beside its pictures, or of `datasets`."
+            help="Pictures with texts: .tar (webdataset), .jsonl, .csv, .parquet, COCO's .json, Karpathy's "
+            "(x.json#test), a folder with captions beside its pictures, or of `datasets`."
         ),
     ],
     model: Annotated[

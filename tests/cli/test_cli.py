@@ -51,7 +51,7 @@ def corpus(tmp_path_factory, photographs):
 def test_search_in_words(corpus):
     lines = run("search", "a cup of coffee", "-k", "2", cwd=corpus).stdout.splitlines()
     assert len(lines) == 2
-    rank, kind, score, path = lines[0].split()
+    rank, kind, score, *_, path = lines[0].split()
     assert (rank, kind) == ("1", "cosine")
     assert path.endswith("coffee.png")
     assert 0.1 < float(score) < 1
@@ -208,13 +208,13 @@ def test_nothing_found_says_why(colours, tmp_path):
     assert (done.stdout, done.stderr) == ("", "mmrag: the index is empty; add pictures: mmrag index FOLDER\n")
     run("index", "images")
     assert "lower --min-score" in run("search", "a dog", "--min-score", "0.99").stderr
-    assert len(run("search", "a dog", "-k", "1000").stdout.splitlines()) == 6
+    assert len(run("search", "a dog", "--all", "-k", "1000").stdout.splitlines()) == 6
 
 
 def test_names_cannot_command_the_terminal(colours):
     Image.new("RGB", (8, 8), "orange").save(colours / "a\x1b[31m\nb.png")
     run("index", "images")
-    shown = run("search", "orange", "-k", "20").stdout
+    shown = run("search", "orange", "--all", "-k", "20").stdout
     assert "\x1b" not in shown
     assert r"a\x1b[31m\nb.png" in shown
 

@@ -164,16 +164,16 @@ def test_a_search_offers_a_better_model_once(colours, environment):
     run("index", "images", "--model", "builtin", env=environment)
     offer = "mmrag models pull clip-b32 && mmrag index FOLDER --model clip-b32"
     for quiet in (["--json"], ["--paths"]):
-        assert in_terminal("search", "red", *quiet, env=environment)[1] == ""
-    assert run("search", "red", env=environment).stderr == ""
-    assert offer in in_terminal("search", "red", env=environment)[1]
-    assert in_terminal("search", "red", env=environment)[1] == ""
+        assert in_terminal("search", "red", "--all", *quiet, env=environment)[1] == ""
+    assert run("search", "red", "--all", env=environment).stderr == ""
+    assert offer in in_terminal("search", "red", "--all", env=environment)[1]
+    assert in_terminal("search", "red", "--all", env=environment)[1] == ""
     run("index", "images", "--index", "other", env=environment)
-    assert offer in in_terminal("search", "red", "--index", "other", env=environment)[1]
+    assert offer in in_terminal("search", "red", "--all", "--index", "other", env=environment)[1]
 
 
 def test_an_offer_that_cannot_be_remembered_is_not_made(colours, environment, tmp_path):
     run("index", "images", env=environment)
     (tmp_path / "file").touch()
     blocked = {**environment, "XDG_CACHE_HOME": str(tmp_path / "file")}
-    assert in_terminal("search", "red", env=blocked)[1] == ""
+    assert in_terminal("search", "red", "--all", env=blocked)[1] == ""

@@ -117,4 +117,4 @@ def test_nothing_to_explain(blip):
 
 def test_a_matcher_that_cannot_tell():
     with pytest.raises(ModelError, match="toy does not tell why a picture matches; a matcher of the family blip does"):
-        load_matcher("judge:1").explain_match("red", Image.new("RGB", (8, 8)))
+        load_matcher("judge:1").explain_match("unheard of", Image.new("RGB", (8, 8)))

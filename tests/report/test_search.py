@@ -169,7 +169,7 @@ def test_a_page_is_replaced_whole_or_not_at_all(hits, tmp_path, monkeypatch):
 
 def test_the_command(colours, tmp_path):
     mmrag.create(".", model="builtin").add("images")
-    done = run("search", "red", "-k", "3", "--html", "out.html")
+    done = run("search", "red", "--all", "-k", "3", "--html", "out.html")
     assert len(done.stdout.splitlines()) == 3
     assert re.fullmatch(r"3 hits → out\.html, 0\.0 MB\n", done.stderr)
     assert len(Page(Path("out.html").read_text(encoding="utf-8")).all("img")) == 3
