@@ -25,8 +25,13 @@ bench: $(ENV)/ready
 
 # The built-in model, from the packages that carry its pretrained towers and from Flickr8k in webdataset tars.
 FLICKR8K ?= ../shared/data/flickr8k
+BUILD := .build
 model: $(ENV)/ready
-	$(ENV)/bin/mmrag train $(FLICKR8K)/train-*.tar --start packages --out mmrag/models/builtin
+	rm -rf $(BUILD)
+	$(ENV)/bin/mmrag train $(FLICKR8K)/train-*.tar --recipe builtin --start packages --out $(BUILD)/encoder
+	$(ENV)/bin/mmrag train $(FLICKR8K)/train-*.tar --recipe builtin-chinese --start $(BUILD)/encoder --out $(BUILD)/chinese
+	$(ENV)/bin/mmrag train $(FLICKR8K)/train-*.tar --recipe builtin-words --start $(BUILD)/chinese --out $(BUILD)/words
+	$(ENV)/bin/python -m mmrag.train.install $(BUILD)/words mmrag/models/builtin
 	$(ENV)/bin/python -m tests.models.golden
 
 wheel: $(ENV)/ready
@@ -47,4 +52,4 @@ $(ENV)/ready: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(ENV) $(DEMO) .venv-rclip .bench mmrag-demo dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(ENV) $(DEMO) .venv-rclip .bench mmrag-demo dist $(BUILD) .mypy_cache .ruff_cache .pytest_cache

@@ -119,11 +119,15 @@ def make_row(row_id: str, picture: Picture | None, texts: tuple[str, ...], *, te
 
 
 def texts_of(words: Any, text_key: str | None) -> tuple[str, ...]:
-    """Take the texts out of an object: under `text_key`, or under the first of `TEXT_KEYS` that it has."""
+    """Take the texts out of an object: under `text_key`, or under the first of `TEXT_KEYS` that it has.
+
+    Several keys, joined by commas, are read one after the other.
+    """
     if not isinstance(words, Mapping):
         return ()
     key = text_key or next((key for key in TEXT_KEYS if key in words), "")
-    return clean_texts(words.get(key))
+    keys = [key] if key in words else key.split(",")
+    return tuple(text for one in keys for text in clean_texts(words.get(one)))
 
 
 def clean_texts(found: Any) -> tuple[str, ...]:
