@@ -103,7 +103,6 @@ class EncoderTask(Task):
         self._held_out = self._seen(1)
         self._texts: dict[str, Tensor] = {}
         self._concepts: Concepts | None = None
-        self._generator = torch.Generator().manual_seed(0)
 
     def _seen(self, count: int) -> Views:
         return Views(
@@ -112,14 +111,19 @@ class EncoderTask(Task):
 
     @torch.no_grad()
     def _look(self, pixels: Tensor) -> Tensor:
-        x = pixels.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        x = pixels.to(self._device, memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, torch.bfloat16):
             for stage in self._first_stages:
                 x = stage(x)
-        return x
+        return x.cpu()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.log_scale.device
 
     def begin(self, pairs: Sequence[Pair]) -> None:
         """Compute what the frozen parts give: views of pictures, vectors of texts, names of classes."""
+        self._first_stages.to(self._device)
         self._views.fill(pairs)
         self._texts |= self._text_vectors(pairs)
         if self.settings.concepts and self.start.classifier is not None:
@@ -155,7 +159,7 @@ class EncoderTask(Task):
             "text_groups": groups.repeat_interleave(counts),
         }
 
-    def losses(self, batch: Batch, moment: Moment) -> Losses:  # noqa: ARG002
+    def losses(self, batch: Batch, moment: Moment) -> Losses:
         """Compare pictures, and features that a classifier makes up, with texts."""
         encoder = self.network.encoder
         device = batch["seen"].device.type
@@ -164,7 +168,8 @@ class EncoderTask(Task):
         vectors = F.normalize(encoder.head(grid.float()), dim=-1)  # (n, d)
         texts, groups, text_groups = batch["texts"], batch["groups"], batch["text_groups"]
         if self._concepts:
-            features, names, classes = self._concepts.sample(self.settings.concepts, self._generator)
+            generator = torch.Generator().manual_seed(moment.step)
+            features, names, classes = self._concepts.sample(self.settings.concepts, generator)
             made_up = F.normalize(encoder.head(features.to(vectors.device)), dim=-1)
             vectors, texts = torch.cat([vectors, made_up]), torch.cat([texts, names.to(texts.device)])
             own = (-1 - classes).to(groups.device)
@@ -203,22 +208,24 @@ class EncoderTask(Task):
     def measure(self, pairs: Sequence[Pair]) -> Figures:
         """Measure retrieval in both directions."""
         if not len(self._held_out.stored):
+            self._first_stages.to(self._device)
             self._held_out.fill(pairs)
             self._texts |= self._text_vectors(pairs)
         encoder = self.network.encoder.eval()
-        texts = encoder.adapter(torch.cat([self._texts[pair.id] for pair in pairs]))
+        texts = encoder.adapter(torch.cat([self._texts[pair.id] for pair in pairs]).to(self._device))
         owner = np.repeat(np.arange(len(pairs)), [len(pair.texts) for pair in pairs])
         images = self.picture_vectors(self._held_out, view=0)
-        return retrieval_metrics(texts.numpy(), images.numpy(), owner).as_dict()
+        return retrieval_metrics(texts.cpu().numpy(), images.cpu().numpy(), owner).as_dict()
 
     @torch.no_grad()
     def picture_vectors(self, views: Views, *, view: int) -> Tensor:
         """Embed one view of all pictures, ``(n, d)``."""
         encoder, vectors = self.network.encoder, []
         for first in range(0, len(views.stored), 64):
-            seen = torch.from_numpy(np.ascontiguousarray(views.stored[first : first + 64, view])).float()
-            with torch.autocast("cpu", torch.bfloat16):
-                grid = encoder.image(seen.to(memory_format=torch.channels_last), start=self.settings.frozen_stages)
+            stored = torch.from_numpy(np.ascontiguousarray(views.stored[first : first + 64, view]))
+            seen = stored.to(self._device, torch.float32, memory_format=torch.channels_last)
+            with torch.autocast(self._device.type, torch.bfloat16):
+                grid = encoder.image(seen, start=self.settings.frozen_stages)
             vectors.append(F.normalize(encoder.head(grid.float()), dim=-1))
         return torch.cat(vectors)
 

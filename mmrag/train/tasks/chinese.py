@@ -119,7 +119,6 @@ class ChineseTask(Task):
         self._held_out = self._seen(1)
         self._ids: dict[str, list[list[int]]] = {}
         self._english: dict[str, Tensor] = {}
-        self._generator = torch.Generator().manual_seed(0)
 
     def _seen(self, count: int) -> Views:
         augmentation = self.settings.augmentation
@@ -127,9 +126,13 @@ class ChineseTask(Task):
 
     @torch.no_grad()
     def _look(self, pixels: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            grid = self._encoder.image(pixels.to(memory_format=torch.channels_last))
-        return nn.functional.normalize(self._encoder.head(grid.float()), dim=-1)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            grid = self._encoder.image(pixels.to(self._device, memory_format=torch.channels_last))
+        return nn.functional.normalize(self._encoder.head(grid.float()), dim=-1).cpu()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.project.weight.device
 
     def meet(self, pairs: Sequence[Pair]) -> None:
         """Learn which characters there are, which says how large the tower is."""
@@ -152,6 +155,7 @@ class ChineseTask(Task):
 
     def begin(self, pairs: Sequence[Pair]) -> None:
         """Compute what the encoder gives."""
+        self._encoder.to(self._device)
         self._views.fill(pairs)
         self._read(pairs)
         self._learn_words([(form, word.meaning) for word in self._dictionary for form in sorted(set(word[:2]))])
@@ -183,48 +187,50 @@ class ChineseTask(Task):
         return {"row": row, "ids": self._ids[pair.id], "picture": view, "english": self._english[pair.id]}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
-        """Lay out n pictures' vectors and texts, and words of the dictionary drawn at random."""
-        words = self.settings.words if self._words else 0
-        drawn = torch.randint(max(1, len(self._words)), (words,), generator=self._generator)
-        ids = [ids for sample in samples for ids in sample["ids"]]
+        """Lay out n pictures' vectors and texts."""
         groups = torch.tensor([sample["row"] for sample in samples])
-        batch = {
-            "ids": laid_out([*ids, *(self._words[word] for word in drawn)]),
+        return {
+            "ids": laid_out([ids for sample in samples for ids in sample["ids"]]),
             "pictures": torch.from_numpy(np.stack([sample["picture"] for sample in samples])).float(),
             "english": torch.stack([sample["english"] for sample in samples]),
             "groups": groups,
             "text_groups": groups.repeat_interleave(torch.tensor([len(sample["ids"]) for sample in samples])),
-            "meanings": self._meanings[drawn],
         }
-        if self._meaning_vectors is not None:
-            batch["meaning_vectors"] = self._meaning_vectors[batch["meanings"]]
-        return batch
 
-    def losses(self, batch: Batch, moment: Moment) -> Losses:  # noqa: ARG002
-        """Compare captions with pictures and with English captions, words with their meanings."""
-        settings, ids = self.settings, batch["ids"]
-        with torch.autocast(ids.device.type, torch.bfloat16):
-            vectors = nn.functional.normalize(self.network(ids, (ids != 0).long()).float(), dim=-1)
+    def losses(self, batch: Batch, moment: Moment) -> Losses:
+        """Compare captions with pictures and with English captions, words of the dictionary with their meanings."""
         groups, text_groups = batch["groups"], batch["text_groups"]
-        captions, words = vectors[: len(text_groups)], vectors[len(text_groups) :]
-
-        def loss(targets: Tensor, texts: Tensor, target_groups: Tensor, groups: Tensor) -> Tensor:
-            return multi_positive_nce(
-                targets,
-                texts,
-                settings.scale,
-                image_groups=target_groups,
-                text_groups=groups,
-                label_smoothing=settings.label_smoothing,
-            )
-
-        pictures = loss(batch["pictures"], captions, groups, text_groups)
-        english = loss(batch["english"], captions, groups, text_groups)
+        captions = self._read_characters(batch["ids"])
+        pictures = self._contrast(batch["pictures"], captions, groups, text_groups)
+        english = self._contrast(batch["english"], captions, groups, text_groups)
         total = pictures + english
-        if len(words):
-            meanings = batch["meanings"]
-            total = total + settings.word_weight * loss(batch["meaning_vectors"], words, meanings, meanings)
+        if self._meaning_vectors is not None:
+            total = total + self.settings.word_weight * self._word_loss(self._meaning_vectors, seed=moment.step)
         return {"loss": total, "pictures": pictures.detach(), "english": english.detach()}
+
+    def _read_characters(self, ids: Tensor) -> Tensor:
+        with torch.autocast(ids.device.type, torch.bfloat16):
+            vectors = self.network(ids, (ids != 0).long())
+        return nn.functional.normalize(vectors.float(), dim=-1)
+
+    def _word_loss(self, meaning_vectors: Tensor, *, seed: int) -> Tensor:
+        """Compare words, drawn at random, with what they mean."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(len(self._words), (self.settings.words,), generator=generator)
+        words = self._read_characters(laid_out([self._words[word] for word in drawn]).to(self._device))
+        meanings = self._meanings[drawn]
+        groups = meanings.to(self._device)
+        return self._contrast(meaning_vectors[meanings].to(self._device), words, groups, groups)
+
+    def _contrast(self, targets: Tensor, texts: Tensor, target_groups: Tensor, groups: Tensor) -> Tensor:
+        return multi_positive_nce(
+            targets,
+            texts,
+            self.settings.scale,
+            image_groups=target_groups,
+            text_groups=groups,
+            label_smoothing=self.settings.label_smoothing,
+        )
 
     def layers(self) -> Sequence[Layer]:
         """Name the tower, all of it new."""
@@ -234,16 +240,17 @@ class ChineseTask(Task):
     def measure(self, pairs: Sequence[Pair]) -> Figures:
         """Measure retrieval in both directions, in Chinese."""
         if not len(self._held_out.stored):
+            self._encoder.to(self._device)
             self._held_out.fill(pairs)
             self._read(pairs)
         ids = [ids for pair in pairs for ids in self._ids[pair.id]]
         network, vectors = self.network.eval(), []
         for first in range(0, len(ids), 256):
-            some = laid_out(ids[first : first + 256])
+            some = laid_out(ids[first : first + 256]).to(self._device)
             vectors.append(nn.functional.normalize(network(some, (some != 0).long()), dim=-1))
         owner = np.repeat(np.arange(len(pairs)), [len(self._ids[pair.id]) for pair in pairs])
         pictures = np.asarray(self._held_out.stored[:, 0], dtype=np.float32)
-        return retrieval_metrics(torch.cat(vectors).numpy(), pictures, owner).as_dict()
+        return retrieval_metrics(torch.cat(vectors).cpu().numpy(), pictures, owner).as_dict()
 
     def score(self, figures: Figures) -> float:
         """Give the mean R@1 of both directions."""

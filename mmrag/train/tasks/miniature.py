@@ -120,7 +120,6 @@ class MiniatureTask(Task):
         self._held_out = self._seen(1)
         self._texts: dict[str, Tensor] = {}
         self._ids: dict[str, list[list[int]]] = {}
-        self._generator = torch.Generator().manual_seed(0)
 
     def _seen(self, count: int) -> Views:
         augmentation = self.settings.augmentation
@@ -129,8 +128,13 @@ class MiniatureTask(Task):
     @torch.no_grad()
     def _look(self, pixels: Tensor) -> Tensor:
         """Give what the last stage, which widens it fourfold, starts from."""
-        with torch.autocast("cpu", torch.bfloat16):
-            return self._encoder.image(pixels.to(memory_format=torch.channels_last), stop=LAST_STAGE)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            seen = pixels.to(self._device, memory_format=torch.channels_last)
+            return self._encoder.image(seen, stop=LAST_STAGE).cpu()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.cells.device
 
     def meet(self, pairs: Sequence[Pair]) -> None:
         """Learn a vocabulary, which says how large the decoder is."""
@@ -150,6 +154,7 @@ class MiniatureTask(Task):
 
     def begin(self, pairs: Sequence[Pair]) -> None:
         """Compute what the encoder gives."""
+        self._encoder.to(self._device)
         self._views.fill(pairs)
         self._read(pairs)
 
@@ -190,12 +195,12 @@ class MiniatureTask(Task):
             "groups": torch.tensor(rows),
         }
 
-    def losses(self, batch: Batch, moment: Moment) -> Losses:  # noqa: ARG002
+    def losses(self, batch: Batch, moment: Moment) -> Losses:
         """Read each picture's own texts and hard negatives together, in one go."""
         settings, ids = self.settings, batch["ids"]
         with torch.no_grad():
             cells, image_vectors = self.see(batch["seen"])
-            negatives = self._hard_texts(image_vectors, batch["texts"])  # (n, negatives)
+            negatives = self._hard_texts(image_vectors, batch["texts"], seed=moment.step)  # (n, negatives)
         own = torch.arange(len(ids), device=ids.device).view(-1, settings.captions)  # (n, captions)
         read = ids[torch.cat([own, negatives], dim=1)]  # (n, captions + negatives, t)
         with torch.autocast(ids.device.type, torch.bfloat16), plain_attention(ids.device):
@@ -214,13 +219,13 @@ class MiniatureTask(Task):
             grid = self._encoder.image(seen, start=LAST_STAGE).float()
         return grid.flatten(2).transpose(1, 2), F.normalize(self._encoder.head(grid), dim=-1)
 
-    def _hard_texts(self, image_vectors: Tensor, text_vectors: Tensor) -> Tensor:
+    def _hard_texts(self, image_vectors: Tensor, text_vectors: Tensor, *, seed: int) -> Tensor:
         """Draw texts of other pictures, those that resemble a picture more often, ``(n, negatives)``."""
         scores = self.settings.sharpness * image_vectors @ text_vectors.T  # (n, n · captions)
         own = torch.arange(scores.shape[1], device=scores.device) // self.settings.captions
         scores[own[None, :] == torch.arange(len(scores), device=scores.device)[:, None]] = -torch.inf
-        shares = scores.softmax(dim=1)
-        return torch.multinomial(shares.cpu(), self.settings.negatives, generator=self._generator).to(scores.device)
+        shares, generator = scores.softmax(dim=1).cpu(), torch.Generator().manual_seed(seed)
+        return torch.multinomial(shares, self.settings.negatives, generator=generator).to(scores.device)
 
     def _description_loss(self, hidden: Tensor, following: Tensor) -> Tensor:
         real = following != 0
@@ -235,16 +240,17 @@ class MiniatureTask(Task):
     def measure(self, pairs: Sequence[Pair]) -> Figures:
         """Measure on held-out pairs: the loss of a word, and how often a picture's text is told from hard ones."""
         if not len(self._held_out.stored):
+            self._encoder.to(self._device)
             self._held_out.fill(pairs)
             self._read(pairs)
         network = self.network.eval()
         words, found, count = 0.0, 0, 0
         for first in range(0, len(pairs), 32):
             some = pairs[first : first + 32]
-            seen = torch.from_numpy(np.ascontiguousarray(self._held_out.stored[first : first + 32, 0])).float()
-            cells, vectors = self.see(seen)
-            ids = laid_out([self._ids[pair.id][0] for pair in some])
-            texts = torch.stack([self._texts[pair.id][0] for pair in some])
+            seen = torch.from_numpy(np.ascontiguousarray(self._held_out.stored[first : first + 32, 0]))
+            cells, vectors = self.see(seen.to(self._device, torch.float32))
+            ids = laid_out([self._ids[pair.id][0] for pair in some]).to(self._device)
+            texts = torch.stack([self._texts[pair.id][0] for pair in some]).to(self._device)
             memory = network.look(cells)
             hidden = network(ids, memory)
             real = ids[:, 1:] != 0
