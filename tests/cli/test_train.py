@@ -27,6 +27,7 @@ start = "nowhere"
 batch_size = 12
 [optimizer]
 learning_rate = 3e-3
+warmup = 0.0
 [loop]
 epochs = 2
 """
