@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 from mmrag.models import registry
-from tests.toy import COLOURS, open_judge, open_reader, open_toy
+from tests.toy import COLOURS, open_judge, open_reader, open_teller, open_toy
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 registry.register("toy", open_toy)
 registry.register("judge", open_judge)
 registry.register("reader", open_reader)
+registry.register("teller", open_teller)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from mmrag.models.cards import Card
-from mmrag.roles import Encoder, Identity, Judgement, Matcher
+from mmrag.roles import Encoder, Generator, Identity, Judgement, Matcher
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -89,6 +89,33 @@ class ToyReader(Matcher):
         return Judgement(logits, 1 / (1 + np.exp(-logits)))
 
 
+class ToyTeller(ToyEncoder, Generator):
+    """Names the colour of a picture in beam search; sampling, it is right with an even seed and says "green" else.
+
+    Attributes
+    ----------
+    told : int
+        How many pictures it has described.
+    """
+
+    def __init__(self, revision: str = "1") -> None:
+        super().__init__(revision)
+        self.card = replace(self.card, name="teller", roles=("generator",))
+        self.told = 0
+
+    def caption(self, images, *, prompt="", beams=3, nucleus=None, max_tokens=30, seed=None):
+        self.told += len(images)
+        means = [self.preprocess(image).mean(axis=(1, 2)) * 255 for image in images]
+        names = [min(COLOURS, key=lambda name: np.abs(np.array(COLOURS[name]) - mean).sum()) for mean in means]
+        return [f"{prompt} {'green' if nucleus and (seed or 0) % 2 else name}".strip() for name in names]
+
+    def answer(self, images, questions, *, beams=3, max_tokens=10):
+        raise NotImplementedError
+
+    def rank_answers(self, images, questions, answers):
+        raise NotImplementedError
+
+
 class HalvesEncoder(ToyEncoder):
     """A picture has two vectors: those of its left half and of its right half."""
 
@@ -123,3 +150,7 @@ def open_judge(reference: str) -> ToyJudge:
 
 def open_reader(reference: str) -> ToyReader:
     return ToyReader()
+
+
+def open_teller(reference: str) -> ToyTeller:
+    return ToyTeller(reference or "1")

@@ -24,7 +24,13 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    pairs: Annotated[list[Path], typer.Argument(help="Pictures with texts: .tar (webdataset) or .jsonl.")],
+    pairs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Pictures with texts: webdataset's .tar, .jsonl, .csv, .parquet, COCO .json, Karpathy (x.json#val), a "
+            "folder with captions beside its pictures, or of `datasets`."
+        ),
+    ],
     model: Annotated[
         str, typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME.")
     ] = "builtin",

@@ -1,5 +1,6 @@
-"""What was found, as self-contained web pages."""
+"""What was found, and what became of pairs, as self-contained web pages."""
 
+from mmrag.report.bootstrap import write_bootstrap_page
 from mmrag.report.search import write_search_page
 
-__all__ = ["write_search_page"]
+__all__ = ["write_bootstrap_page", "write_search_page"]

@@ -8,6 +8,7 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from mmrag.report.page import page, text, write_page
+from mmrag.report.parts import file_link, picture_frame
 from mmrag.report.thumbnails import Thumbnail, thumbnails
 from mmrag.types import Hit, Query
 
@@ -58,7 +59,8 @@ def _body(query: Query, hits: Sequence[Hit], home: Path) -> str:
     pictures = [home / hit.item.uri for hit in hits if hit.item.modality == "image"]
     shown = thumbnails([*([] if query.image is None else [query.image]), *pictures[:MOST_PICTURES]])
     small = chain(shown, repeat(Thumbnail(problem=f"only the first {MOST_PICTURES} pictures are in this page")))
-    asked = "" if query.image is None else f'<div class="asked">{_picture(next(small), "the query picture")}</div>'
+    frame = "" if query.image is None else picture_frame(next(small), "the query picture")
+    asked = f'<div class="asked">{frame}</div>' if frame else ""
     cards = "\n".join(_card(hit, small, home, bar) for hit, bar in zip(hits, _bars(hits), strict=True))
     return (
         f"<header>{asked}<div><h1>{text(_title(query))}</h1>"
@@ -87,13 +89,14 @@ def _bars(hits: Sequence[Hit]) -> list[str]:
 def _card(hit: Hit, small: Iterator[Thumbnail], home: Path, bar: str) -> str:
     path = home / hit.item.uri
     if hit.item.modality == "image":
-        shown = _picture(next(small), Path(hit.item.uri).name, missing=not path.exists())
+        shown = picture_frame(next(small), Path(hit.item.uri).name, missing=not path.exists())
     else:
         shown = f'<blockquote class="frame">{text(_cut(hit.item.text or ""))}</blockquote>'
     score = f"<b>{hit.rank}</b> <span>{text(hit.kind)} {hit.score:.3f}</span> {bar}"
+    more = _parts(hit) + _words(hit) + _duplicates(hit)
     return (
         f'<li><article>{shown}\n<p class="score">{score}</p>\n'
-        f'<p class="path">{_link(path, hit.item.uri)}</p>{_parts(hit)}{_words(hit)}{_duplicates(hit)}</article></li>'
+        f'<p class="path">{file_link(path, hit.item.uri)}</p>{more}</article></li>'
     )
 
 
@@ -103,20 +106,6 @@ def _bar(score: float, bottom: float, top: float) -> str:
         '<svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect width="{100 * share:.1f}" height="1"/></svg>'
     )
-
-
-def _picture(small: Thumbnail, name: str, *, missing: bool = False) -> str:
-    if small.uri:
-        size = f'width="{small.width}" height="{small.height}"'
-        return f'<div class="frame"><img src="{small.uri}" {size} alt="{text(name)}"></div>'
-    reason = "not on this disk" if missing else small.problem
-    return f'<div class="frame none">{text(reason)}</div>'
-
-
-def _link(path: Path, uri: str) -> str:
-    folder, slash, name = uri.rpartition("/")
-    shown = f"{text(folder + slash)}<b>{text(name)}</b>"
-    return f'<a href="{text(path.as_uri())}">{shown}</a>' if path.exists() else shown
 
 
 def _parts(hit: Hit) -> str:

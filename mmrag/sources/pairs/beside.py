@@ -38,7 +38,7 @@ def picture_folder(path: Path, names: Iterable[str], images: Path | None) -> Pat
     where = str(images) if images else f"{path.parent}, the folder above, or a folder in these"
     raise InputError(
         f"{path} names pictures such as {wanted[0]!r}, and none of the first {len(wanted)} is in {where}; "
-        "say which folder they are in (images)"
+        "put it beside the pictures' folder, or say where that is (images)"
     )
 
 

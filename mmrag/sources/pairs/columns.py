@@ -109,7 +109,7 @@ def parquet_rows(path: Path, text_key: str | None, images: Path | None) -> Itera
                 for row, some in enumerate(words):
                     row_id = f"{path.name}#{group}.{row}"
                     yield make_row(row_id, InColumn(pictures, group, row), clean_texts(some), text_key=text_key)
-    except pyarrow.ArrowInvalid as error:
+    except (OSError, pyarrow.ArrowInvalid) as error:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from error
 
 

@@ -129,7 +129,8 @@ def texts_of(words: Any, text_key: str | None) -> tuple[str, ...]:
 def clean_texts(found: Any) -> tuple[str, ...]:
     """Make texts of a string or a list of strings; what is empty, or no string, is left out."""
     texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
-    return tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
+    whole = (text.encode("utf-8", "replace").decode() for text in texts if isinstance(text, str))  # no half characters
+    return tuple(text.strip() for text in whole if text.strip())
 
 
 def parse_json(data: bytes, where: str) -> Any:
