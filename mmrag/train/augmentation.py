@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from math import exp, log, sqrt
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
 from mmrag.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
-logger = logging.getLogger("mmrag")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mmrag.models.preprocess import Preprocessing
 from mmrag.models.pretrained import HERE, load_pretrained
 from mmrag.recipe import build
 from mmrag.sources.pairs import Pair
-from mmrag.train.augmentation import Augmentation, tokenize
+from mmrag.train.augmentation import Augmentation
 from mmrag.train.distributed import gather, rank
 from mmrag.train.frozen import FrozenVision
 from mmrag.train.objectives.language import lm
@@ -32,6 +32,7 @@ from mmrag.train.objectives.matching import NONE, hard_negatives, itm
 from mmrag.train.objectives.qformer import itc, itc_mask, itg_mask, itm_mask, query_cosines
 from mmrag.train.qformer import TrainedQFormer, grow_vocabulary
 from mmrag.train.task import Batch, Figures, Layer, Losses, Moment, Task
+from mmrag.train.texts import tokenize
 
 ARCHITECTURE = "Blip2ForImageTextRetrieval"
 OBJECTIVES_NAME = "objectives.safetensors"
