@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from mmrag.models import onnx as family
-from mmrag.models.engines import GRID
+from mmrag.models.engines import CELLS
 
 SHIPPED = Path(family.__file__).parent / "builtin"
 
@@ -19,7 +19,7 @@ def builtin_with_grid(folder):
     path = SHIPPED / "onnx" / "vision_model.onnx"
     model = onnx.load(path, load_external_data=False)
     shutil.copytree(SHIPPED, folder)
-    if GRID not in [one.name for one in model.graph.output]:
+    if CELLS not in [one.name for one in model.graph.output]:
         _add_grid(model.graph)
         onnx.save(model, folder / "onnx" / "vision_model.onnx")
     return folder
@@ -53,5 +53,5 @@ def _add_grid(graph):
     whole = again("linear_2", again("gelu", again("linear_1", normed)))
     local = again("linear_3", add("Concat", [normed] * 4, "cells_attended", axis=1))
     added = add("Add", [whole, local], "cells_embedded")
-    add("Reshape", [added, shape("cells_grid", -1, 9, 9, 384)], GRID)
-    graph.output.append(helper.make_tensor_value_info(GRID, onnx.TensorProto.FLOAT, ["batch", 9, 9, 384]))
+    add("Reshape", [added, shape("cells_grid", -1, 9, 9, 384)], CELLS)
+    graph.output.append(helper.make_tensor_value_info(CELLS, onnx.TensorProto.FLOAT, ["batch", 9, 9, 384]))
