@@ -98,12 +98,16 @@ def _walked(folder: Path, out: Path, exclude: Sequence[str]) -> Iterator[Candida
 
 def _in_file(path: Path, texts: tuple[str, ...], out: Path) -> Candidate:
     """Make a candidate of a file; it is called as it is seen from `out`, so that both can be moved together."""
+    return Candidate(os.path.relpath(path, out), path, InFile(str(path)), texts, _version(path, texts))
+
+
+def _version(path: Path, texts: tuple[str, ...]) -> str:
     try:
         about = os.stat(path)
         stamp = [about.st_size, about.st_mtime_ns]
     except OSError:  # told when it is read
         stamp = []
-    return Candidate(os.path.relpath(path, out), path, InFile(str(path)), texts, _hashed([stamp, texts]))
+    return _hashed([stamp, texts])
 
 
 def _join(found: dict[str, Candidate], row: Row, source: Path, out: Path) -> None:
@@ -116,7 +120,7 @@ def _join(found: dict[str, Candidate], row: Row, source: Path, out: Path) -> Non
     key = f"{os.path.relpath(source, out)}#{row.id}"
     suffix = Path(row.id).suffix if has_suffix(row.id) else ".jpg"
     image = out / PICTURES / f"{_hashed(key)}{suffix}"
-    found[key] = Candidate(key, image, row.picture, row.texts, _hashed(row.texts), stored=True)
+    found[key] = Candidate(key, image, row.picture, row.texts, _version(source, row.texts), stored=True)
 
 
 def _hashed(what: object) -> str:

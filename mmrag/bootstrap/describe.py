@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,15 @@ from mmrag.ingest.ahead import ahead
 from mmrag.ingest.recipe import SourceOptions
 from mmrag.machine import usable_cores
 from mmrag.roles import Generator, Matcher
-from mmrag.search.judge import judge_pairs, picture_blocks
+from mmrag.search.judge import PIXELS_AT_ONCE, judge_pairs, picture_blocks
+from mmrag.sources.image import reduced
 from mmrag.sources.rooms import Rooms
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_WHOLE_AT_ONCE = 4
+"""How many pictures are read ahead that must not be reduced."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,17 @@ def describe(
 ) -> Iterator[list[Described]]:
     """Open pictures a little ahead, and describe and judge as many at once as go through the network."""
     sides = (generator.decode_at_least, matcher.decode_at_least)
+    at_least = None if None in sides else max(side or 0 for side in sides)
+    at_once = usable_cores() if at_least else min(usable_cores(), _WHOLE_AT_ONCE)
     opened = ahead(
-        partial(_open, Rooms(), None if None in sides else max(side or 0 for side in sides)),
+        partial(_open, Rooms(), at_least),
         todo,
-        threads=usable_cores(),
-        depth=2 * generator.batch,
+        threads=at_once,
+        depth=at_once,
         seconds=SourceOptions().max_seconds,
         instead=lambda candidate, reason: _Opened(candidate, None, reason),
     )
-    while some := list(islice(opened, generator.batch)):
+    for some in _together(opened, generator.batch):
         described = [Described(one.candidate, problem=one.problem) for one in some if one.image is None]
         seen = [(one.candidate, one.image) for one in some if one.image is not None]
         if seen:
@@ -98,15 +103,31 @@ def describe(
         yield described
 
 
+def _together(opened: Iterator[_Opened], batch: int) -> Iterator[list[_Opened]]:
+    """Group pictures: as many as go through the network at once, and fewer of large ones."""
+    some: list[_Opened] = []
+    pixels = 0
+    for one in opened:
+        some.append(one)
+        pixels += one.image.width * one.image.height if one.image else 0
+        if len(some) == batch or pixels >= PIXELS_AT_ONCE:
+            yield some
+            some, pixels = [], 0
+    if some:
+        yield some
+
+
 def _open(rooms: Rooms, at_least: int | None, candidate: Candidate) -> _Opened:
     try:
         data = candidate.picture.read()
         with ExitStack() as held:
-            image = rooms.decode(data, held, at_least=at_least)
+            image = reduced(rooms.decode(data, held, at_least=at_least), at_least)
         if candidate.stored:
             _store(data, candidate.image)
     except ItemError as error:
         return _Opened(candidate, None, str(error))
+    except MemoryError:
+        return _Opened(candidate, None, "too large to handle in memory")
     return _Opened(candidate, image)
 
 

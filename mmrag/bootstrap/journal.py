@@ -86,11 +86,19 @@ class Journal:
         """Read the whole lines; tells how many bytes they are."""
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        lines = [json.loads(line) for line in data[:whole].split(b"\n")[:-1]]
-        if lines:
-            _check(lines[0], settings, path)
-        for line in lines[1:]:
-            self._told[line["key"]] = (line["version"], tuple(Told(**one) for one in line["told"]))
+        try:
+            lines = [json.loads(line) for line in data[:whole].split(b"\n")[:-1]]
+            begun = lines[0] if lines else dict(settings)
+            told = {line["key"]: (line["version"], tuple(Told(**one) for one in line["told"])) for line in lines[1:]}
+            if not begun.keys() & settings.keys() or not (whole or json_line(settings).encode().startswith(data)):
+                raise ValueError("it does not begin with settings")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{path} is damaged, or no journal of bootstrap's: {error}; give another folder, or delete it "
+                "to begin anew"
+            ) from error
+        _check(begun, settings, path)
+        self._told.update(told)
         return whole
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmrag.bootstrap.candidates import find_candidates
 from mmrag.bootstrap.describe import Writing, describe
 from mmrag.bootstrap.journal import NAME, Journal
-from mmrag.bootstrap.outcome import PAIRS, BootstrapReport, Rule, shown_image, write_outcome
+from mmrag.bootstrap.outcome import DROPPED, PAGE, PAIRS, BootstrapReport, Rule, shown_image, write_outcome
 from mmrag.errors import InputError, Interrupted
 from mmrag.models.registry import load_generator, load_matcher
 from mmrag.roles import Generator, Matcher
@@ -134,8 +134,9 @@ def _settings(generator: Generator, matcher: Matcher, writing: Writing) -> dict[
 
 
 def _make_folder(out: Path) -> None:
-    if (out / PAIRS).exists() and not (out / NAME).exists():
-        raise InputError(f"{out} has a {PAIRS} that bootstrap did not write; give another folder")
+    foreign = next((name for name in (PAIRS, DROPPED, PAGE) if (out / name).exists()), None)
+    if foreign and not (out / NAME).exists():
+        raise InputError(f"{out} has a {foreign} that bootstrap did not write; give another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -24,8 +24,6 @@ from mmrag.cli.options import (
 from mmrag.cli.upgrade import offer_upgrade
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from mmrag.index import Index
     from mmrag.roles import Matcher
     from mmrag.search.pipeline import Pipeline
@@ -126,7 +124,7 @@ def search(
 
 def _write_heat_maps(
     folder: Path, query: Query, hits: list[Hit], corpus: Index, matcher: Matcher | None, *, tokens: bool
-) -> dict[str, Image]:
+) -> dict[str, Path]:
     from mmrag.report.heat import write_overlays
 
     told = corpus.explain(query, hits, rerank=matcher, tokens=tokens)
@@ -135,7 +133,7 @@ def _write_heat_maps(
     return overlays
 
 
-def _write_page(html: Path, query: Query, hits: list[Hit], corpus: Index, overlays: dict[str, Image]) -> None:
+def _write_page(html: Path, query: Query, hits: list[Hit], corpus: Index, overlays: dict[str, Path]) -> None:
     from mmrag.report import write_search_page
 
     size = write_search_page(html, query, hits, home=corpus.home, overlays=overlays)

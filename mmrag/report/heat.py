@@ -23,6 +23,7 @@ SIDE = 640
 _SHARE = 0.55  # of the colours, over the picture in grey
 _BAR = 10
 _MARGIN = 4
+_MOST_NAME_BYTES = 120  # of a picture's name in that of a file; a whole name may have 255
 
 # Viridis (Smith and van der Walt, 2015; CC0) at nine equal steps: lightness rises evenly, for the colour-blind too.
 _STEPS = np.array(
@@ -70,7 +71,7 @@ def colours(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _with_legend(picture: Image.Image, low: float, high: float, title: str) -> Image.Image:
     font = ImageFont.load_default()
-    left, right = f"{low:.2f}", f"{high:.2f} {title}".rstrip()
+    left, right = f"{low:.2f}", " ".join(f"{high:.2f} {title}".split())  # a legend is one line
     canvas = Image.new("RGB", (picture.width, picture.height + _BAR + 2 * _MARGIN + 12), "white")
     canvas.paste(picture, (0, 0))
     ramp = colours(np.broadcast_to(np.linspace(0, 1, picture.width, dtype=np.float32), (_BAR, picture.width)))
@@ -83,29 +84,34 @@ def _with_legend(picture: Image.Image, low: float, high: float, title: str) -> I
     return canvas
 
 
-def write_overlays(folder: Path, explanations: Iterable[Explanation], query: str) -> dict[str, Image.Image]:
+def write_overlays(folder: Path, explanations: Iterable[Explanation], query: str) -> dict[str, Path]:
     """Write the heat map of each hit as ``001-NAME.png``, and of each of its tokens as ``001-NAME.01-TOKEN.png``.
 
     Returns
     -------
-    dict of str to PIL image
-        The overlay of each hit's whole query, by the id of its item.
+    dict of str to path
+        The file of each hit's whole query, by the id of its item.
 
     Raises
     ------
     InputError
         If a file cannot be written.
     """
-    overlays: dict[str, Image.Image] = {}
+    written: dict[str, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for one in explanations:
-            stem = f"{one.hit.rank:03}-{Path(one.hit.item.uri).stem}"
-            drawn = overlays[one.hit.item.id] = overlay(one.image, one.heat, title=query)
-            drawn.save(folder / f"{stem}.png")
+            stem = f"{one.hit.rank:03}-{_cut(Path(one.hit.item.uri).stem)}"
+            path = written[one.hit.item.id] = folder / f"{stem}.png"
+            overlay(one.image, one.heat, title=query).save(path)
             for number, (token, heat) in enumerate(one.tokens, start=1):
-                name = re.sub(r"[^\w#]", "_", token)
+                name = _cut(re.sub(r"[^\w#]", "_", token))
                 overlay(one.image, heat, title=token).save(folder / f"{stem}.{number:02}-{name}.png")
     except OSError as error:
         raise InputError(f"cannot write heat maps to {str(folder)!r}: {error.strerror or error}") from error
-    return overlays
+    return written
+
+
+def _cut(name: str) -> str:
+    """Cut a name so that a file's name has room for it; one character may be four bytes."""
+    return name.encode()[:_MOST_NAME_BYTES].decode(errors="ignore")

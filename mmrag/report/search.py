@@ -6,15 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmrag.report.page import page, text, write_page
 from mmrag.report.parts import file_link, picture_frame
 from mmrag.report.thumbnails import Thumbnail, thumbnails
 from mmrag.types import Hit, Query
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _WORDS_SHOWN = 600
 
@@ -28,7 +24,7 @@ def write_search_page(
     hits: Sequence[Hit],
     *,
     home: Path,
-    overlays: Mapping[str, Image] | None = None,
+    overlays: Mapping[str, Path] | None = None,
 ) -> int:
     """Write a self-contained HTML page of a search.
 
@@ -44,8 +40,8 @@ def write_search_page(
         What was found.
     home : path
         The folder that the hits' uris are relative to: `Index.home`.
-    overlays : mapping of str to PIL image, or None
-        What is shown in the place of a hit's picture, by the id of its item.
+    overlays : mapping of str to path, or None
+        The picture that is shown in the place of a hit's picture, by the id of its item.
 
     Returns
     -------
@@ -68,7 +64,7 @@ def _title(query: Query) -> str:
     return Path(query.image).name if isinstance(query.image, (str, Path)) else "a picture"
 
 
-def _body(query: Query, hits: Sequence[Hit], home: Path, overlays: Mapping[str, Image]) -> str:
+def _body(query: Query, hits: Sequence[Hit], home: Path, overlays: Mapping[str, Path]) -> str:
     pictures = [overlays.get(hit.item.id, home / hit.item.uri) for hit in hits if hit.item.modality == "image"]
     shown = thumbnails([*([] if query.image is None else [query.image]), *pictures[:MOST_PICTURES]])
     small = chain(shown, repeat(Thumbnail(problem=f"only the first {MOST_PICTURES} pictures are in this page")))

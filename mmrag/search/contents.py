@@ -119,18 +119,10 @@ class Contents:
 
     def _decoded(self, record: dict[str, Any], rooms: Rooms, held: ExitStack) -> Image:
         from mmrag.sources.file import hash_bytes
+        from mmrag.sources.image import reduced
 
         data = rooms.read(str(self._home / record["uri"]), held).data
         if hash_bytes(data) != record["content_hash"]:
             raise ItemError("it is not what was indexed; bring the index up to date: mmrag index")
         needed = self._matcher.decode_at_least
-        return _reduced(rooms.decode(data, held, at_least=needed), needed)
-
-
-def _reduced(image: Image, needed: int | None) -> Image:
-    """Shrink a picture by a whole number, if it may be, to no less than three times what is needed.
-
-    It waits in memory until the network is free. What shrinks it further then finds as much detail in it as before.
-    """
-    factor = min(image.size) // (3 * needed) if needed else 1
-    return image.reduce(factor) if factor > 1 else image
+        return reduced(rooms.decode(data, held, at_least=needed), needed)

@@ -21,7 +21,8 @@ Block = tuple[Sequence[int], Any]
 """Numbers of items, ascending, and their features, as `Matcher.features` gives them."""
 
 _FEATURE_BYTES_AT_ONCE = 1 << 28
-_PIXELS_AT_ONCE = 1 << 26
+PIXELS_AT_ONCE = 1 << 26
+"""Of the pictures that wait to go through a network together: less than a batch, where they are large."""
 
 
 def pictures_at_once(matcher: Matcher) -> int:
@@ -37,7 +38,7 @@ def see(matcher: Matcher, images: Iterable[tuple[int, Image]]) -> Iterator[tuple
     for number, image in images:
         group.append((number, image))
         pixels += image.width * image.height
-        if len(group) == matcher.batch or pixels >= _PIXELS_AT_ONCE:
+        if len(group) == matcher.batch or pixels >= PIXELS_AT_ONCE:
             yield from _features(matcher, group)
             group, pixels = [], 0
     if group:

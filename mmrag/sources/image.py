@@ -110,6 +110,15 @@ def as_rgb(image: Image.Image) -> Image.Image:
         raise _damaged(error) from error
 
 
+def reduced(image: Image.Image, at_least: int | None) -> Image.Image:
+    """Shrink a picture by a whole number, if it may be, to no less than three times what is needed.
+
+    It waits in memory until the network is free. What shrinks it further then finds as much detail in it as before.
+    """
+    factor = min(image.size) // (3 * at_least) if at_least else 1
+    return image.reduce(factor) if factor > 1 else image
+
+
 def _decode(
     data: bytes, at_least: int | None, max_pixels: int, admit: Callable[[int], None] | None
 ) -> tuple[Image.Image, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from mmrag.bootstrap import Writing, bootstrap
+from mmrag.bootstrap import describe as describing
 from mmrag.errors import InputError, Interrupted, ModelError
 from mmrag.sources.pairs import open_pairs
 from tests.cli.test_judging import CODE, run
@@ -90,6 +92,35 @@ def test_pictures_out_of_a_tar_become_files(colours):
     assert (pair.image, pair.texts) == (red, ("a red one", "red"))
     assert list(report.failed.values()) == ["not a picture in a format that can be read"]
     assert [one.name for one in Path("pairs/pictures").iterdir()] == [Path(lines("pairs.jsonl")[0]["image"]).name]
+
+
+def test_other_pictures_of_the_same_names_in_a_tar_are_described_again(colours):
+    for name in ("red", "blue"):
+        tar = make_tar(Path("t.tar"), [("1.png", (colours / f"{name}.png").read_bytes()), ("1.txt", b"one")])
+        os.utime(tar, (len(name), len(name)))
+        make(folders=(), pairs=[tar])
+        assert [pair.texts for pair in open_pairs(["pairs"])] == [(name,)]
+        assert open_pairs(["pairs"])[0].image == (colours / f"{name}.png").read_bytes()
+
+
+class Watchful(ToyTeller):
+    """Remembers how many pixels it was given at once."""
+
+    decode_at_least = None
+    seen = ()
+
+    def caption(self, images, **options):
+        self.seen += (sum(image.width * image.height for image in images),)
+        return super().caption(images, **options)
+
+
+def test_large_pictures_are_described_a_few_at_a_time(colours, monkeypatch):
+    monkeypatch.setattr(describing, "PIXELS_AT_ONCE", 1500)
+    for name in COLOURS:
+        Image.new("RGB", (30, 30), name).save(colours / f"{name}.png")
+    teller = Watchful()
+    assert make(caption=teller).pairs == 6
+    assert teller.seen == (1800, 1800, 1800)
 
 
 def test_pictures_that_cannot_be_read_are_named_and_tried_again(colours):
@@ -210,6 +241,21 @@ def test_a_folder_that_was_begun_otherwise_is_left_alone(colours):
     with pytest.raises(InputError, match=r"mine has a pairs\.jsonl that bootstrap did not write"):
         make("mine")
     assert Path("mine/pairs.jsonl").read_text() == "precious"
+    Path("mine/pairs.jsonl").rename("mine/report.html")
+    with pytest.raises(InputError, match=r"mine has a report\.html that bootstrap did not write"):
+        make("mine")
+    assert Path("mine/report.html").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "content", ['{"x": 1}\n', "no\n", "[1]\n", '{"captions": 1}\n{"key": "a"}\n', "\n\0\n", "mine"]
+)
+def test_a_journal_that_is_none_is_told_and_left_alone(colours, content):
+    Path("pairs").mkdir()
+    Path("pairs/journal.jsonl").write_text(content)
+    with pytest.raises(InputError, match=r"journal\.jsonl is damaged, or no journal of bootstrap's: .*; give another"):
+        make()
+    assert Path("pairs/journal.jsonl").read_text() == content
 
 
 def test_pictures_it_has_written_itself_are_not_taken_in_again(colours):

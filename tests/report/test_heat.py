@@ -55,9 +55,17 @@ def test_files_by_rank_and_token(tmp_path):
     hit = Hit(3, 0.5, "cosine", Item(uri="a/b c.jpg", id="x"))
     heat = np.eye(3, dtype=np.float32)
     drawn = write_overlays(tmp_path / "why", [Explanation(hit, GREY, heat, (("dog", heat), ("/s", heat)))], "a dog")
-    assert set(drawn) == {"x"}
+    assert drawn == {"x": tmp_path / "why" / "003-b c.png"}
     names = sorted(path.name for path in (tmp_path / "why").iterdir())
     assert names == ["003-b c.01-dog.png", "003-b c.02-_s.png", "003-b c.png"]
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write heat maps to"):
         write_overlays(tmp_path / "file", [], "")
+
+
+def test_a_name_of_the_greatest_length_and_words_on_several_lines(tmp_path):
+    name, heat = "海" * 83, np.eye(3, dtype=np.float32)  # 249 bytes, 253 with its suffix
+    hit = Hit(1, 0.5, "cosine", Item(uri=f"{name}.jpg", id="x"))
+    drawn = write_overlays(tmp_path, [Explanation(hit, GREY, heat, (("w" * 200, heat),))], "a dog\non a\tbeach")
+    assert drawn["x"].name == f"001-{'海' * 40}.png"
+    assert np.array_equal(np.asarray(Image.open(drawn["x"])), np.asarray(overlay(GREY, heat, title="a dog on a beach")))
