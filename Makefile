@@ -21,7 +21,7 @@ soak: $(ENV)/ready
 	$(ENV)/bin/pytest -m "soak or slow"
 
 bench: $(ENV)/ready
-	for part in builtin precision indexing searching folders rerank; do $(ENV)/bin/python -m benchmarks.$$part || exit 1; done
+	for part in builtin precision indexing searching folders rerank train; do $(ENV)/bin/python -m benchmarks.$$part || exit 1; done
 
 # The built-in model, from the packages that carry its pretrained towers and from Flickr8k in webdataset tars.
 FLICKR8K ?= ../shared/data/flickr8k

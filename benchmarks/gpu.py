@@ -4,9 +4,10 @@
     python -m benchmarks.gpu --device cpu --tiny  # shows that it runs; writes nothing
 
 ViT-B/32 and ViT-L/14 of CLIP and ViT-g with BLIP-2's Q-Former, in bfloat16 with random weights, through mmrag's own
-classes: as they are, compiled, and as CUDA graphs; then with JPEGs read, decoded and prepared by mmrag beside it. Needs
-torch, transformers and pillow, and of mmrag the source tree alone. Without CUDA, results/gpu.json lists what has never
-run.
+classes: as they are, compiled, and as CUDA graphs; then with JPEGs read, decoded and prepared by mmrag beside it. And
+the two towers of a CLIP ViT-B/32 in training: whole steps of mmrag's loop, optimizer included, on a batch that lies
+ready, with texts of 77 tokens. Needs torch, transformers, tokenizers, safetensors and pillow, and of mmrag the source
+tree alone. Without CUDA, results/gpu.json lists what has never run.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ from mmrag.models.preprocess import Preprocessing
 from mmrag.models.torch_encoder import TorchEncoder
 from mmrag.roles import Identity
 from mmrag.sources.image import read_image
+from mmrag.train.recipe import DataPart, LoopPart, OptimizerPart, TrainRecipe
+from mmrag.train.step import PRECISIONS, Stepper, moved, train_mode
+from mmrag.train.task import Batch, Moment
+from mmrag.train.tasks import open_task
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 VARIANTS = ("eager", "compiled", "CUDA graph")
@@ -77,6 +82,11 @@ SHAPES = (
     ),
     Shape("ViT-g/14 and Q-Former", {}, 256, queries=32),  # as transformers' own defaults say
 )
+TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
+"""Of ViT-B/32's text tower."""
+
+TOKENS = 77
+TRAINING, TRAINED_IN = "ViT-B/32, training", ("bf16", "fp32")
 TINY = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -130,9 +140,9 @@ def flops_per_picture(encoder: RandomEncoder) -> float:
     return float(counter.get_total_flops())
 
 
-def peak_flops(device: str, side: int) -> float:
+def peak_flops(device: str, side: int, dtype: torch.dtype = torch.bfloat16) -> float:
     """Measure what one large matrix product reaches, per second."""
-    a, b = (torch.randn(side, side, device=device).to(torch.bfloat16) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = timed(lambda: a @ b, device, repeat=10)
     return 2 * side**3 / seconds
 
@@ -220,6 +230,70 @@ def measure(shape: Shape, device: str, *, tiny: bool, peak: float, jpegs: list[b
     return found
 
 
+def clip_config(*, tiny: bool) -> transformers.CLIPConfig:
+    narrower, ends = (TINY if tiny else {}), {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    vision, text = SHAPES[0].vision | narrower, TEXT | narrower
+    return transformers.CLIPConfig(vision_config=vision, text_config=text | ends, projection_dim=SHAPES[0].projection)
+
+
+def clip_batch(size: int) -> Batch:
+    """Make pictures and texts of noise; a text ends where CLIP's do."""
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(49000, (size, TOKENS), generator=random)
+    ids[:, -1] = 49407
+    return {
+        "groups": torch.arange(size),
+        "pixels": torch.randn(size, 3, 224, 224, generator=random),
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+    }
+
+
+def flops_per_pair(config: transformers.CLIPConfig) -> float:
+    """Count the matrix products of one pair, forward and backward, on a network without weights."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    given = clip_batch(1)
+    with torch.device("meta"):
+        network = transformers.CLIPModel._from_config(config, attn_implementation="eager")
+        ids, pixels = given["input_ids"].to("meta"), given["pixels"].to("meta")
+        with FlopCounterMode(display=False) as counter:
+            network(input_ids=ids, pixel_values=pixels, return_loss=True).loss.backward()
+    return float(counter.get_total_flops())
+
+
+def measure_training(device: str, *, tiny: bool, peaks: dict[str, float]) -> dict[str, Any]:
+    """Measure whole steps of two towers."""
+    config, size = clip_config(tiny=tiny), 4 if tiny else 512
+    flops = flops_per_pair(config)
+    found: dict[str, Any] = {"GFLOP per pair": round(flops / 1e9, 3), "pairs in a step": size}
+    with tempfile.TemporaryDirectory() as folder:
+        transformers.CLIPModel(config).save_pretrained(folder)
+        preprocessing = Preprocessing(224, 224, 3, MEAN, STD, shortest_edge=224)
+        preprocessing.write(Path(folder) / "preprocessor_config.json")
+        for precision in TRAINED_IN:
+            seconds = timed(step(folder, precision, clip_batch(size), device), device, repeat=1 if tiny else 10)
+            rate, fraction = size / seconds, size / seconds * flops / peaks[precision]
+            found[precision] = {"pairs/s": round(rate, 1), "fraction of peak": round(fraction, 4)}
+    return found
+
+
+def step(folder: str, precision: Any, batch: Batch, device: str) -> Callable[[], Any]:
+    """Make what takes one step of the loop's."""
+    task = open_task("contrastive", start=f"hf:{folder}", settings={})
+    train_mode(task.network.to(device))
+    loop = LoopPart(precision=precision)
+    recipe = TrainRecipe("contrastive", "random", data=DataPart(), optimizer=OptimizerPart(warmup=0.0), loop=loop)
+    stepper, here = Stepper(task, task.layers(), recipe), moved(batch, torch.device(device))
+
+    def once() -> None:
+        went, told = stepper(iter([here]), Moment(0, 1000, 1, 1))
+        if not went:
+            raise RuntimeError(f"training in {precision} found no gradients: {told}")
+
+    return once
+
+
 def decoding_alone(jpegs: list[bytes]) -> float:
     """Pictures per second that all cores read, decode and prepare, with nothing beside it."""
     preprocessing = Preprocessing(224, 224, 3, MEAN, STD, shortest_edge=224)
@@ -233,21 +307,26 @@ def run(device: str, *, tiny: bool, count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         paths = make_jpegs(Path(folder), JPEG_SIZE, count, distinct=2 if tiny else 24)
         jpegs = [path.read_bytes() for path in paths]
-    peak = peak_flops(device, 256 if tiny else 8192)
+    side = 256 if tiny else 8192
+    peaks = {precision: peak_flops(device, side, PRECISIONS[precision]) for precision in TRAINED_IN}
+    peak = peaks["bf16"]
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "measured peak, bf16 TFLOP/s": round(peak / 1e12, 3),
+        "measured peak, fp32 TFLOP/s": round(peaks["fp32"] / 1e12, 3),
         "decoding alone, 640 x 480, pictures/s": round(decoding_alone(jpegs), 1),
         "cores": usable_cores(),
     }
-    return report | {shape.name: measure(shape, device, tiny=tiny, peak=peak, jpegs=jpegs) for shape in SHAPES}
+    report |= {shape.name: measure(shape, device, tiny=tiny, peak=peak, jpegs=jpegs) for shape in SHAPES}
+    return report | {TRAINING: measure_training(device, tiny=tiny, peaks=peaks)}
 
 
 def never_ran() -> dict[str, Any]:
     columns = [*VARIANTS, "eager, decoding included"]
-    return {"never run, for want of a GPU": {shape.name: columns for shape in SHAPES}}
+    shapes = {shape.name: columns for shape in SHAPES}
+    return {"never run, for want of a GPU": {**shapes, TRAINING: list(TRAINED_IN)}}
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     *("numpy", "onnxruntime", "openvino", "torch", "transformers"),
+    *("open_clip_torch", "sentence-transformers", "accelerate"),
     *("lancedb", "pyarrow", "pillow", "tokenizers", "typer"),
 )
 

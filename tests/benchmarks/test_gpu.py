@@ -37,6 +37,9 @@ def test_it_runs_on_a_bare_machine():
         for way in ("eager", "eager, decoding included"):
             assert told[name][way]["pictures/s"] > 0
             assert 0 < told[name][way]["fraction of peak"] < 1
+    for precision in ("bf16", "fp32"):
+        assert told["ViT-B/32, training"][precision]["pairs/s"] > 0
+        assert 0 < told["ViT-B/32, training"][precision]["fraction of peak"] < 1
     assert told["device"] == "cpu"
 
 
@@ -48,6 +51,13 @@ def test_flops_are_those_of_the_papers():
     assert small == pytest.approx(4.4, rel=0.02)
     assert large == pytest.approx(81, rel=0.02)
     assert 260 < giant < 290
+
+
+def test_flops_of_training_are_three_times_those_of_looking():
+    """ViT-B/32 and a text tower of 12 layers, 512 wide, over 77 tokens: 4.4 and 2.9 G multiplications and additions."""
+    from benchmarks.gpu import clip_config, flops_per_pair
+
+    assert flops_per_pair(clip_config(tiny=False)) / 2e9 == pytest.approx(3 * (4.4 + 2.9), rel=0.03)
 
 
 @pytest.mark.slow
