@@ -651,7 +651,7 @@ class Index:
         """
         deadline = time.monotonic() + _WAIT_SECONDS
         while True:
-            view = None
+            view: View | None = None
             try:
                 view = self._published_view()
                 if view.table_version == self._open_table().version:
@@ -686,7 +686,7 @@ class Index:
         with self._loading:
             encoder = vars(self).get("_encoder")
             if encoder is not None and encoder.identity != manifest.identity:
-                del self._encoder
+                del vars(self)["_encoder"]
 
     def _has_moved(self) -> bool:
         """Look at the manifest again, and tell whether table and view are in another place now."""

@@ -125,7 +125,8 @@ class MiniatureRuntime(OnnxEncoder, Matcher, Generator):
         return np.asarray(features, dtype=np.float32).reshape(len(features), *self.feature_shape)
 
     def _cosines(self, texts: Sequence[str], seen: Vectors) -> Scores:
-        vectors = seen[:, self._cells :].reshape(len(seen), -1)[:, : self.card.dimension]
+        room = (self.feature_shape[0] - self._cells) * self._width
+        vectors = seen[:, self._cells :].reshape(len(seen), room)[:, : self.card.dimension]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)  # kept on the disk, they are rounded
         found: Scores = self.encode_text(texts) @ (vectors / np.maximum(norms, 1e-12)).T
         return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrag.errors import ItemError, QueryError
-from mmrag.roles import Encoder, Heat, Matcher
+from mmrag.roles import Encoder, Heat, Matcher, Vectors
 from mmrag.search.queries import encode_queries
 from mmrag.sources.file import read_file
 from mmrag.sources.image import read_image
@@ -80,16 +80,13 @@ def explain(
         If the model cannot tell.
     """
     words = query.text if matcher is not None else None
-    if tokens and words is None:
-        raise QueryError("tokens are explained of words, by a matcher that reads them with the picture: --rerank NAME")
+    tell: Callable[[Hit, Image], Explanation]
     if matcher is not None and words is not None:
-        needed, told = matcher.decode_at_least, partial(_by_matcher, matcher, words, tokens)
+        needed, tell = matcher.decode_at_least, partial(_by_matcher, matcher, words, tokens)
+    elif tokens:
+        raise QueryError("tokens are explained of words, by a matcher that reads them with the picture: --rerank NAME")
     else:
-        vector = encode_queries(encoder, [query])[0]
-        needed, told = (
-            encoder.decode_at_least,
-            lambda hit, image: Explanation(hit, image, encoder.explain(image, vector)),
-        )
+        needed, tell = encoder.decode_at_least, partial(_by_encoder, encoder, encode_queries(encoder, [query])[0])
     for hit in hits:
         if hit.item.modality != "image":
             continue
@@ -99,10 +96,14 @@ def explain(
         except ItemError as error:
             logger.warning("%s is not explained: %s", hit.item.uri, error)
             continue
-        yield told(hit, image)
+        yield tell(hit, image)
 
 
 def _by_matcher(matcher: Matcher, words: str, tokens: bool, hit: Hit, image: Image) -> Explanation:
     told = matcher.explain_match(words, image)
     each = tuple(zip(told.tokens, told.heats, strict=True)) if tokens else ()
     return Explanation(hit, image, told.whole, each)
+
+
+def _by_encoder(encoder: Encoder, query_vector: Vectors, hit: Hit, image: Image) -> Explanation:
+    return Explanation(hit, image, encoder.explain(image, query_vector))
