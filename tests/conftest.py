@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from mmrag.cli.main import main
 from mmrag.models import registry
 from tests.toy import COLOURS, open_judge, open_reader, open_teller, open_toy
 
@@ -59,3 +61,19 @@ def photographs(tmp_path_factory) -> Path:
     for name in ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "motorcycle_left.png", "moon.png"):
         shutil.copyfile(data / name, folder / name)
     return folder
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the command in this process, which saves its imports: gives its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mmrag", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return run

@@ -298,7 +298,8 @@ class DualEncoder(nn.Module):
     def embed_cells(self, features: Tensor) -> Tensor:
         """(n, features, h, w) of the image tower → (n, h, w, d): each cell as if the whole picture looked like it."""
         cells = features.permute(0, 2, 3, 1)  # (n, h, w, features)
-        return self.embed_grid(cells.reshape(-1, cells.shape[-1], 1, 1)).unflatten(0, cells.shape[:3])
+        vectors = self.embed_grid(cells.reshape(-1, cells.shape[-1], 1, 1))  # (n · h · w, d)
+        return vectors.view(*cells.shape[:3], vectors.shape[-1])
 
     def encode_text(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(n, t) token ids and (n, t) ones where there is a token → (n, d) of unit length."""

@@ -133,11 +133,11 @@ def from_folder(folder: Path) -> Start:
     from mmrag.models.cards import read_card
     from mmrag.models.weights import read_weights
 
-    image = towers.EfficientNetLite(towers.EfficientNetLiteConfig.lite2())
-    network = towers.DualEncoder(image, towers.BertTextTower())
     card = read_card(folder)
     tokenizer = _read_text(folder / "tokenizer.json")
     preprocessing = Preprocessing.read(folder / "preprocessor_config.json")
+    image = towers.EfficientNetLite(towers.EfficientNetLiteConfig.lite2())
+    network = towers.DualEncoder(image, towers.BertTextTower())
     start = Start(
         network, tokenizer, preprocessing, max_tokens=card.max_tokens, languages=card.languages, folder=folder
     )

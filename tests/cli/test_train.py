@@ -15,7 +15,6 @@ import pytest
 pytest.importorskip("torch", reason="needs the train extra")
 
 from mmrag.cli.live import Course, left
-from mmrag.cli.main import main
 from mmrag.train.tasks import TASKS
 from tests.train.toy_task import PAIRS
 
@@ -57,21 +56,11 @@ def begin(*arguments, cwd):
 
 
 @pytest.fixture
-def run(home, monkeypatch, capsys):
+def run(home, command, monkeypatch):
     """Run the command in this process: gives its exit code and what it printed."""
     monkeypatch.chdir(home)
     monkeypatch.setitem(TASKS, "toy", "tests.train.toy_task:open_toy")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mmrag", "train", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return run
+    return lambda *arguments: command("train", *arguments)
 
 
 def test_a_recipe_trains_and_tells(home, run):
