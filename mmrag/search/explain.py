@@ -79,6 +79,8 @@ def explain(
     ModelError
         If the model cannot tell.
     """
+    if matcher is not None and type(matcher).explain_match is Matcher.explain_match and not tokens:
+        matcher = None  # it cannot tell, and the encoder may
     words = query.text if matcher is not None else None
     tell: Callable[[Hit, Image], Explanation]
     if matcher is not None and words is not None:

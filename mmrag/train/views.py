@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mmrag.errors import ItemError
 from mmrag.models.preprocess import Preprocessing
 from mmrag.roles import Pixels
 from mmrag.sources.image import read_image
@@ -21,6 +22,8 @@ from mmrag.sources.pairs import Pair
 from mmrag.train.augmentation import Augmentation
 
 AT_ONCE = 64
+
+Key = tuple[str, tuple[str, ...]]
 
 
 class Views:
@@ -58,12 +61,13 @@ class Views:
         self._augmentation = augmentation or Augmentation()
         self._seed = seed
         self._threads = threads
-        self._rows: dict[str, int] = {}
+        self._rows: dict[Key, int] = {}
+        self._bad: dict[int, str] = {}
         self.stored: npt.NDArray[np.float16] = np.empty((0, count), dtype=np.float16)
 
     def fill(self, pairs: Sequence[Pair]) -> None:
         """Compute all views of all pictures, float16, about as large as the network's output."""
-        self._rows = {pair.id: row for row, pair in enumerate(pairs)}
+        self._rows = {key_of(pair): row for row, pair in enumerate(pairs)}
         stored: npt.NDArray[np.float16] | None = None
         for begin, view, pixels in self._pixels(pairs):
             computed = self._compute(torch.from_numpy(pixels)).to(torch.float16).numpy()
@@ -81,8 +85,17 @@ class Views:
         return folder
 
     def row(self, pair: Pair) -> int:
-        """Give the row of a picture that `fill` has seen."""
-        return self._rows[pair.id]
+        """Give the row of a picture that `fill` has seen.
+
+        Raises
+        ------
+        ItemError
+            If it could not be read.
+        """
+        row = self._rows[key_of(pair)]
+        if row in self._bad:
+            raise ItemError(self._bad[row])
+        return row
 
     def _pixels(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, int, Pixels]]:
         """Yield the first row, the view and the pixels of every batch; the next one is always under way."""
@@ -99,7 +112,16 @@ class Views:
 
     def _look(self, pair: Pair, row: int, view: int) -> Pixels:
         size = (self._preprocessing.width, self._preprocessing.height)
-        if not view:
-            return self._preprocessing(read_image(pair.image, at_least=max(size)))
-        rng = np.random.default_rng((self._seed, row, view))
-        return self._preprocessing(self._augmentation(read_image(pair.image), size, rng))
+        try:
+            image = read_image(pair.image, at_least=None if view else max(size))
+        except ItemError as error:
+            self._bad[row] = str(error)
+            return np.zeros((3, size[1], size[0]), dtype=np.float32)
+        if view:
+            image = self._augmentation(image, size, np.random.default_rng((self._seed, row, view)))
+        return self._preprocessing(image)
+
+
+def key_of(pair: Pair) -> Key:
+    """Tell pairs apart, also those of several files that happen to have the same names."""
+    return pair.id, pair.texts
