@@ -66,7 +66,7 @@ def explain(
     encoder : Encoder
         Of the index. Its cosines with the cells are told where no matcher tells what it looked at.
     matcher : Matcher or None
-        What has judged the hits for words.
+        What has judged the hits for words. One that cannot tell what it looked at leaves it to the encoder.
     home : path
         What uris are relative to.
     tokens : bool
@@ -82,7 +82,7 @@ def explain(
     words = query.text if matcher is not None else None
     if tokens and words is None:
         raise QueryError("tokens are explained of words, by a matcher that reads them with the picture: --rerank NAME")
-    if matcher is not None and words is not None:
+    if matcher is not None and words is not None and (tokens or _tells(matcher)):
         needed, told = matcher.decode_at_least, partial(_by_matcher, matcher, words, tokens)
     else:
         vector = encode_queries(encoder, [query])[0]
@@ -100,6 +100,10 @@ def explain(
             logger.warning("%s is not explained: %s", hit.item.uri, error)
             continue
         yield told(hit, image)
+
+
+def _tells(matcher: Matcher) -> bool:
+    return type(matcher).explain_match is not Matcher.explain_match
 
 
 def _by_matcher(matcher: Matcher, words: str, tokens: bool, hit: Hit, image: Image) -> Explanation:
