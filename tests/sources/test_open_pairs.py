@@ -229,3 +229,18 @@ def test_a_missing_picture_is_an_error_when_it_is_asked_for(pictures, caplog):
         pairs[1]
     assert [pair.id for pair in read_pairs([path])] == ["a.jpg", "c.jpg"]
     assert "b.jpg cannot be read: No such file or directory; skipped" in caplog.text
+
+
+def test_hidden_files_of_a_tar_part_no_sample(tmp_path):
+    names = [("./._a.jpg", b"mac"), ("./a.jpg", b"a"), ("./._a.txt", b"mac"), ("./a.txt", b"a dog")]
+    pairs = open_pairs([make_tar(tmp_path / "t.tar", names)])
+    assert [(pair.image, pair.texts) for pair in pairs] == [(b"a", ("a dog",))]
+    assert not pairs.skipped
+
+
+def test_a_table_with_pictures_in_it_says_that_it_wants_paths(tmp_path):
+    (tmp_path / "t.csv").write_text(f"image,caption\n{'iVBORw0KGgo' * 100},a dog\n")
+    with pytest.raises(
+        InputError, match=r"t\.csv names pictures such as 'iVBORw0KGgo.*' …, and none of the first 1 is"
+    ):
+        open_pairs([tmp_path / "t.csv"])

@@ -44,7 +44,8 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str
                 if member.isfile() and not member.issparse() and member.size <= MAX_BYTES:
                     folder, slash, name = member.name.rpartition("/")
                     stem, _, suffix = name.partition(".")
-                    yield archive, member, folder + slash + stem, suffix.lower(), compressed
+                    if stem:  # not hidden, as what macOS puts between the files of a sample
+                        yield archive, member, folder + slash + stem, suffix.lower(), compressed
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{path} is not a readable tar: {error}") from error
 
