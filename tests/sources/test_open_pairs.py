@@ -244,3 +244,15 @@ def test_a_table_with_pictures_in_it_says_that_it_wants_paths(tmp_path):
         InputError, match=r"t\.csv names pictures such as 'iVBORw0KGgo.*' …, and none of the first 1 is"
     ):
         open_pairs([tmp_path / "t.csv"])
+
+
+def test_bad_samples_among_others_are_skipped_and_counted(pictures):
+    lines = pictures / "p.jsonl"
+    lines.write_text(
+        '{"image": "a.jpg", "text": "a dog"}\n{"image": "b.j\n{"x": 1}\n{"image": "c.jpg", "text": "sea"}\n'
+    )
+    tar = make_tar(pictures / "t.tar", [("1.jpg", b"1"), ("1.json", b"{oops"), ("2.jpg", b"2"), ("2.txt", b"two")])
+    pairs = open_pairs([lines, tar])
+    assert [pair.texts for pair in pairs] == [("a dog",), ("sea",), ("two",)]
+    assert pairs.skipped == {"no object with a picture's path": 2, "no valid JSON": 1}
+    assert [pair.texts for pair in read_pairs([lines, tar])] == [pair.texts for pair in pairs]
