@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,6 +80,7 @@ def explain(
         If the model cannot tell.
     """
     words = query.text if matcher is not None else None
+    told: Callable[[Hit, Image], Explanation]
     if tokens and words is None:
         raise QueryError("tokens are explained of words, by a matcher that reads them with the picture: --rerank NAME")
     if matcher is not None and words is not None and (tokens or _tells(matcher)):
