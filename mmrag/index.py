@@ -84,7 +84,7 @@ class Index:
         self._loading = threading.Lock()
         if model is not None:
             self._encoder = load_encoder(model, precision=precision, device=device)
-            self._check_identity(self._encoder)
+            self._check_identity(self._encoder, self.manifest)
         self._matchers: dict[str, Matcher] = {}
         self._opened: View | None = None
 
@@ -117,9 +117,10 @@ class Index:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        name = from_home(self.manifest.model, self.home)
+        manifest = self.manifest  # another thread may go by another one before this is loaded
+        name = from_home(manifest.model, self.home)
         encoder = load_encoder(name, precision=self._precision, device=self._device)
-        self._check_identity(encoder)
+        self._check_identity(encoder, manifest)
         return encoder
 
     @property
@@ -694,11 +695,11 @@ class Index:
         self._take(Manifest.read(self.folder))
         return self.manifest.store != before
 
-    def _check_identity(self, encoder: Encoder) -> None:
-        difference = self.manifest.identity.difference(encoder.identity)
+    def _check_identity(self, encoder: Encoder, manifest: Manifest) -> None:
+        difference = manifest.identity.difference(encoder.identity)
         if difference:
             raise IndexModelError(
-                f"the index in {self.home} was written by the model {self.manifest.model!r}, and its "
+                f"the index in {self.home} was written by the model {manifest.model!r}, and its "
                 f"vectors do not compare with those of {encoder.card.name!r} ({difference}). Search it "
                 "with its own model, or make a new index elsewhere: --index OTHER_FOLDER"
             )
@@ -795,7 +796,7 @@ class Index:
 
     def _verified_encoder(self) -> Encoder:
         encoder = self.encoder
-        self._check_identity(encoder)
+        self._check_identity(encoder, self.manifest)
         encoder.verify()
         self._write_manifest(replace(self.manifest, writer=Writer(encoder.engine, encoder.precision)))
         return encoder

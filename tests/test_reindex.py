@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 import mmrag
+from mmrag import index as module
 from mmrag.errors import IndexLockedError, InputError, Interrupted, ModelError, StoreError
 from mmrag.ingest import reindex as reindexing
 from mmrag.stores.manifest import Manifest
@@ -141,9 +143,11 @@ def test_pictures_of_a_program_are_counted_and_nothing_is_changed(index):
 
 def test_a_folder_that_is_gone_stops_it_before_it_begins(index, colours):
     colours.rename(colours.parent / "elsewhere")
-    with pytest.raises(InputError, match="images is gone, and its pictures cannot be embedded again"):
-        index.reindex("toy:2")
-    assert (mmrag.open(".").manifest.model, len(index)) == ("toy:1", 6)
+    for _ in range(2):
+        with pytest.raises(InputError, match="images is gone or empty, and its pictures cannot be embedded again"):
+            index.reindex("toy:2")
+        assert (mmrag.open(".").manifest.model, len(index)) == ("toy:1", 6)
+        colours.mkdir(exist_ok=True)  # as where a disk is not mounted
 
 
 def test_a_model_that_cannot_embed_what_there_is(index):
@@ -204,6 +208,22 @@ def test_threads_search_while_it_switches(index):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_model_that_is_loaded_while_another_takes_its_place(index, monkeypatch):
+    index.reindex("toy:2")
+    reader = mmrag.open(".")
+    load, switched = module.load_encoder, Manifest.read(index.folder)
+    old = dataclasses.replace(switched, model="toy:1", identity=load("toy:1").identity)
+    reader.manifest = old
+
+    def load_and_switch(name, **options):
+        encoder = load(name, **options)
+        reader.manifest = switched
+        return encoder
+
+    monkeypatch.setattr(module, "load_encoder", load_and_switch)
+    assert reader.encoder.identity == old.identity  # which whoever searches compares with the manifest, and looks again
 
 
 def test_check_removes_what_was_begun(index, colours):

@@ -18,6 +18,7 @@ from mmrag.errors import InputError, ItemError
 from mmrag.ingest.ahead import ahead
 from mmrag.ingest.recipe import SourceOptions
 from mmrag.machine import usable_cores
+from mmrag.models.writing import check_writing
 from mmrag.roles import Generator, Matcher
 from mmrag.search.judge import PIXELS_AT_ONCE, judge_pairs, picture_blocks
 from mmrag.sources.image import reduced
@@ -57,6 +58,7 @@ class Writing:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be written so."""
+        check_writing(self.beams, 1, self.nucleus)
         if self.captions < 1:
             raise InputError(f"captions is at least 1 for each picture, not {self.captions}")
         if self.captions > 1 and self.nucleus is None:

@@ -83,7 +83,7 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def _read(self, path: Path, settings: Mapping[str, Any]) -> int:
-        """Read the whole lines; tells how many bytes they are."""
+        """Read the whole lines; tells how many bytes of the file stay."""
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         try:
@@ -97,6 +97,8 @@ class Journal:
                 f"{path} is damaged, or no journal of bootstrap's: {error}; give another folder, or delete it "
                 "to begin anew"
             ) from error
+        if not told:
+            return 0  # as after a mistake in what was asked for: nothing depends on the settings yet
         _check(begun, settings, path)
         self._told.update(told)
         return whole

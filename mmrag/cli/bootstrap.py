@@ -68,7 +68,9 @@ def bootstrap(
     from mmrag.bootstrap import Writing
     from mmrag.bootstrap import bootstrap as make_pairs
 
-    chosen = Writing(captions, nucleus if beams is None else None, beams or Writing.beams, prompt, seed)
+    chosen = Writing(
+        captions, nucleus if beams is None else None, Writing.beams if beams is None else beams, prompt, seed
+    )
     with progress_bar("describing", quiet=quiet) as progress:
         report = make_pairs(
             folders,

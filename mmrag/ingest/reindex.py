@@ -50,14 +50,15 @@ def check_sources(old: View, manifest: Manifest, home: Path) -> None:
     Raises
     ------
     InputError
-        If there are such, or an indexed folder is gone, with what to do. A single file that is gone is no error here.
+        If there are such, or an indexed folder is gone or empty, as where a disk is not mounted, with what to do. A
+        single file that is gone is no error here.
     """
-    gone = [root for root in roots_of(manifest, home) if not os.path.lexists(root.path)]
+    gone = [root for root in roots_of(manifest, home) if _is_gone(root.path)]
     lost = next((root for root in gone if old.find_below([to_uri(root.path, home)])), None)
     if lost is not None:
         raise InputError(
-            f"the folder {lost.path} is gone, and its pictures cannot be embedded again. Bring it back, or take it out "
-            f"of the index: mmrag remove {lost.path}; nothing was changed"
+            f"the folder {lost.path} is gone or empty, and its pictures cannot be embedded again. Bring it back, or "
+            f"take it out of the index: mmrag remove {lost.path}; nothing was changed"
         )
     about = old.scan(("uri", "modality", "size", "failure"))
     unseen = [uri for _, uri, modality, size, failure in about if modality == "image" and size is None and not failure]
@@ -68,6 +69,14 @@ def check_sources(old: View, manifest: Manifest, home: Path) -> None:
             "see them. Take them out (mmrag remove URI …, Index.remove) and add them again when this is done; "
             "nothing was changed"
         )
+
+
+def _is_gone(path: str) -> bool:
+    if not os.path.isdir(path):
+        return not os.path.lexists(path)
+    with suppress(OSError), os.scandir(path) as entries:
+        return next(entries, None) is None
+    return True
 
 
 def check_space(old: View, shape: Sequence[int], store: Path) -> None:

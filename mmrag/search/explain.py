@@ -66,7 +66,7 @@ def explain(
     encoder : Encoder
         Of the index. Its cosines with the cells are told where no matcher tells what it looked at.
     matcher : Matcher or None
-        What has judged the hits for words.
+        What has judged the hits for words. One that cannot tell what it looked at leaves it to the encoder.
     home : path
         What uris are relative to.
     tokens : bool

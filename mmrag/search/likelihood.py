@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mmrag.models.tokens import has_han
 from mmrag.types import Hit, Query
 
 if TYPE_CHECKING:
@@ -44,8 +45,11 @@ def probability(calibration: Calibration, cosine: float, words: int) -> float:
 
 
 def with_probabilities(query: Query, hits: Sequence[Hit], calibration: Calibration | None) -> list[Hit]:
-    """Give the hits that are pictures found by words a probability, but those that a matcher has given one."""
-    if calibration is None or query.text is None:
+    """Give the hits that are pictures found by words a probability, but those that a matcher has given one.
+
+    Words with a Chinese character have none: a calibration is of words that spaces part, and of the tower for them.
+    """
+    if calibration is None or query.text is None or has_han(query.text):
         return list(hits)
     words = len(query.text.split())
     return [

@@ -172,6 +172,13 @@ def test_a_run_that_was_killed_goes_on_even_from_half_a_line(colours):
         assert len(kept()) == 6
 
 
+class Failing(ToyTeller):
+    """Refuses what it is given."""
+
+    def caption(self, images, **options):
+        raise InputError("told nothing")
+
+
 class Silent(ToyTeller):
     """Has nothing to say."""
 
@@ -226,6 +233,16 @@ def test_several_captions_of_beam_search_would_be_the_same():
         Writing(captions=2, nucleus=None)
     with pytest.raises(InputError, match="captions is at least 1"):
         Writing(captions=0)
+    with pytest.raises(InputError, match="nucleus is a probability, above 0 and at most 1, not 5"):
+        Writing(nucleus=5)
+    with pytest.raises(InputError, match="beams and max_tokens are at least 1, not 0"):
+        Writing(beams=0, nucleus=None)
+
+
+def test_where_nothing_was_described_another_way_may_be_chosen(colours):
+    with pytest.raises(InputError, match="told nothing"):
+        make(caption=Failing())
+    assert make(caption=ToyTeller("2")).pairs == 6
 
 
 def test_a_folder_that_was_begun_otherwise_is_left_alone(colours):

@@ -17,10 +17,11 @@ from mmrag.cli.main import app
 from mmrag.errors import ModelError, QueryError
 from mmrag.models.onnx import OnnxEncoder
 from mmrag.models.registry import load_encoder
+from mmrag.roles import Matcher
 from mmrag.search.explain import explain
 from mmrag.types import Hit, Item, Query
 from tests.models.grid import builtin_with_grid
-from tests.toy import COLOURS
+from tests.toy import COLOURS, ToyJudge
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,20 @@ def test_tokens_by_a_matcher(halves):
     )
     assert first[:32, :20].mean() > first[:32, 44:].mean() + 20
     assert second[:32, :20].mean() + 20 < second[:32, 44:].mean()
+
+
+class Silent(ToyJudge):
+    """Does not tell what it looks at."""
+
+    explain_match = Matcher.explain_match
+
+
+def test_where_the_matcher_cannot_tell_the_encoder_does(halves):
+    hits = halves.search("red", rerank=Silent())
+    (told,) = halves.explain("red", hits, rerank=Silent())
+    assert told.heat[:, :4].min() > told.heat[:, 4:].max()
+    with pytest.raises(ModelError, match="toy does not tell why a picture matches"):
+        list(halves.explain("red", hits, rerank=Silent(), tokens=True))
 
 
 def test_tokens_need_a_folder(halves):

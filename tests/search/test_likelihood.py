@@ -64,6 +64,12 @@ def test_a_matcher_has_its_own_and_nothing_is_held_back_that_it_judged(index):
     assert not nothing_likely([first, *others], CARD)
 
 
+def test_chinese_words_have_no_probability(index):
+    hits = index.search("green 绿", k=5)
+    assert {*hits[0].parts} == {"cosine"}
+    assert not nothing_likely(hits, CARD)
+
+
 def test_texts_are_not_judged(index):
     index.add(mmrag.Item(uri="note", modality="text", text="black"))
     hits = index.search("green", k=9)

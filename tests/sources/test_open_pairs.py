@@ -229,3 +229,30 @@ def test_a_missing_picture_is_an_error_when_it_is_asked_for(pictures, caplog):
         pairs[1]
     assert [pair.id for pair in read_pairs([path])] == ["a.jpg", "c.jpg"]
     assert "b.jpg cannot be read: No such file or directory; skipped" in caplog.text
+
+
+def test_hidden_files_of_a_tar_part_no_sample(tmp_path):
+    names = [("./._a.jpg", b"mac"), ("./a.jpg", b"a"), ("./._a.txt", b"mac"), ("./a.txt", b"a dog")]
+    pairs = open_pairs([make_tar(tmp_path / "t.tar", names)])
+    assert [(pair.image, pair.texts) for pair in pairs] == [(b"a", ("a dog",))]
+    assert not pairs.skipped
+
+
+def test_a_table_with_pictures_in_it_says_that_it_wants_paths(tmp_path):
+    (tmp_path / "t.csv").write_text(f"image,caption\n{'iVBORw0KGgo' * 100},a dog\n")
+    with pytest.raises(
+        InputError, match=r"t\.csv names pictures such as 'iVBORw0KGgo.*' …, and none of the first 1 is"
+    ):
+        open_pairs([tmp_path / "t.csv"])
+
+
+def test_bad_samples_among_others_are_skipped_and_counted(pictures):
+    lines = pictures / "p.jsonl"
+    lines.write_text(
+        '{"image": "a.jpg", "text": "a dog"}\n{"image": "b.j\n{"x": 1}\n{"image": "c.jpg", "text": "sea"}\n'
+    )
+    tar = make_tar(pictures / "t.tar", [("1.jpg", b"1"), ("1.json", b"{oops"), ("2.jpg", b"2"), ("2.txt", b"two")])
+    pairs = open_pairs([lines, tar])
+    assert [pair.texts for pair in pairs] == [("a dog",), ("sea",), ("two",)]
+    assert pairs.skipped == {"no object with a picture's path": 2, "no valid JSON": 1}
+    assert [pair.texts for pair in read_pairs([lines, tar])] == [pair.texts for pair in pairs]

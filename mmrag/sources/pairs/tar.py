@@ -11,7 +11,7 @@ from typing import Any
 
 from mmrag.errors import InputError
 from mmrag.sources.limits import MAX_BYTES, SUFFIXES
-from mmrag.sources.pairs.row import InMemory, InPart, Picture, Row, make_row, parse_json, texts_of
+from mmrag.sources.pairs.row import NO_JSON, InMemory, InPart, Picture, Row, make_row, parse_json, texts_of
 
 
 def tar_rows(path: Path, text_key: str | None) -> Iterator[Row]:
@@ -19,20 +19,29 @@ def tar_rows(path: Path, text_key: str | None) -> Iterator[Row]:
     key: str | None = None
     picture: Picture | None = None
     words: Any = None
+    damaged = ""
     for archive, member, name, suffix, compressed in _members(path):
         if name != key:
             if key is not None:
-                yield make_row(key, picture, texts_of(words, text_key), text_key=text_key)
-            key, picture, words = name, None, None
+                yield _row(key, picture, words, damaged, text_key)
+            key, picture, words, damaged = name, None, None, ""
         if f".{suffix}" in SUFFIXES:
             part = InPart(str(path), member.offset_data, member.size)
             picture = InMemory(_read(archive, member)) if compressed else part
         elif suffix == "json":
-            words = parse_json(_read(archive, member), f"{path}: {member.name}")
+            try:
+                words = parse_json(_read(archive, member), f"{path}: {member.name}")
+            except InputError:
+                damaged = NO_JSON
         elif suffix == "txt" and words is None:
             words = {"text": _read(archive, member).decode("utf-8", "replace").splitlines()}
     if key is not None:
-        yield make_row(key, picture, texts_of(words, text_key), text_key=text_key)
+        yield _row(key, picture, words, damaged, text_key)
+
+
+def _row(key: str, picture: Picture | None, words: Any, damaged: str, text_key: str | None) -> Row:
+    row = make_row(key, picture, texts_of(words, text_key), text_key=text_key)
+    return row._replace(problem=damaged or row.problem)
 
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str, str, bool]]:
@@ -44,7 +53,8 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str
                 if member.isfile() and not member.issparse() and member.size <= MAX_BYTES:
                     folder, slash, name = member.name.rpartition("/")
                     stem, _, suffix = name.partition(".")
-                    yield archive, member, folder + slash + stem, suffix.lower(), compressed
+                    if stem:  # not hidden, as what macOS puts between the files of a sample
+                        yield archive, member, folder + slash + stem, suffix.lower(), compressed
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{path} is not a readable tar: {error}") from error
 
