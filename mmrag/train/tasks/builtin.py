@@ -103,7 +103,6 @@ class EncoderTask(Task):
         self._held_out = self._seen(1)
         self._texts: dict[str, Tensor] = {}
         self._concepts: Concepts | None = None
-        self._generator = torch.Generator().manual_seed(0)
 
     def _seen(self, count: int) -> Views:
         return Views(
@@ -121,16 +120,15 @@ class EncoderTask(Task):
     def begin(self, pairs: Sequence[Pair]) -> None:
         """Compute what the frozen parts give: views of pictures, vectors of texts, names of classes."""
         self._views.fill(pairs)
-        self._texts |= self._text_vectors(pairs)
+        self._embed(self._views)
         if self.settings.concepts and self.start.classifier is not None:
             vectors = self._bare_vectors(class_texts())
             self._concepts = Concepts(self.start.classifier, vectors)
 
-    def _text_vectors(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
-        """Embed all texts of pairs, before the adapter, ``(k, d)`` for a pair's k texts."""
-        vectors = self._bare_vectors([text for pair in pairs for text in pair.texts])
-        parts = vectors.split([len(pair.texts) for pair in pairs])
-        return {pair.id: part for pair, part in zip(pairs, parts, strict=True)}
+    def _embed(self, views: Views) -> None:
+        """Embed all texts of pictures that were seen, before the adapter, ``(d,)`` each."""
+        texts = list(dict.fromkeys(text for some in views.texts.values() for text in some))
+        self._texts |= dict(zip(texts, self._bare_vectors(texts), strict=True))
 
     def _bare_vectors(self, texts: list[str]) -> Tensor:
         bare = copy.copy(self.network.encoder)
@@ -140,7 +138,8 @@ class EncoderTask(Task):
     def prepare(self, pair: Pair, rng: np.random.Generator) -> Mapping[str, Any]:
         """Choose one of the views of a picture; all of its texts are taken."""
         row = self._views.row(pair)
-        return {"row": row, "view": rng.integers(self.settings.views), "texts": self._texts[pair.id]}
+        texts = torch.stack([self._texts[text] for text in pair.texts])
+        return {"row": row, "view": rng.integers(self.settings.views), "texts": texts}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Lay out the views of n pictures, and all of their texts with the pictures that they belong to."""
@@ -164,7 +163,7 @@ class EncoderTask(Task):
         vectors = F.normalize(encoder.head(grid.float()), dim=-1)  # (n, d)
         texts, groups, text_groups = batch["texts"], batch["groups"], batch["text_groups"]
         if self._concepts:
-            features, names, classes = self._concepts.sample(self.settings.concepts, self._generator)
+            features, names, classes = self._concepts.sample(self.settings.concepts, torch.default_generator)
             made_up = F.normalize(encoder.head(features.to(vectors.device)), dim=-1)
             vectors, texts = torch.cat([vectors, made_up]), torch.cat([texts, names.to(texts.device)])
             own = (-1 - classes).to(groups.device)
@@ -204,22 +203,29 @@ class EncoderTask(Task):
         """Measure retrieval in both directions."""
         if not len(self._held_out.stored):
             self._held_out.fill(pairs)
-            self._texts |= self._text_vectors(pairs)
-        encoder = self.network.encoder.eval()
-        texts = encoder.adapter(torch.cat([self._texts[pair.id] for pair in pairs]))
-        owner = np.repeat(np.arange(len(pairs)), [len(pair.texts) for pair in pairs])
-        images = self.picture_vectors(self._held_out, view=0)
+            self._embed(self._held_out)
+        encoder, seen = self.network.encoder.eval(), self._held_out.texts
+        bare = torch.stack([self._texts[text] for some in seen.values() for text in some])
+        texts = encoder.adapter(bare.to(self._device)).cpu()
+        owner = np.repeat(np.arange(len(seen)), [len(some) for some in seen.values()])
+        images = self.picture_vectors(self._held_out, view=0)[list(seen)]
         return retrieval_metrics(texts.numpy(), images.numpy(), owner).as_dict()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.log_scale.device
 
     @torch.no_grad()
     def picture_vectors(self, views: Views, *, view: int) -> Tensor:
-        """Embed one view of all pictures, ``(n, d)``."""
+        """Embed one view of all pictures, ``(n, d)`` on the CPU."""
         encoder, vectors = self.network.encoder, []
         for first in range(0, len(views.stored), 64):
-            seen = torch.from_numpy(np.ascontiguousarray(views.stored[first : first + 64, view])).float()
-            with torch.autocast("cpu", torch.bfloat16):
-                grid = encoder.image(seen.to(memory_format=torch.channels_last), start=self.settings.frozen_stages)
-            vectors.append(F.normalize(encoder.head(grid.float()), dim=-1))
+            seen = torch.from_numpy(np.ascontiguousarray(views.stored[first : first + 64, view])).to(self._device)
+            with torch.autocast(seen.device.type, torch.bfloat16):
+                grid = encoder.image(
+                    seen.float().to(memory_format=torch.channels_last), start=self.settings.frozen_stages
+                )
+            vectors.append(F.normalize(encoder.head(grid.float()), dim=-1).cpu())
         return torch.cat(vectors)
 
     def score(self, figures: Figures) -> float:

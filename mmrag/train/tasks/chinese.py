@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
-from mmrag.errors import InputError
+from mmrag.errors import InputError, ItemError
 from mmrag.evaluate.retrieval import mean_recall, retrieval_metrics
 from mmrag.models.characters import CharacterConfig, CharacterTower
 from mmrag.recipe import build
@@ -24,7 +24,7 @@ from mmrag.train.dictionary import read_dictionary
 from mmrag.train.objectives.contrastive import multi_positive_nce
 from mmrag.train.start import Start, load_start
 from mmrag.train.task import Batch, Figures, Layer, Losses, Moment, Task
-from mmrag.train.texts import encode_texts
+from mmrag.train.texts import encode_texts, texts_of
 from mmrag.train.views import Views
 
 SPECIAL = ("[PAD]", "[UNK]")
@@ -117,9 +117,7 @@ class ChineseTask(Task):
         self._encoder = start.network.eval().requires_grad_(False)
         self._views = self._seen(settings.views)
         self._held_out = self._seen(1)
-        self._ids: dict[str, list[list[int]]] = {}
         self._english: dict[str, Tensor] = {}
-        self._generator = torch.Generator().manual_seed(0)
 
     def _seen(self, count: int) -> Views:
         augmentation = self.settings.augmentation
@@ -132,11 +130,22 @@ class ChineseTask(Task):
         return nn.functional.normalize(self._encoder.head(grid.float()), dim=-1)
 
     def meet(self, pairs: Sequence[Pair]) -> None:
-        """Learn which characters there are, which says how large the tower is."""
+        """Learn which characters there are, which says how large the tower is.
+
+        Raises
+        ------
+        InputError
+            If no pair has texts in both languages.
+        """
         settings = self.settings
         self._dictionary = list(read_dictionary()) if settings.words else []
         counts = Counter(character for word in self._dictionary for form in set(word[:2]) for character in form)
-        read = {character for pair in pairs for text in chinese(pair) for character in normalize("NFKC", text).lower()}
+        both = [texts for texts in texts_of(pairs) if chinese(texts) and english(texts)]
+        if not both:
+            raise InputError(
+                "no pair has texts in Chinese and in another language; name the keys of both: --text-key en,zh"
+            )
+        read = {character for texts in both for text in chinese(texts) for character in normalize("NFKC", text).lower()}
         common = {character for character, count in counts.items() if count >= settings.rare}
         self.tokenizer = character_tokenizer(sorted((read | common) - set("。 ")), settings.max_tokens)
         config = CharacterConfig(
@@ -153,17 +162,9 @@ class ChineseTask(Task):
     def begin(self, pairs: Sequence[Pair]) -> None:
         """Compute what the encoder gives."""
         self._views.fill(pairs)
-        self._read(pairs)
+        texts = list(dict.fromkeys(text for some in self._views.texts.values() for text in english(some)))
+        self._english = dict(zip(texts, encode_texts(self._encoder, self.start.tokenizer, texts).cpu(), strict=True))
         self._learn_words([(form, word.meaning) for word in self._dictionary for form in sorted(set(word[:2]))])
-
-    def _read(self, pairs: Sequence[Pair]) -> None:
-        for pair in pairs:
-            self._ids[pair.id] = [encoding.ids for encoding in self.tokenizer.encode_batch(list(chinese(pair)))]
-        texts = [text for pair in pairs for text in english(pair)]
-        vectors = encode_texts(self._encoder, self.start.tokenizer, texts).cpu()
-        parts = vectors.split([len(english(pair)) for pair in pairs])
-        for pair, part in zip(pairs, parts, strict=True):
-            self._english[pair.id] = nn.functional.normalize(part.mean(dim=0), dim=-1)
 
     def _learn_words(self, words: Sequence[tuple[str, str]]) -> None:
         """Keep the words whose characters are all known, and the vectors of their meanings."""
@@ -178,14 +179,27 @@ class ChineseTask(Task):
 
     def prepare(self, pair: Pair, rng: np.random.Generator) -> Mapping[str, Any]:
         """Choose one of the views of a picture; all of its Chinese texts are read."""
+        texts, others = chinese(pair.texts), english(pair.texts)
+        if not texts or not others:
+            raise ItemError("has no text in Chinese" if not texts else "has texts in Chinese only")
         row = self._views.row(pair)
-        view = self._views.stored[row, rng.integers(self.settings.views)]
-        return {"row": row, "ids": self._ids[pair.id], "picture": view, "english": self._english[pair.id]}
+        meant = torch.stack([self._english[text] for text in others]).mean(dim=0)
+        return {
+            "row": row,
+            "ids": self._ids(texts),
+            "picture": self._views.stored[row, rng.integers(self.settings.views)],
+            "english": nn.functional.normalize(meant, dim=-1),
+            "chance": int(rng.integers(1 << 62)),
+        }
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Lay out n pictures' vectors and texts, and words of the dictionary drawn at random."""
         words = self.settings.words if self._words else 0
-        drawn = torch.randint(max(1, len(self._words)), (words,), generator=self._generator)
+        chances = np.random.default_rng([sample["chance"] for sample in samples])  # the same when a run goes on
+        drawn = torch.from_numpy(chances.integers(max(1, len(self._words)), size=words))
         ids = [ids for sample in samples for ids in sample["ids"]]
         groups = torch.tensor([sample["row"] for sample in samples])
         batch = {
@@ -235,14 +249,17 @@ class ChineseTask(Task):
         """Measure retrieval in both directions, in Chinese."""
         if not len(self._held_out.stored):
             self._held_out.fill(pairs)
-            self._read(pairs)
-        ids = [ids for pair in pairs for ids in self._ids[pair.id]]
+        read = {row: chinese(texts) for row, texts in self._held_out.texts.items() if chinese(texts)}
+        if not read:
+            raise InputError("no pair to measure on has a text in Chinese; name its key: --text-key en,zh")
+        ids = [ids for texts in read.values() for ids in self._ids(texts)]
         network, vectors = self.network.eval(), []
+        device = next(network.parameters()).device
         for first in range(0, len(ids), 256):
-            some = laid_out(ids[first : first + 256])
-            vectors.append(nn.functional.normalize(network(some, (some != 0).long()), dim=-1))
-        owner = np.repeat(np.arange(len(pairs)), [len(self._ids[pair.id]) for pair in pairs])
-        pictures = np.asarray(self._held_out.stored[:, 0], dtype=np.float32)
+            some = laid_out(ids[first : first + 256]).to(device)
+            vectors.append(nn.functional.normalize(network(some, (some != 0).long()), dim=-1).cpu())
+        owner = np.repeat(np.arange(len(read)), [len(texts) for texts in read.values()])
+        pictures = np.asarray(self._held_out.stored[list(read), 0], dtype=np.float32)
         return retrieval_metrics(torch.cat(vectors).numpy(), pictures, owner).as_dict()
 
     def score(self, figures: Figures) -> float:
@@ -255,14 +272,14 @@ class ChineseTask(Task):
         self.start.write(folder)
 
 
-def chinese(pair: Pair) -> tuple[str, ...]:
-    """Take a pair's texts that are written in Chinese characters."""
-    return tuple(text for text in pair.texts if has_han(text))
+def chinese(texts: Sequence[str]) -> tuple[str, ...]:
+    """Take those that are written in Chinese characters."""
+    return tuple(text for text in texts if has_han(text))
 
 
-def english(pair: Pair) -> tuple[str, ...]:
-    """Take a pair's other texts."""
-    return tuple(text for text in pair.texts if not has_han(text))
+def english(texts: Sequence[str]) -> tuple[str, ...]:
+    """Take the others."""
+    return tuple(text for text in texts if not has_han(text))
 
 
 def has_han(text: str) -> bool:
