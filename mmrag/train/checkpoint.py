@@ -89,7 +89,7 @@ class Checkpoints:
 
     def save(self, state: State, *, bad: Mapping[int, str]) -> None:
         """Write a checkpoint, with the rows that could not be read: the first process does, and all must call it."""
-        state.bad = {str(row): reason for row, reason in bad.items()}
+        state.bad = {str(row): reason for row, reason in dict(bad).items()}  # threads that read ahead add to it
         random = all_random_states(self._stepper.device)
         if distributed.rank() != 0 or self._saved == state.step:
             return

@@ -22,6 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmrag.errors import InputError
+
 BUCKET_ELEMENTS = 1 << 23  # of gradients that travel together: 32 MB in float32
 PATIENCE = timedelta(hours=2)  # the first process may be measuring that long while the others wait
 
@@ -45,9 +47,14 @@ def joined(device: str) -> Iterator[torch.device]:
     """Join the processes that torchrun started, if it did; gives the device of this one.
 
     A process that fails leaves without a farewell: torchrun then ends the others, which wait for it.
+
+    Raises
+    ------
+    InputError
+        If torch has no such device here.
     """
     if _many() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield torch.device(device)
+        yield _checked(device)
         return
     chosen = torch.device(device)
     if chosen.type == "cuda":
@@ -56,6 +63,16 @@ def joined(device: str) -> Iterator[torch.device]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     yield chosen
     dist.destroy_process_group()
+
+
+def _checked(device: str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"torch cannot compute on {device!r} here ({reason}); take cpu, which is everywhere"
+        ) from error
 
 
 class _Gather(torch.autograd.Function):

@@ -47,6 +47,9 @@ def write_edition(start: Start, folder: Path, *, card: Card) -> Card:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
+    for part in (start.network, start.chinese, start.miniature):
+        if part is not None:
+            part.cpu()  # where graphs are exported
     weights, sizes = _parts(start)
     aside = folder / f"{WEIGHTS_NAME}.partial"
     save_file(weights, aside, metadata=sizes)

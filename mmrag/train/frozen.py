@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmrag.errors import ItemError
+from mmrag.errors import InputError, ItemError
 from mmrag.models.preprocess import Preprocessing
 from mmrag.sources.image import read_image
 from mmrag.sources.pairs import Pair
@@ -118,7 +118,14 @@ class FrozenVision:
         return {"group": group, "pixels": self._preprocessing(image)}
 
     def batches(self, pairs: Sequence[Pair]) -> Iterator[list[dict[str, Any]]]:
-        """Prepare all pictures as they are, some at a time, each with its "pair"; what cannot be read is left out."""
+        """Prepare all pictures as they are, some at a time, each with its "pair"; what cannot be read is left out.
+
+        Raises
+        ------
+        InputError
+            If none can be read.
+        """
+        found = False
 
         def prepared(row: int) -> dict[str, Any] | None:
             try:
@@ -133,7 +140,10 @@ class FrozenVision:
                 rows = range(start, min(start + PICTURES_AT_ONCE, len(pairs)))
                 samples = [sample for sample in threads.map(prepared, rows) if sample]
                 if samples:
+                    found = True
                     yield samples
+        if not found:
+            raise InputError(f"none of {len(pairs)} pictures can be read; the log names the reason for each")
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Lay n pictures out as ``groups`` ``(n,)``, the ``pixels`` and ``states`` there are, and their ``order``."""

@@ -80,7 +80,7 @@ def read_log(out: Path) -> list[Entry]:
         If there is no log.
     """
     try:
-        lines = (out / LOG_NAME).read_text(encoding="utf-8").splitlines()
+        lines = (out / LOG_NAME).read_text(encoding="utf-8").split("\n")  # a reason may hold what else ends lines
     except OSError as error:
         raise InputError(f"there is no training in {str(out)!r}: cannot read {LOG_NAME}: {error.strerror}") from error
     return list(_entries(lines))

@@ -15,7 +15,7 @@ from types import FrameType
 
 import torch
 
-from mmrag.errors import InputError, Interrupted
+from mmrag.errors import InputError, Interrupted, TrainingError
 from mmrag.machine import keep_freed_memory
 from mmrag.sources.pairs import Pair
 from mmrag.train import distributed
@@ -99,11 +99,11 @@ def fit(  # one function, because a training is best read in one piece, from top
     InputError
         If there are too few pairs, `out` is in use, or its checkpoint is of another run.
     TrainingError
-        If the loss is no number again and again.
+        If the loss is no number again and again, or the accelerator has too little memory.
     Interrupted
         After Ctrl-C, with a checkpoint written; a second Ctrl-C ends at once.
     """
-    with distributed.joined(device) as place, stopping() as stop:
+    with distributed.joined(device) as place, stopping() as stop, enough_memory():
         began = time.monotonic()
         keep_freed_memory()
         if distributed.rank() == 0:
@@ -270,6 +270,19 @@ def stopping() -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn an accelerator that has too little of it into an error that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "the accelerator has too little memory for this: set loop.grad_cache to 32 where the loss is contrastive, "
+            'else a larger loop.accumulate; loop.precision = "bf16"; loop.checkpoint_gradients = true; or a smaller '
+            f"data.batch_size ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def judge(

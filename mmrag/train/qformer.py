@@ -108,8 +108,8 @@ class TrainedQFormer(nn.Module):
 
     def embed(self, queries: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """Project hidden states to unit vectors: of a picture ``(n, queries, d)``, of its text's [CLS] ``(n, d)``."""
-        image_vectors = F.normalize(self.vision_projection(queries), dim=-1)
-        return image_vectors, F.normalize(self.text_projection(words[:, 0]), dim=-1)
+        image_vectors = F.normalize(self.vision_projection(queries).float(), dim=-1)
+        return image_vectors, F.normalize(self.text_projection(words[:, 0]).float(), dim=-1)
 
     def judge(self, queries: Tensor) -> Tensor:
         """Give the logits of "no match" and "match", ``(n, 2)``: the mean over the queries."""

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from mmrag.errors import ItemError
 from mmrag.models.tokens import Tokens, laid_out
 from mmrag.models.towers import DualEncoder
+from mmrag.sources.pairs import Pair
 
 TEXTS_AT_ONCE = 256
+
+
+def texts_of(pairs: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
+    """Yield the texts of each pair that can be read; whoever looks at the pictures tells of the others."""
+    for row in range(len(pairs)):
+        try:
+            yield pairs[row].texts
+        except ItemError:
+            continue
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tokens, Tokens]:

@@ -32,6 +32,7 @@ def test_webdataset_tars(tmp_path):
     pairs = [(pair.id, pair.image, pair.texts) for pair in read_pairs([path])]
     assert pairs == [("x/1", b"J1", ("a dog", "a cat")), ("x/2", b"P2", ("one", "two"))]
     assert [pair.texts for pair in read_pairs([path], text_key="zh")] == [("狗",)]
+    assert [pair.texts for pair in read_pairs([path], text_key="en,zh")] == [("a dog", "a cat", "狗")]
 
 
 def test_samples_without_a_picture_or_words_are_warned_of(tmp_path, caplog):

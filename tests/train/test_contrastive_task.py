@@ -396,13 +396,23 @@ def test_a_twin_follows_and_fills_the_queue(clip):
     task.network.train()
     assert not task.network.twin.training
     task.losses(batch, Moment(0, 2, 1, 1))
-    assert len(task.network.queue) == 6
+    assert len(task.network.queue) == 0  # what was seen waits for its step, which may not be taken
     name, one = next(iter(task.network.parameters_of("image")))
     before = one.detach().clone()
     one.data += 1.0
     task.after_step(Moment(1, 2, 1, 1))
     assert torch.allclose(dict(task.network.twin.named_parameters())[name], before + 0.5)
+    assert task.network.queue.groups.tolist() == batch["groups"].tolist()
     assert not any(id(one) in held_by(task) for one in task.network.twin.parameters())
+
+
+def test_half_precision_is_for_networks_and_not_for_logits(clip):
+    task = clip(temperature=0.01)
+    batch = batch_of(task, pairs(0)[:6])
+    vectors = [torch.nn.functional.normalize(torch.randn(6, 64), dim=-1) for _ in range(2)]
+    whole = task.contrast(*vectors, batch, Moment(0, 1, 1, 1))["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(task.contrast(*vectors, batch, Moment(0, 1, 1, 1))["loss"], whole)
 
 
 def held_by(task):

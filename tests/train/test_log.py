@@ -52,6 +52,13 @@ def test_a_line_that_was_cut_off_is_left_out(run):
     assert read_log(run) == before
 
 
+def test_a_reason_may_hold_any_character(tmp_path):
+    log = Log(tmp_path, from_step=0, reporter=None)
+    for step in (1, 2):
+        log({"kind": "epoch", "step": step, "skipped": {"a\u2028b\x85c": 1}})
+    assert [entry["step"] for entry in read_log(tmp_path)] == [1, 2]
+
+
 def test_no_number_is_null(tmp_path):
     Log(tmp_path, from_step=0, reporter=None)({"kind": "step", "step": 1, "loss": float("nan")})
     assert json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)["loss"] is None

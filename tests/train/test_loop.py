@@ -183,3 +183,18 @@ def test_grad_cache_is_for_losses_of_vectors(tmp_path):
 def test_what_cannot_compute_activations_again_says_so(tmp_path):
     with pytest.raises(InputError, match=r"set loop\.checkpoint_gradients"):
         fit(ToyTask(), PAIRS, out=tmp_path / "out", recipe=changed(loop={"checkpoint_gradients": True}))
+
+
+def test_too_little_memory_says_what_to_change(tmp_path, monkeypatch):
+    def full(self, batch, moment):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more")
+
+    monkeypatch.setattr(ToyTask, "losses", full)
+    with pytest.raises(TrainingError, match=r"loop\.grad_cache.*Tried to allocate 2\.00 GiB\.\)$"):
+        fit(ToyTask(), PAIRS, out=tmp_path / "out", recipe=RECIPE)
+
+
+def test_a_device_that_is_not_here_is_named(tmp_path):
+    with pytest.raises(InputError, match="torch cannot compute on 'nowhere' here"):
+        fit(ToyTask(), PAIRS, out=tmp_path / "out", recipe=RECIPE, device="nowhere")
+    assert not (tmp_path / "out").exists()

@@ -77,7 +77,7 @@ def open_pairs(paths: Iterable[str | Path], *, text_key: str | None = None, imag
         - a folder that ``save_to_disk`` of ``datasets`` has written, maybe with a split (``folder#train``).
     text_key : str or None
         The key, or column, whose string or list of strings holds the texts; by default the first present of
-        ``texts``, ``text``, ``captions``, ``caption``, ``en``. Of JSON, several may be joined by commas: ``en,zh``.
+        ``texts``, ``text``, ``captions``, ``caption``, ``en``. In JSON, ``"en,zh"`` takes the texts of both keys.
     images : path or None
         The folder that the pictures' paths are relative to; by default it is looked for beside the file.
 

@@ -16,7 +16,6 @@ TEXT_KEYS = ("texts", "text", "captions", "caption", "en")
 IMAGE_KEYS = ("image", "image_path", "file_name", "filename", "filepath", "path", "url")
 
 NO_PICTURE = "no picture"
-NO_JSON = "no valid JSON"
 IS_AN_ADDRESS = "the picture is an address; download it first, and give its path"
 
 
@@ -122,13 +121,15 @@ def make_row(row_id: str, picture: Picture | None, texts: tuple[str, ...], *, te
 def texts_of(words: Any, text_key: str | None) -> tuple[str, ...]:
     """Take the texts out of an object: under `text_key`, or under the first of `TEXT_KEYS` that it has.
 
-    Several keys, joined by commas, are read one after the other.
+    A key with commas names several, ``"en,zh"``: the texts of all.
     """
     if not isinstance(words, Mapping):
         return ()
-    key = text_key or next((key for key in TEXT_KEYS if key in words), "")
-    keys = [key] if key in words else key.split(",")
-    return tuple(text for one in keys for text in clean_texts(words.get(one)))
+    if text_key is None:
+        keys = [key for key in TEXT_KEYS if key in words][:1]
+    else:
+        keys = [text_key] if text_key in words else text_key.split(",")
+    return tuple(text for key in keys for text in clean_texts(words.get(key.strip())))
 
 
 def clean_texts(found: Any) -> tuple[str, ...]:

@@ -174,8 +174,9 @@ class Stage1(Task):
         groups, scale = batch["groups"], self.network.scale
         own = torch.arange(len(groups), device=states.device) + rank() * len(groups)
         same = groups[:, None] == gather(groups)[None, :]
-        scores = scale * query_cosines(image_vectors, gather(text_vectors))  # (n, all)
-        back = scale * query_cosines(gather(image_vectors), text_vectors).T
+        with torch.autocast(states.device.type, enabled=False):  # in bf16, logits would be steps of a quarter
+            scores = scale * query_cosines(image_vectors, gather(text_vectors))  # (n, all)
+            back = scale * query_cosines(gather(image_vectors), text_vectors).T
         smoothing = self._settings.label_smoothing
         loss = (
             itc(scores, own, same=same, label_smoothing=smoothing)

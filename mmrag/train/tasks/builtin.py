@@ -24,7 +24,7 @@ from mmrag.train.objectives.contrastive import multi_positive_nce
 from mmrag.train.start import Start, load_start
 from mmrag.train.task import Batch, Figures, Layer, Losses, Moment, Task
 from mmrag.train.texts import encode_texts
-from mmrag.train.views import Key, Views, key_of
+from mmrag.train.views import Views
 
 LARGEST_SCALE = 100.0
 STAGES = 9
@@ -101,7 +101,7 @@ class EncoderTask(Task):
         self._first_stages = copy.deepcopy(encoder.image.stages[: settings.frozen_stages]).eval()
         self._views = self._seen(settings.views)
         self._held_out = self._seen(1)
-        self._texts: dict[Key, Tensor] = {}
+        self._texts: dict[str, Tensor] = {}
         self._concepts: Concepts | None = None
 
     def _seen(self, count: int) -> Views:
@@ -111,30 +111,24 @@ class EncoderTask(Task):
 
     @torch.no_grad()
     def _look(self, pixels: Tensor) -> Tensor:
-        x = pixels.to(self._device, memory_format=torch.channels_last)
-        with torch.autocast(self._device.type, torch.bfloat16):
+        x = pixels.to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
             for stage in self._first_stages:
                 x = stage(x)
-        return x.cpu()
-
-    @property
-    def _device(self) -> torch.device:
-        return self.network.log_scale.device
+        return x
 
     def begin(self, pairs: Sequence[Pair]) -> None:
         """Compute what the frozen parts give: views of pictures, vectors of texts, names of classes."""
-        self._first_stages.to(self._device)
         self._views.fill(pairs)
-        self._texts |= self._text_vectors(pairs)
+        self._embed(self._views)
         if self.settings.concepts and self.start.classifier is not None:
             vectors = self._bare_vectors(class_texts())
             self._concepts = Concepts(self.start.classifier, vectors)
 
-    def _text_vectors(self, pairs: Sequence[Pair]) -> dict[Key, Tensor]:
-        """Embed all texts of pairs, before the adapter, ``(k, d)`` for a pair's k texts."""
-        vectors = self._bare_vectors([text for pair in pairs for text in pair.texts])
-        parts = vectors.split([len(pair.texts) for pair in pairs])
-        return {key_of(pair): part for pair, part in zip(pairs, parts, strict=True)}
+    def _embed(self, views: Views) -> None:
+        """Embed all texts of pictures that were seen, before the adapter, ``(d,)`` each."""
+        texts = list(dict.fromkeys(text for some in views.texts.values() for text in some))
+        self._texts |= dict(zip(texts, self._bare_vectors(texts), strict=True))
 
     def _bare_vectors(self, texts: list[str]) -> Tensor:
         bare = copy.copy(self.network.encoder)
@@ -144,7 +138,8 @@ class EncoderTask(Task):
     def prepare(self, pair: Pair, rng: np.random.Generator) -> Mapping[str, Any]:
         """Choose one of the views of a picture; all of its texts are taken."""
         row = self._views.row(pair)
-        return {"row": row, "view": rng.integers(self.settings.views), "texts": self._texts[key_of(pair)]}
+        texts = torch.stack([self._texts[text] for text in pair.texts])
+        return {"row": row, "view": rng.integers(self.settings.views), "texts": texts}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Lay out the views of n pictures, and all of their texts with the pictures that they belong to."""
@@ -159,7 +154,7 @@ class EncoderTask(Task):
             "text_groups": groups.repeat_interleave(counts),
         }
 
-    def losses(self, batch: Batch, moment: Moment) -> Losses:
+    def losses(self, batch: Batch, moment: Moment) -> Losses:  # noqa: ARG002
         """Compare pictures, and features that a classifier makes up, with texts."""
         encoder = self.network.encoder
         device = batch["seen"].device.type
@@ -168,8 +163,7 @@ class EncoderTask(Task):
         vectors = F.normalize(encoder.head(grid.float()), dim=-1)  # (n, d)
         texts, groups, text_groups = batch["texts"], batch["groups"], batch["text_groups"]
         if self._concepts:
-            generator = torch.Generator().manual_seed(moment.step)
-            features, names, classes = self._concepts.sample(self.settings.concepts, generator)
+            features, names, classes = self._concepts.sample(self.settings.concepts, torch.default_generator)
             made_up = F.normalize(encoder.head(features.to(vectors.device)), dim=-1)
             vectors, texts = torch.cat([vectors, made_up]), torch.cat([texts, names.to(texts.device)])
             own = (-1 - classes).to(groups.device)
@@ -208,25 +202,30 @@ class EncoderTask(Task):
     def measure(self, pairs: Sequence[Pair]) -> Figures:
         """Measure retrieval in both directions."""
         if not len(self._held_out.stored):
-            self._first_stages.to(self._device)
             self._held_out.fill(pairs)
-            self._texts |= self._text_vectors(pairs)
-        encoder = self.network.encoder.eval()
-        texts = encoder.adapter(torch.cat([self._texts[key_of(pair)] for pair in pairs]).to(self._device))
-        owner = np.repeat(np.arange(len(pairs)), [len(pair.texts) for pair in pairs])
-        images = self.picture_vectors(self._held_out, view=0)
-        return retrieval_metrics(texts.cpu().numpy(), images.cpu().numpy(), owner).as_dict()
+            self._embed(self._held_out)
+        encoder, seen = self.network.encoder.eval(), self._held_out.texts
+        bare = torch.stack([self._texts[text] for some in seen.values() for text in some])
+        texts = encoder.adapter(bare.to(self._device)).cpu()
+        owner = np.repeat(np.arange(len(seen)), [len(some) for some in seen.values()])
+        images = self.picture_vectors(self._held_out, view=0)[list(seen)]
+        return retrieval_metrics(texts.numpy(), images.numpy(), owner).as_dict()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.log_scale.device
 
     @torch.no_grad()
     def picture_vectors(self, views: Views, *, view: int) -> Tensor:
-        """Embed one view of all pictures, ``(n, d)``."""
+        """Embed one view of all pictures, ``(n, d)`` on the CPU."""
         encoder, vectors = self.network.encoder, []
         for first in range(0, len(views.stored), 64):
-            stored = torch.from_numpy(np.ascontiguousarray(views.stored[first : first + 64, view]))
-            seen = stored.to(self._device, torch.float32, memory_format=torch.channels_last)
-            with torch.autocast(self._device.type, torch.bfloat16):
-                grid = encoder.image(seen, start=self.settings.frozen_stages)
-            vectors.append(F.normalize(encoder.head(grid.float()), dim=-1))
+            seen = torch.from_numpy(np.ascontiguousarray(views.stored[first : first + 64, view])).to(self._device)
+            with torch.autocast(seen.device.type, torch.bfloat16):
+                grid = encoder.image(
+                    seen.float().to(memory_format=torch.channels_last), start=self.settings.frozen_stages
+                )
+            vectors.append(F.normalize(encoder.head(grid.float()), dim=-1).cpu())
         return torch.cat(vectors)
 
     def score(self, figures: Figures) -> float:

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
-from mmrag.errors import InputError
+from mmrag.errors import InputError, ItemError
 from mmrag.evaluate.retrieval import mean_recall, retrieval_metrics
 from mmrag.models.characters import CharacterConfig, CharacterTower
 from mmrag.recipe import build
@@ -24,8 +24,8 @@ from mmrag.train.dictionary import read_dictionary
 from mmrag.train.objectives.contrastive import multi_positive_nce
 from mmrag.train.start import Start, load_start
 from mmrag.train.task import Batch, Figures, Layer, Losses, Moment, Task
-from mmrag.train.texts import encode_texts
-from mmrag.train.views import Key, Views, key_of
+from mmrag.train.texts import encode_texts, texts_of
+from mmrag.train.views import Views
 
 SPECIAL = ("[PAD]", "[UNK]")
 
@@ -117,8 +117,7 @@ class ChineseTask(Task):
         self._encoder = start.network.eval().requires_grad_(False)
         self._views = self._seen(settings.views)
         self._held_out = self._seen(1)
-        self._ids: dict[Key, list[list[int]]] = {}
-        self._english: dict[Key, Tensor] = {}
+        self._english: dict[str, Tensor] = {}
 
     def _seen(self, count: int) -> Views:
         augmentation = self.settings.augmentation
@@ -126,20 +125,27 @@ class ChineseTask(Task):
 
     @torch.no_grad()
     def _look(self, pixels: Tensor) -> Tensor:
-        with torch.autocast(self._device.type, torch.bfloat16):
-            grid = self._encoder.image(pixels.to(self._device, memory_format=torch.channels_last))
-        return nn.functional.normalize(self._encoder.head(grid.float()), dim=-1).cpu()
-
-    @property
-    def _device(self) -> torch.device:
-        return self.network.project.weight.device
+        with torch.autocast("cpu", torch.bfloat16):
+            grid = self._encoder.image(pixels.to(memory_format=torch.channels_last))
+        return nn.functional.normalize(self._encoder.head(grid.float()), dim=-1)
 
     def meet(self, pairs: Sequence[Pair]) -> None:
-        """Learn which characters there are, which says how large the tower is."""
+        """Learn which characters there are, which says how large the tower is.
+
+        Raises
+        ------
+        InputError
+            If no pair has texts in both languages.
+        """
         settings = self.settings
         self._dictionary = list(read_dictionary()) if settings.words else []
         counts = Counter(character for word in self._dictionary for form in set(word[:2]) for character in form)
-        read = {character for pair in pairs for text in chinese(pair) for character in normalize("NFKC", text).lower()}
+        both = [texts for texts in texts_of(pairs) if chinese(texts) and english(texts)]
+        if not both:
+            raise InputError(
+                "no pair has texts in Chinese and in another language; name the keys of both: --text-key en,zh"
+            )
+        read = {character for texts in both for text in chinese(texts) for character in normalize("NFKC", text).lower()}
         common = {character for character, count in counts.items() if count >= settings.rare}
         self.tokenizer = character_tokenizer(sorted((read | common) - set("。 ")), settings.max_tokens)
         config = CharacterConfig(
@@ -155,19 +161,10 @@ class ChineseTask(Task):
 
     def begin(self, pairs: Sequence[Pair]) -> None:
         """Compute what the encoder gives."""
-        self._encoder.to(self._device)
         self._views.fill(pairs)
-        self._read(pairs)
+        texts = list(dict.fromkeys(text for some in self._views.texts.values() for text in english(some)))
+        self._english = dict(zip(texts, encode_texts(self._encoder, self.start.tokenizer, texts).cpu(), strict=True))
         self._learn_words([(form, word.meaning) for word in self._dictionary for form in sorted(set(word[:2]))])
-
-    def _read(self, pairs: Sequence[Pair]) -> None:
-        for pair in pairs:
-            self._ids[key_of(pair)] = [encoding.ids for encoding in self.tokenizer.encode_batch(list(chinese(pair)))]
-        texts = [text for pair in pairs for text in english(pair)]
-        vectors = encode_texts(self._encoder, self.start.tokenizer, texts).cpu()
-        parts = vectors.split([len(english(pair)) for pair in pairs])
-        for pair, part in zip(pairs, parts, strict=True):
-            self._english[key_of(pair)] = nn.functional.normalize(part.mean(dim=0), dim=-1)
 
     def _learn_words(self, words: Sequence[tuple[str, str]]) -> None:
         """Keep the words whose characters are all known, and the vectors of their meanings."""
@@ -182,55 +179,66 @@ class ChineseTask(Task):
 
     def prepare(self, pair: Pair, rng: np.random.Generator) -> Mapping[str, Any]:
         """Choose one of the views of a picture; all of its Chinese texts are read."""
+        texts, others = chinese(pair.texts), english(pair.texts)
+        if not texts or not others:
+            raise ItemError("has no text in Chinese" if not texts else "has texts in Chinese only")
         row = self._views.row(pair)
-        view = self._views.stored[row, rng.integers(self.settings.views)]
-        return {"row": row, "ids": self._ids[key_of(pair)], "picture": view, "english": self._english[key_of(pair)]}
+        meant = torch.stack([self._english[text] for text in others]).mean(dim=0)
+        return {
+            "row": row,
+            "ids": self._ids(texts),
+            "picture": self._views.stored[row, rng.integers(self.settings.views)],
+            "english": nn.functional.normalize(meant, dim=-1),
+            "chance": int(rng.integers(1 << 62)),
+        }
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
-        """Lay out n pictures' vectors and texts."""
+        """Lay out n pictures' vectors and texts, and words of the dictionary drawn at random."""
+        words = self.settings.words if self._words else 0
+        chances = np.random.default_rng([sample["chance"] for sample in samples])  # the same when a run goes on
+        drawn = torch.from_numpy(chances.integers(max(1, len(self._words)), size=words))
+        ids = [ids for sample in samples for ids in sample["ids"]]
         groups = torch.tensor([sample["row"] for sample in samples])
-        return {
-            "ids": laid_out([ids for sample in samples for ids in sample["ids"]]),
+        batch = {
+            "ids": laid_out([*ids, *(self._words[word] for word in drawn)]),
             "pictures": torch.from_numpy(np.stack([sample["picture"] for sample in samples])).float(),
             "english": torch.stack([sample["english"] for sample in samples]),
             "groups": groups,
             "text_groups": groups.repeat_interleave(torch.tensor([len(sample["ids"]) for sample in samples])),
+            "meanings": self._meanings[drawn],
         }
-
-    def losses(self, batch: Batch, moment: Moment) -> Losses:
-        """Compare captions with pictures and with English captions, words of the dictionary with their meanings."""
-        groups, text_groups = batch["groups"], batch["text_groups"]
-        captions = self._read_characters(batch["ids"])
-        pictures = self._contrast(batch["pictures"], captions, groups, text_groups)
-        english = self._contrast(batch["english"], captions, groups, text_groups)
-        total = pictures + english
         if self._meaning_vectors is not None:
-            total = total + self.settings.word_weight * self._word_loss(self._meaning_vectors, seed=moment.step)
-        return {"loss": total, "pictures": pictures.detach(), "english": english.detach()}
+            batch["meaning_vectors"] = self._meaning_vectors[batch["meanings"]]
+        return batch
 
-    def _read_characters(self, ids: Tensor) -> Tensor:
+    def losses(self, batch: Batch, moment: Moment) -> Losses:  # noqa: ARG002
+        """Compare captions with pictures and with English captions, words with their meanings."""
+        settings, ids = self.settings, batch["ids"]
         with torch.autocast(ids.device.type, torch.bfloat16):
-            vectors = self.network(ids, (ids != 0).long())
-        return nn.functional.normalize(vectors.float(), dim=-1)
+            vectors = nn.functional.normalize(self.network(ids, (ids != 0).long()).float(), dim=-1)
+        groups, text_groups = batch["groups"], batch["text_groups"]
+        captions, words = vectors[: len(text_groups)], vectors[len(text_groups) :]
 
-    def _word_loss(self, meaning_vectors: Tensor, *, seed: int) -> Tensor:
-        """Compare words, drawn at random, with what they mean."""
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(len(self._words), (self.settings.words,), generator=generator)
-        words = self._read_characters(laid_out([self._words[word] for word in drawn]).to(self._device))
-        meanings = self._meanings[drawn]
-        groups = meanings.to(self._device)
-        return self._contrast(meaning_vectors[meanings].to(self._device), words, groups, groups)
+        def loss(targets: Tensor, texts: Tensor, target_groups: Tensor, groups: Tensor) -> Tensor:
+            return multi_positive_nce(
+                targets,
+                texts,
+                settings.scale,
+                image_groups=target_groups,
+                text_groups=groups,
+                label_smoothing=settings.label_smoothing,
+            )
 
-    def _contrast(self, targets: Tensor, texts: Tensor, target_groups: Tensor, groups: Tensor) -> Tensor:
-        return multi_positive_nce(
-            targets,
-            texts,
-            self.settings.scale,
-            image_groups=target_groups,
-            text_groups=groups,
-            label_smoothing=self.settings.label_smoothing,
-        )
+        pictures = loss(batch["pictures"], captions, groups, text_groups)
+        english = loss(batch["english"], captions, groups, text_groups)
+        total = pictures + english
+        if len(words):
+            meanings = batch["meanings"]
+            total = total + settings.word_weight * loss(batch["meaning_vectors"], words, meanings, meanings)
+        return {"loss": total, "pictures": pictures.detach(), "english": english.detach()}
 
     def layers(self) -> Sequence[Layer]:
         """Name the tower, all of it new."""
@@ -240,17 +248,19 @@ class ChineseTask(Task):
     def measure(self, pairs: Sequence[Pair]) -> Figures:
         """Measure retrieval in both directions, in Chinese."""
         if not len(self._held_out.stored):
-            self._encoder.to(self._device)
             self._held_out.fill(pairs)
-            self._read(pairs)
-        ids = [ids for pair in pairs for ids in self._ids[key_of(pair)]]
+        read = {row: chinese(texts) for row, texts in self._held_out.texts.items() if chinese(texts)}
+        if not read:
+            raise InputError("no pair to measure on has a text in Chinese; name its key: --text-key en,zh")
+        ids = [ids for texts in read.values() for ids in self._ids(texts)]
         network, vectors = self.network.eval(), []
+        device = next(network.parameters()).device
         for first in range(0, len(ids), 256):
-            some = laid_out(ids[first : first + 256]).to(self._device)
-            vectors.append(nn.functional.normalize(network(some, (some != 0).long()), dim=-1))
-        owner = np.repeat(np.arange(len(pairs)), [len(self._ids[key_of(pair)]) for pair in pairs])
-        pictures = np.asarray(self._held_out.stored[:, 0], dtype=np.float32)
-        return retrieval_metrics(torch.cat(vectors).cpu().numpy(), pictures, owner).as_dict()
+            some = laid_out(ids[first : first + 256]).to(device)
+            vectors.append(nn.functional.normalize(network(some, (some != 0).long()), dim=-1).cpu())
+        owner = np.repeat(np.arange(len(read)), [len(texts) for texts in read.values()])
+        pictures = np.asarray(self._held_out.stored[list(read), 0], dtype=np.float32)
+        return retrieval_metrics(torch.cat(vectors).numpy(), pictures, owner).as_dict()
 
     def score(self, figures: Figures) -> float:
         """Give the mean R@1 of both directions."""
@@ -262,14 +272,14 @@ class ChineseTask(Task):
         self.start.write(folder)
 
 
-def chinese(pair: Pair) -> tuple[str, ...]:
-    """Take a pair's texts that are written in Chinese characters."""
-    return tuple(text for text in pair.texts if has_han(text))
+def chinese(texts: Sequence[str]) -> tuple[str, ...]:
+    """Take those that are written in Chinese characters."""
+    return tuple(text for text in texts if has_han(text))
 
 
-def english(pair: Pair) -> tuple[str, ...]:
-    """Take a pair's other texts."""
-    return tuple(text for text in pair.texts if not has_han(text))
+def english(texts: Sequence[str]) -> tuple[str, ...]:
+    """Take the others."""
+    return tuple(text for text in texts if not has_han(text))
 
 
 def has_han(text: str) -> bool:

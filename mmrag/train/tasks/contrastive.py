@@ -191,6 +191,7 @@ class Contrastive(ContrastiveTask):
         if settings.augmentation and "image" in settings.freeze:
             logger.warning("the image tower is frozen and sees each picture once: augmentation is off")
         self._pairs: Sequence[Pair] = ()
+        self._seen: list[tuple[int, Tensor, Tensor, Tensor]] = []  # step, image keys, text keys, groups
         self._vectors = PairEncoder(encoder, self.network, frozen=settings.freeze)
         self._taught: dict[Tower, VectorFile] = {tower: VectorFile() for tower in TOWERS if settings.distill}
         self._teacher_scale = self._teacher().card.logit_scale or _USUAL_SCALE if settings.distill else 0.0
@@ -257,8 +258,15 @@ class Contrastive(ContrastiveTask):
 
     def contrast(self, image_vectors: Tensor, text_vectors: Tensor, batch: Batch, moment: Moment) -> Losses:
         """Compare this process's rows with those of all ("local loss"); the mean over processes is the whole loss."""
+        keys = self._keys(batch)
+        with torch.autocast(image_vectors.device.type, enabled=False):  # in bf16, logits would be steps of a quarter
+            return self._compare(image_vectors, text_vectors, batch, moment, keys)
+
+    def _compare(
+        self, image_vectors: Tensor, text_vectors: Tensor, batch: Batch, moment: Moment, keys: Sequence[Tensor]
+    ) -> Losses:
         if self._settings.objective == "itc":
-            loss = self._itc(image_vectors, text_vectors, batch, moment)
+            loss = self._itc(image_vectors, text_vectors, batch, moment, keys)
         elif self._settings.objective == "sigmoid":
             loss = self._sigmoid(image_vectors, text_vectors, batch)
         else:
@@ -291,10 +299,17 @@ class Contrastive(ContrastiveTask):
             text_groups=gather(groups),
         )
 
-    def _itc(self, image_vectors: Tensor, text_vectors: Tensor, batch: Batch, moment: Moment) -> Tensor:
-        twin, queue, groups = self.network.twin, self.network.queue, batch["groups"]
-        with torch.no_grad():
-            image_keys, text_keys = (self._vectors.embed(tower, twin, batch) for tower in TOWERS)
+    @torch.no_grad()
+    def _keys(self, batch: Batch) -> list[Tensor]:
+        """Embed pictures and texts as the twin does, where there is one."""
+        if self._settings.objective != "itc":
+            return []
+        return [self._vectors.embed(tower, self.network.twin, batch) for tower in TOWERS]
+
+    def _itc(
+        self, image_vectors: Tensor, text_vectors: Tensor, batch: Batch, moment: Moment, keys: Sequence[Tensor]
+    ) -> Tensor:
+        queue, groups, (image_keys, text_keys) = self.network.queue, batch["groups"], keys
         loss = itc(
             image_vectors,
             text_vectors,
@@ -305,7 +320,7 @@ class Contrastive(ContrastiveTask):
             key_groups=torch.cat([groups, queue.groups]),
             alpha=ramp(self._settings.twin.alpha, moment.share * moment.epochs),
         )
-        queue.push(gather(image_keys), gather(text_keys), gather(groups))
+        self._seen.append((moment.step, image_keys, text_keys, groups))
         return loss
 
     def _distance(self, image_vectors: Tensor, text_vectors: Tensor, batch: Batch) -> Tensor:
@@ -341,6 +356,10 @@ class Contrastive(ContrastiveTask):
         self.network.bound()
         if self._settings.objective == "itc":
             follow(self.network.twin, self.network.model, momentum=self._settings.twin.momentum)
+            for step, *seen in self._seen:  # of a step that was not taken, nothing gets into the queue
+                if step == moment.step - 1:
+                    self.network.queue.push(*map(gather, seen))
+            self._seen.clear()
         per_epoch = max(1, moment.steps // moment.epochs)
         done, into_next = divmod(moment.step, per_epoch)
         self.network.epochs_done.fill_(done)

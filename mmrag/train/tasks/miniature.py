@@ -25,8 +25,8 @@ from mmrag.train.augmentation import Augmentation
 from mmrag.train.concepts import class_names
 from mmrag.train.start import Start, load_start
 from mmrag.train.task import Batch, Figures, Layer, Losses, Moment, Task
-from mmrag.train.texts import encode_texts
-from mmrag.train.views import Key, Views, key_of
+from mmrag.train.texts import encode_texts, texts_of
+from mmrag.train.views import Views
 
 LAST_STAGE = 8
 STRIDE = 32  # pixels of a cell
@@ -118,8 +118,7 @@ class MiniatureTask(Task):
         self._encoder = start.network.eval().requires_grad_(False)
         self._views = self._seen(settings.views)
         self._held_out = self._seen(1)
-        self._texts: dict[Key, Tensor] = {}
-        self._ids: dict[Key, list[list[int]]] = {}
+        self._texts: dict[str, tuple[Tensor, list[int]]] = {}  # vector and tokens
 
     def _seen(self, count: int) -> Views:
         augmentation = self.settings.augmentation
@@ -128,17 +127,13 @@ class MiniatureTask(Task):
     @torch.no_grad()
     def _look(self, pixels: Tensor) -> Tensor:
         """Give what the last stage, which widens it fourfold, starts from."""
-        with torch.autocast(self._device.type, torch.bfloat16):
-            seen = pixels.to(self._device, memory_format=torch.channels_last)
-            return self._encoder.image(seen, stop=LAST_STAGE).cpu()
-
-    @property
-    def _device(self) -> torch.device:
-        return self.network.cells.device
+        device = next(self._encoder.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16):
+            return self._encoder.image(pixels.to(device, memory_format=torch.channels_last), stop=LAST_STAGE)
 
     def meet(self, pairs: Sequence[Pair]) -> None:
         """Learn a vocabulary, which says how large the decoder is."""
-        settings, texts = self.settings, [text for pair in pairs for text in pair.texts]
+        settings, texts = self.settings, [text for some in texts_of(pairs) for text in some]
         self.tokenizer = learn_vocabulary(texts, settings.vocabulary, settings.max_tokens)
         config = MiniatureConfig(
             vocabulary=self.tokenizer.get_vocab_size(),
@@ -156,32 +151,34 @@ class MiniatureTask(Task):
         """Compute what the encoder gives."""
         self._encoder.to(self._device)
         self._views.fill(pairs)
-        self._read(pairs)
+        self._read(self._views)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def _cells(self) -> int:
         size = self.start.preprocessing
         return math.ceil(size.height / STRIDE) * math.ceil(size.width / STRIDE)
 
-    def _read(self, pairs: Sequence[Pair]) -> None:
-        """Embed and tokenize all texts of pairs."""
-        texts = [text for pair in pairs for text in pair.texts]
+    def _read(self, views: Views) -> None:
+        """Embed and tokenize all texts of pictures that were seen."""
+        texts = list(dict.fromkeys(text for some in views.texts.values() for text in some))
         vectors = encode_texts(self._encoder, self.start.tokenizer, texts).cpu()
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
-        first = 0
-        for pair in pairs:
-            own = slice(first, first := first + len(pair.texts))
-            self._texts[key_of(pair)], self._ids[key_of(pair)] = vectors[own], ids[own]
+        self._texts |= dict(zip(texts, zip(vectors, ids, strict=True), strict=True))
 
     def prepare(self, pair: Pair, rng: np.random.Generator) -> Mapping[str, Any]:
         """Choose one of the views of a picture, and some of its texts."""
-        count = len(pair.texts)
+        row, count = self._views.row(pair), len(pair.texts)
         chosen = rng.permutation(count)[: self.settings.captions]
         chosen = np.resize(chosen, self.settings.captions)  # again from the first, where there are fewer
+        read = [self._texts[pair.texts[text]] for text in chosen]
         return {
-            "row": self._views.row(pair),
+            "row": row,
             "view": rng.integers(self.settings.views),
-            "ids": [self._ids[key_of(pair)][text] for text in chosen],
-            "texts": self._texts[key_of(pair)][chosen],
+            "ids": [ids for _, ids in read],
+            "texts": torch.stack([vector for vector, _ in read]),
         }
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
@@ -195,12 +192,12 @@ class MiniatureTask(Task):
             "groups": torch.tensor(rows),
         }
 
-    def losses(self, batch: Batch, moment: Moment) -> Losses:
+    def losses(self, batch: Batch, moment: Moment) -> Losses:  # noqa: ARG002
         """Read each picture's own texts and hard negatives together, in one go."""
         settings, ids = self.settings, batch["ids"]
         with torch.no_grad():
             cells, image_vectors = self.see(batch["seen"])
-            negatives = self._hard_texts(image_vectors, batch["texts"], seed=moment.step)  # (n, negatives)
+            negatives = self._hard_texts(image_vectors, batch["texts"], batch["groups"])  # (n, negatives)
         own = torch.arange(len(ids), device=ids.device).view(-1, settings.captions)  # (n, captions)
         read = ids[torch.cat([own, negatives], dim=1)]  # (n, captions + negatives, t)
         with torch.autocast(ids.device.type, torch.bfloat16), plain_attention(ids.device):
@@ -219,13 +216,16 @@ class MiniatureTask(Task):
             grid = self._encoder.image(seen, start=LAST_STAGE).float()
         return grid.flatten(2).transpose(1, 2), F.normalize(self._encoder.head(grid), dim=-1)
 
-    def _hard_texts(self, image_vectors: Tensor, text_vectors: Tensor, *, seed: int) -> Tensor:
+    def _hard_texts(self, image_vectors: Tensor, text_vectors: Tensor, groups: Tensor) -> Tensor:
         """Draw texts of other pictures, those that resemble a picture more often, ``(n, negatives)``."""
         scores = self.settings.sharpness * image_vectors @ text_vectors.T  # (n, n · captions)
-        own = torch.arange(scores.shape[1], device=scores.device) // self.settings.captions
-        scores[own[None, :] == torch.arange(len(scores), device=scores.device)[:, None]] = -torch.inf
-        shares, generator = scores.softmax(dim=1).cpu(), torch.Generator().manual_seed(seed)
-        return torch.multinomial(shares, self.settings.negatives, generator=generator).to(scores.device)
+        own = groups[:, None] == groups.repeat_interleave(self.settings.captions)[None, :]
+        possible = int((~own).sum(dim=1).min())
+        if not possible:
+            raise InputError("a batch of one picture has no other's text to tell from its own; raise data.batch_size")
+        shares = scores.masked_fill(own, -torch.inf).softmax(dim=1).cpu()
+        again = possible < self.settings.negatives  # of few, some have to be drawn twice
+        return torch.multinomial(shares, self.settings.negatives, replacement=again).to(scores.device)
 
     def _description_loss(self, hidden: Tensor, following: Tensor) -> Tensor:
         real = following != 0
@@ -240,17 +240,17 @@ class MiniatureTask(Task):
     def measure(self, pairs: Sequence[Pair]) -> Figures:
         """Measure on held-out pairs: the loss of a word, and how often a picture's text is told from hard ones."""
         if not len(self._held_out.stored):
-            self._encoder.to(self._device)
             self._held_out.fill(pairs)
-            self._read(pairs)
-        network = self.network.eval()
+            self._read(self._held_out)
+        network, rows = self.network.eval(), list(self._held_out.texts)
         words, found, count = 0.0, 0, 0
-        for first in range(0, len(pairs), 32):
-            some = pairs[first : first + 32]
-            seen = torch.from_numpy(np.ascontiguousarray(self._held_out.stored[first : first + 32, 0]))
-            cells, vectors = self.see(seen.to(self._device, torch.float32))
-            ids = laid_out([self._ids[key_of(pair)][0] for pair in some]).to(self._device)
-            texts = torch.stack([self._texts[key_of(pair)][0] for pair in some]).to(self._device)
+        for first in range(0, len(rows), 32):
+            some = rows[first : first + 32]
+            seen = torch.from_numpy(self._held_out.stored[some, 0]).float().to(self._device)
+            cells, vectors = self.see(seen)
+            read = [self._texts[self._held_out.texts[row][0]] for row in some]
+            ids = laid_out([ids for _, ids in read]).to(self._device)
+            texts = torch.stack([vector for vector, _ in read]).to(self._device)
             memory = network.look(cells)
             hidden = network(ids, memory)
             real = ids[:, 1:] != 0
@@ -258,7 +258,7 @@ class MiniatureTask(Task):
             words -= float(log_shares.gather(1, ids[:, 1:][real][:, None]).sum())
             count += int(real.sum())
             found += self._told_apart(network, memory, ids, vectors @ texts.T)
-        return {"word_loss": round(words / count, 4), "told_apart": round(100 * found / len(pairs), 2)}
+        return {"word_loss": round(words / count, 4), "told_apart": round(100 * found / len(rows), 2)}
 
     def _told_apart(self, network: Miniature, memory: Tensor, ids: Tensor, cosines: Tensor) -> int:
         """Count the pictures whose own text beats the three others of the batch that resemble them most."""
