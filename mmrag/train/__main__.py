@@ -76,11 +76,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _pack(given: argparse.Namespace) -> None:
     recipe = load_recipe(given.recipe, changes=dict(map(read_change, given.changes)))
-    pairs, val = (
-        open_pairs(some, text_key=recipe.data.text_key) if some else None for some in (given.pairs, given.val)
-    )
+    key = recipe.data.text_key
+    pairs = open_pairs(given.pairs, text_key=key)
+    val = open_pairs(given.val, text_key=key) if given.val else None
     with tempfile.TemporaryDirectory() as folder:
-        skipped = bundle.pack(recipe, pairs or (), Path(folder), val=val, side=given.side)
+        skipped = bundle.pack(recipe, pairs, Path(folder), val=val, side=given.side)
         written = pieces.cut(Path(folder), given.out, limit=given.limit * MEGABYTE)
     for reason, count in skipped.items():
         print(f"{count:,} skipped: {reason}", file=sys.stderr)

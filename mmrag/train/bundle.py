@@ -24,6 +24,7 @@ from mmrag.sources.image import read_image
 from mmrag.sources.pairs import Pair, open_pairs
 from mmrag.train.log import Reporter
 from mmrag.train.loop import TrainReport, fit
+from mmrag.train.pieces import claim_empty
 from mmrag.train.recipe import TrainRecipe
 from mmrag.train.start import IMAGE_PACKAGE, TEXT_PACKAGE
 from mmrag.train.tasks import open_task
@@ -55,7 +56,7 @@ def pack(
     pairs, val : sequence of Pair
         What to train and to measure on.
     out : path
-        A folder.
+        An empty folder, or none yet.
     side : int or None
         Pictures whose shorter side is longer are shrunk to it, in pixels; the model's input size is enough, and more
         where an augmentation crops. None leaves all as they are. JPEG and PNG files that need not be shrunk keep their
@@ -69,13 +70,13 @@ def pack(
     Raises
     ------
     InputError
-        If no pair can be read.
+        If no pair can be read, or `out` holds something.
     ModelError
         If a model is not here.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    claim_empty(out)
     leave_out = shutil.ignore_patterns("__pycache__", _BUILTIN)
-    shutil.copytree(_PACKAGE, out / _PACKAGE.name, ignore=leave_out, dirs_exist_ok=True)
+    shutil.copytree(_PACKAGE, out / _PACKAGE.name, ignore=leave_out)
     data = dataclasses.replace(recipe.data, text_key=None)  # the texts are chosen
     recipe = with_models(dataclasses.replace(recipe, data=data), lambda name, place: _pack_model(name, out, place))
     (out / RECIPE_NAME).write_text(json.dumps(dataclasses.asdict(recipe), indent=1), encoding="utf-8")
@@ -191,7 +192,7 @@ def run(
             f"there is no bundle in {str(bundle)!r}: cannot read {RECIPE_NAME}: {error.strerror}"
         ) from error
     recipe = recipes.build(TrainRecipe, written, where=RECIPE_NAME)
-    here = with_models(recipe, lambda name, _: name if name == _FROM_PACKAGES else str(bundle / name))
+    here = with_models(recipe, lambda name, _: name if name == _FROM_PACKAGES else str(bundle.resolve() / name))
     task = open_task(here.task, start=here.start, settings=here.settings)
     val = open_pairs([bundle / VAL_NAME]) if (bundle / VAL_NAME).is_file() else None
     return fit(
