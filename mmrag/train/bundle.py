@@ -81,7 +81,9 @@ def pack(
     recipe = with_models(dataclasses.replace(recipe, data=data), lambda name, place: _pack_model(name, out, place))
     (out / RECIPE_NAME).write_text(json.dumps(dataclasses.asdict(recipe), indent=1), encoding="utf-8")
     skipped = write_pairs(pairs, out / PAIRS_NAME, side=side)
-    return skipped + (Counter() if val is None else write_pairs(val, out / VAL_NAME, side=side))
+    if val is not None:
+        skipped += write_pairs(val, out / VAL_NAME, side=side)
+    return skipped
 
 
 def with_models(recipe: TrainRecipe, rename: Callable[[str, str], str]) -> TrainRecipe:
