@@ -49,7 +49,7 @@ from benchmarks.pictures import make_jpegs
 from benchmarks.report import publish
 from mmrag.machine import keep_freed_memory
 from mmrag.sources.pairs import open_pairs, read_pairs
-from mmrag.train.gradcache import cached_backward
+from mmrag.train.gradcache import cached_backward, parts
 from mmrag.train.loader import Loader
 from mmrag.train.loop import fit
 from mmrag.train.objectives.contrastive import ROWS_AT_ONCE, sigmoid
@@ -397,10 +397,10 @@ PART = 32
 """Pairs that GradCache embeds at once here."""
 
 PROBES = {
-    "contrastive, at once": (64, 128, 256, 512),
-    "contrastive, GradCache": (64, 128, 256, 512),
-    "sigmoid, at once": (2048, 4096, 8192),
-    "sigmoid, in chunks": (2048, 4096, 8192),
+    "contrastive, at once": (256, 512, 1024, 2048),
+    "contrastive, GradCache": (256, 512, 1024, 2048),
+    "sigmoid, at once": (2048, 4096, 6144),
+    "sigmoid, in chunks": (2048, 4096, 6144),
 }
 
 
@@ -437,9 +437,10 @@ def probed(kind: str, size: int) -> dict[str, float]:
 def probe(kind: str, size: int) -> None:
     """Print by how much the peak of this process's memory rises while a loss and its gradients are computed."""
     compute = sigmoid_probe(kind, size) if kind.startswith("sigmoid") else contrastive_probe(kind, size)
+    compute(PART)  # what is allocated once, gradients of weights among it, does not grow with the batch
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: importing has one of its own
-    loss = compute()
+    loss = compute(size)
     print(json.dumps({"bytes": resident("VmHWM") - before, "loss": loss}))
 
 
@@ -449,12 +450,13 @@ def resident(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def contrastive_probe(kind: str, size: int) -> Callable[[], float]:
+def contrastive_probe(kind: str, size: int) -> Callable[[int], float]:
+    """Make what computes the loss and the gradients of so many pairs, of `size` that lie ready."""
     task = open_task("contrastive", start=f"hf:{written('tiny')}", settings={})
     side, random = SIZES["tiny"].vision["image_size"], np.random.default_rng(0)
     ids = torch.from_numpy(random.integers(1, 49000, (size, 16)))
     ids[:, 0], ids[:, -1] = 49406, 49407
-    batch: Batch = {
+    whole: Batch = {
         "groups": torch.arange(size),
         "pixels": torch.from_numpy(random.normal(size=(size, 3, side, side)).astype(np.float32)),
         "input_ids": ids,
@@ -462,25 +464,27 @@ def contrastive_probe(kind: str, size: int) -> Callable[[], float]:
     }
     moment = Moment(0, 1, 1, 1)
 
-    def at_once() -> float:
+    def compute(count: int) -> float:
+        batch = next(parts(whole, count))
+        if kind.endswith("GradCache"):
+            return cached_backward(task, batch, moment, size=PART)["loss"].item()
         loss = task.losses(batch, moment)["loss"]
         loss.backward()
-        return float(loss)
+        return float(loss.item())
 
-    if kind.endswith("at once"):
-        return at_once
-    return lambda: float(cached_backward(task, batch, moment, size=PART)["loss"])
+    return compute
 
 
-def sigmoid_probe(kind: str, size: int) -> Callable[[], float]:
+def sigmoid_probe(kind: str, size: int) -> Callable[[int], float]:
+    """Make what does the same with the sigmoid loss of vectors."""
     torch.manual_seed(0)
     images, texts = (nn.functional.normalize(torch.randn(size, 64), dim=1).requires_grad_() for _ in range(2))
     rows = size if kind.endswith("at once") else ROWS_AT_ONCE
 
-    def compute() -> float:
-        loss = sigmoid(images, texts, math.exp(2.0), -4.0, rows_at_once=rows)
+    def compute(count: int) -> float:
+        loss = sigmoid(images[:count], texts[:count], math.exp(2.0), -4.0, rows_at_once=rows)
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     return compute
 
