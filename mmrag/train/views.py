@@ -19,6 +19,7 @@ from mmrag.roles import Pixels
 from mmrag.sources.image import read_image
 from mmrag.sources.pairs import Pair
 from mmrag.train.augmentation import Augmentation
+from mmrag.train.loader import picture_group
 
 AT_ONCE = 64
 
@@ -58,12 +59,12 @@ class Views:
         self._augmentation = augmentation or Augmentation()
         self._seed = seed
         self._threads = threads
-        self._rows: dict[str, int] = {}
+        self._rows: dict[int, int] = {}
         self.stored: npt.NDArray[np.float16] = np.empty((0, count), dtype=np.float16)
 
     def fill(self, pairs: Sequence[Pair]) -> None:
         """Compute all views of all pictures, float16, about as large as the network's output."""
-        self._rows = {pair.id: row for row, pair in enumerate(pairs)}
+        self._rows = {picture_group(pair): row for row, pair in enumerate(pairs)}
         stored: npt.NDArray[np.float16] | None = None
         for begin, view, pixels in self._pixels(pairs):
             computed = self._compute(torch.from_numpy(pixels)).to(torch.float16).numpy()
@@ -82,7 +83,7 @@ class Views:
 
     def row(self, pair: Pair) -> int:
         """Give the row of a picture that `fill` has seen."""
-        return self._rows[pair.id]
+        return self._rows[picture_group(pair)]
 
     def _pixels(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, int, Pixels]]:
         """Yield the first row, the view and the pixels of every batch; the next one is always under way."""

@@ -101,7 +101,7 @@ class EncoderTask(Task):
         self._first_stages = copy.deepcopy(encoder.image.stages[: settings.frozen_stages]).eval()
         self._views = self._seen(settings.views)
         self._held_out = self._seen(1)
-        self._texts: dict[str, Tensor] = {}
+        self._texts: dict[tuple[str, ...], Tensor] = {}
         self._concepts: Concepts | None = None
 
     def _seen(self, count: int) -> Views:
@@ -130,11 +130,11 @@ class EncoderTask(Task):
             vectors = self._bare_vectors(class_texts())
             self._concepts = Concepts(self.start.classifier, vectors)
 
-    def _text_vectors(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+    def _text_vectors(self, pairs: Sequence[Pair]) -> dict[tuple[str, ...], Tensor]:
         """Embed all texts of pairs, before the adapter, ``(k, d)`` for a pair's k texts."""
         vectors = self._bare_vectors([text for pair in pairs for text in pair.texts])
         parts = vectors.split([len(pair.texts) for pair in pairs])
-        return {pair.id: part for pair, part in zip(pairs, parts, strict=True)}
+        return {pair.texts: part for pair, part in zip(pairs, parts, strict=True)}
 
     def _bare_vectors(self, texts: list[str]) -> Tensor:
         bare = copy.copy(self.network.encoder)
@@ -144,7 +144,7 @@ class EncoderTask(Task):
     def prepare(self, pair: Pair, rng: np.random.Generator) -> Mapping[str, Any]:
         """Choose one of the views of a picture; all of its texts are taken."""
         row = self._views.row(pair)
-        return {"row": row, "view": rng.integers(self.settings.views), "texts": self._texts[pair.id]}
+        return {"row": row, "view": rng.integers(self.settings.views), "texts": self._texts[pair.texts]}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Lay out the views of n pictures, and all of their texts with the pictures that they belong to."""
@@ -212,7 +212,7 @@ class EncoderTask(Task):
             self._held_out.fill(pairs)
             self._texts |= self._text_vectors(pairs)
         encoder = self.network.encoder.eval()
-        texts = encoder.adapter(torch.cat([self._texts[pair.id] for pair in pairs]).to(self._device))
+        texts = encoder.adapter(torch.cat([self._texts[pair.texts] for pair in pairs]).to(self._device))
         owner = np.repeat(np.arange(len(pairs)), [len(pair.texts) for pair in pairs])
         images = self.picture_vectors(self._held_out, view=0)
         return retrieval_metrics(texts.cpu().numpy(), images.cpu().numpy(), owner).as_dict()

@@ -117,8 +117,8 @@ class ChineseTask(Task):
         self._encoder = start.network.eval().requires_grad_(False)
         self._views = self._seen(settings.views)
         self._held_out = self._seen(1)
-        self._ids: dict[str, list[list[int]]] = {}
-        self._english: dict[str, Tensor] = {}
+        self._ids: dict[tuple[str, ...], list[list[int]]] = {}
+        self._english: dict[tuple[str, ...], Tensor] = {}
 
     def _seen(self, count: int) -> Views:
         augmentation = self.settings.augmentation
@@ -162,12 +162,12 @@ class ChineseTask(Task):
 
     def _read(self, pairs: Sequence[Pair]) -> None:
         for pair in pairs:
-            self._ids[pair.id] = [encoding.ids for encoding in self.tokenizer.encode_batch(list(chinese(pair)))]
+            self._ids[pair.texts] = [encoding.ids for encoding in self.tokenizer.encode_batch(list(chinese(pair)))]
         texts = [text for pair in pairs for text in english(pair)]
         vectors = encode_texts(self._encoder, self.start.tokenizer, texts).cpu()
         parts = vectors.split([len(english(pair)) for pair in pairs])
         for pair, part in zip(pairs, parts, strict=True):
-            self._english[pair.id] = nn.functional.normalize(part.mean(dim=0), dim=-1)
+            self._english[pair.texts] = nn.functional.normalize(part.mean(dim=0), dim=-1)
 
     def _learn_words(self, words: Sequence[tuple[str, str]]) -> None:
         """Keep the words whose characters are all known, and the vectors of their meanings."""
@@ -184,7 +184,7 @@ class ChineseTask(Task):
         """Choose one of the views of a picture; all of its Chinese texts are read."""
         row = self._views.row(pair)
         view = self._views.stored[row, rng.integers(self.settings.views)]
-        return {"row": row, "ids": self._ids[pair.id], "picture": view, "english": self._english[pair.id]}
+        return {"row": row, "ids": self._ids[pair.texts], "picture": view, "english": self._english[pair.texts]}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Lay out n pictures' vectors and texts."""
@@ -243,12 +243,12 @@ class ChineseTask(Task):
             self._encoder.to(self._device)
             self._held_out.fill(pairs)
             self._read(pairs)
-        ids = [ids for pair in pairs for ids in self._ids[pair.id]]
+        ids = [ids for pair in pairs for ids in self._ids[pair.texts]]
         network, vectors = self.network.eval(), []
         for first in range(0, len(ids), 256):
             some = laid_out(ids[first : first + 256]).to(self._device)
             vectors.append(nn.functional.normalize(network(some, (some != 0).long()), dim=-1))
-        owner = np.repeat(np.arange(len(pairs)), [len(self._ids[pair.id]) for pair in pairs])
+        owner = np.repeat(np.arange(len(pairs)), [len(self._ids[pair.texts]) for pair in pairs])
         pictures = np.asarray(self._held_out.stored[:, 0], dtype=np.float32)
         return retrieval_metrics(torch.cat(vectors).cpu().numpy(), pictures, owner).as_dict()
 

@@ -118,8 +118,8 @@ class MiniatureTask(Task):
         self._encoder = start.network.eval().requires_grad_(False)
         self._views = self._seen(settings.views)
         self._held_out = self._seen(1)
-        self._texts: dict[str, Tensor] = {}
-        self._ids: dict[str, list[list[int]]] = {}
+        self._texts: dict[tuple[str, ...], Tensor] = {}
+        self._ids: dict[tuple[str, ...], list[list[int]]] = {}
 
     def _seen(self, count: int) -> Views:
         augmentation = self.settings.augmentation
@@ -170,7 +170,7 @@ class MiniatureTask(Task):
         first = 0
         for pair in pairs:
             own = slice(first, first := first + len(pair.texts))
-            self._texts[pair.id], self._ids[pair.id] = vectors[own], ids[own]
+            self._texts[pair.texts], self._ids[pair.texts] = vectors[own], ids[own]
 
     def prepare(self, pair: Pair, rng: np.random.Generator) -> Mapping[str, Any]:
         """Choose one of the views of a picture, and some of its texts."""
@@ -180,8 +180,8 @@ class MiniatureTask(Task):
         return {
             "row": self._views.row(pair),
             "view": rng.integers(self.settings.views),
-            "ids": [self._ids[pair.id][text] for text in chosen],
-            "texts": self._texts[pair.id][chosen],
+            "ids": [self._ids[pair.texts][text] for text in chosen],
+            "texts": self._texts[pair.texts][chosen],
         }
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
@@ -249,8 +249,8 @@ class MiniatureTask(Task):
             some = pairs[first : first + 32]
             seen = torch.from_numpy(np.ascontiguousarray(self._held_out.stored[first : first + 32, 0]))
             cells, vectors = self.see(seen.to(self._device, torch.float32))
-            ids = laid_out([self._ids[pair.id][0] for pair in some]).to(self._device)
-            texts = torch.stack([self._texts[pair.id][0] for pair in some]).to(self._device)
+            ids = laid_out([self._ids[pair.texts][0] for pair in some]).to(self._device)
+            texts = torch.stack([self._texts[pair.texts][0] for pair in some]).to(self._device)
             memory = network.look(cells)
             hidden = network(ids, memory)
             real = ids[:, 1:] != 0
