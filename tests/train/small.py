@@ -22,8 +22,8 @@ COLOURS = {"red": (250, 30, 20), "green": (20, 200, 40), "blue": (20, 40, 240), 
 PLACES = {"left": (0, 0, 16, 32), "right": (16, 0, 32, 32), "top": (0, 0, 32, 16)}
 
 
-def picture(colour, place):
-    image = Image.new("RGB", (32, 32), (128, 128, 128))
+def picture(colour, place, ground):
+    image = Image.new("RGB", (32, 32), (ground,) * 3)
     image.paste(colour, place)
     file = io.BytesIO()
     image.save(file, "PNG")

@@ -17,23 +17,41 @@ from mmrag.train.concepts import TEXTS_PER_CLASS, Concepts, class_names, class_t
 from mmrag.train.dictionary import Word  # noqa: E402
 from mmrag.train.task import Moment  # noqa: E402
 from mmrag.train.tasks import builtin, chinese, miniature  # noqa: E402
+from mmrag.train.texts import encode_texts  # noqa: E402
 from tests.train.small import COLOURS, PLACES, picture, small_start  # noqa: E402
 
 ZH = {"red": "红", "green": "绿", "blue": "蓝", "yellow": "黄", "left": "左边", "right": "右边", "top": "上面"}
-PAIRS = [
-    Pair(
-        f"{colour}-{place}",
-        picture(rgb, box),
-        (f"{colour} {place}", f"a {colour} area {place}", f"{ZH[colour]}色在{ZH[place]}"),
-    )
-    for colour, rgb in COLOURS.items()
-    for place, box in PLACES.items()
-]
+
+
+def drawn(ground, key):
+    """A pair for every colour and place, with its English texts or with those and a Chinese one."""
+    texts = {"en": slice(2), "en,zh": slice(3)}[key]
+    return [
+        Pair(
+            f"{colour}-{place}",
+            picture(rgb, box, ground),
+            (f"{colour} {place}", f"a {colour} area {place}", f"{ZH[colour]}色在{ZH[place]}")[texts],
+        )
+        for colour, rgb in COLOURS.items()
+        for place, box in PLACES.items()
+    ]
+
+
+def confused(pairs, *, kept=0):
+    """The same pictures with the texts of others, but for the first `kept`."""
+    others = pairs[5:] + pairs[:5]
+    return [
+        Pair(one.id, one.image, one.texts[:kept] + other.texts[kept:]) for one, other in zip(pairs, others, strict=True)
+    ]
+
+
+PAIRS, HELD_OUT = drawn(128, "en"), drawn(118, "en")
+IN_CHINESE, HELD_OUT_IN_CHINESE = drawn(128, "en,zh"), drawn(118, "en,zh")
 GENTLE = Augmentation(crop=0.9, jitter=0.1, flip=False)
 MOMENT = Moment(0, 1, 1, 1)
 
 
-def run(task, *, steps, rate=3e-3, pairs=PAIRS):
+def run(task, pairs, *, steps, rate=3e-3):
     """Take steps over all pairs; give the losses before and after."""
     task.meet(pairs)
     task.begin(pairs)
@@ -52,34 +70,51 @@ def run(task, *, steps, rate=3e-3, pairs=PAIRS):
     return losses
 
 
-def english_only():
-    return [Pair(pair.id, pair.image, pair.texts[:2]) for pair in PAIRS]
+def taught_encoder(pairs):
+    """Train an encoder; gives it, what was measured before, and its text tower before."""
+    torch.manual_seed(0)
+    settings = builtin.EncoderSettings(frozen_stages=3, views=2, concepts=0, augmentation=GENTLE)
+    task = builtin.EncoderTask(small_start(), settings)
+    before = task.measure(HELD_OUT)
+    frozen = {name: tensor.clone() for name, tensor in task.network.encoder.text.state_dict().items()}
+    run(task, pairs, steps=40)
+    return task, before, frozen
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    torch.manual_seed(0)
-    settings = builtin.EncoderSettings(frozen_stages=3, views=2, concepts=0, augmentation=GENTLE)
-    task = builtin.EncoderTask(small_start(), settings)
-    pairs = english_only()
-    before = task.measure(pairs)
-    frozen = {name: tensor.clone() for name, tensor in task.network.encoder.text.state_dict().items()}
-    run(task, steps=40, pairs=pairs)
-    return task, before, frozen
+    return taught_encoder(PAIRS)
 
 
 def test_the_encoder_learns_and_its_text_tower_stays(encoder):
     task, before, frozen = encoder
     assert task.score(before) < 30
-    assert task.score(task.measure(english_only())) > task.score(before) + 30
+    assert task.score(task.measure(HELD_OUT)) > task.score(before) + 30
     for name, tensor in task.network.encoder.text.state_dict().items():
         assert torch.equal(tensor, frozen[name]), name
+
+
+def test_the_encoder_learns_nothing_from_texts_of_other_pictures():
+    task, before, _ = taught_encoder(confused(PAIRS))
+    assert task.score(task.measure(HELD_OUT)) < task.score(before) + 10
+
+
+def test_pairs_of_one_name_are_kept_apart():
+    """A name says which pair it is within its file, and there may be many files."""
+    task = builtin.EncoderTask(small_start(), builtin.EncoderSettings(views=1, concepts=0))
+    task.begin([Pair("1", pair.image, pair.texts[:1]) for pair in PAIRS[:2]])
+    held_out = [Pair("1", pair.image, pair.texts[:1]) for pair in HELD_OUT[5:7]]
+    task.measure(held_out)
+    samples = [task.prepare(Pair("1", pair.image, pair.texts[:1]), np.random.default_rng(0)) for pair in PAIRS[:2]]
+    assert [sample["row"] for sample in samples] == [0, 1]
+    bare = encode_texts(task.network.encoder, task.start.tokenizer, [pair.texts[0] for pair in PAIRS[:2]])
+    torch.testing.assert_close(torch.cat([sample["texts"] for sample in samples]), bare)
 
 
 def test_views_are_what_the_whole_tower_sees(encoder):
     task, *_ = encoder
     through_views = task.picture_vectors(task._held_out, view=0)
-    image = task.start.preprocessing(read_image(PAIRS[0].image))
+    image = task.start.preprocessing(read_image(HELD_OUT[0].image))
     with torch.no_grad():
         whole = task.network.encoder.eval().encode_image(torch.from_numpy(image[None]))
     assert torch.nn.functional.cosine_similarity(through_views[:1], whole).item() > 0.99  # bfloat16 and float16
@@ -93,19 +128,25 @@ def test_the_text_adapter_begins_as_nothing():
         torch.testing.assert_close(start.network.encode_text(ids, mask), bare)
 
 
-def test_words_are_learned(encoder):
-    torch.manual_seed(0)
+def test_words_are_learned_of_the_pictures_they_belong_to(encoder):
     settings = miniature.MiniatureSettings(
         width=32, layers=2, heads=4, hidden=64, vocabulary=200, dropout=0.0, captions=2, negatives=2, views=1
     )
-    task = miniature.MiniatureTask(encoder[0].start, settings)
-    pairs = english_only()
-    task.meet(pairs)
-    before = task.measure(pairs)
-    run(task, steps=150, pairs=pairs)
-    after = task.measure(pairs)
+
+    def taught(pairs):
+        torch.manual_seed(0)
+        task = miniature.MiniatureTask(encoder[0].start, settings)
+        task.meet(pairs)
+        before = task.measure(HELD_OUT)
+        run(task, pairs, steps=150)
+        return before, task.measure(HELD_OUT)
+
+    before, after = taught(PAIRS)
+    _, wrong = taught(confused(PAIRS))
     assert after["word_loss"] < before["word_loss"] / 2
     assert after["told_apart"] > before["told_apart"] + 20
+    assert wrong["word_loss"] > after["word_loss"] + 0.5
+    assert wrong["told_apart"] < before["told_apart"] + 20
 
 
 class Damaged(list):
@@ -204,11 +245,16 @@ def test_judging_counts_each_text_and_all_together():
 
 
 def test_chinese_is_learned_without_a_dictionary(encoder):
-    torch.manual_seed(0)
     settings = chinese.ChineseSettings(width=32, layers=1, hidden=64, words=0, views=1, dropout=0.0)
-    task = chinese.ChineseTask(encoder[0].start, settings)
-    run(task, steps=40)
-    assert task.measure(PAIRS)["text_to_image"]["R@1"] > 50  # chance: 8
+
+    def taught(pairs):
+        torch.manual_seed(0)
+        task = chinese.ChineseTask(encoder[0].start, settings)
+        run(task, pairs, steps=40)
+        return task.measure(HELD_OUT_IN_CHINESE)["text_to_image"]["R@1"]
+
+    assert taught(IN_CHINESE) > 50  # chance: 8
+    assert taught(confused(IN_CHINESE, kept=2)) < 25
 
 
 def test_characters_are_tokens():
