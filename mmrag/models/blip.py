@@ -73,7 +73,7 @@ class BlipRetrieval(BlipNetwork, BlipPairs):
             relevance = as_array(token_relevance(network, ids, self.tensor(features)))
         side = math.isqrt(relevance.shape[1])
         heats = relevance[1:-1].reshape(-1, side, side)  # without the first and the last, which are special
-        return TokenHeat(tuple(self.tokenizer.id_to_token(one) for one in ids[1:-1]), heats)
+        return TokenHeat(tuple(str(self.tokenizer.id_to_token(one)) for one in ids[1:-1]), heats)
 
     def _cosines(self, texts: Sequence[str], features: Sequence[Vectors], wanted: Wanted) -> Scores:
         some = np.flatnonzero(wanted.any(axis=0))

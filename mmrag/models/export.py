@@ -150,7 +150,7 @@ def restore_names(model: onnx_ir.Model, networks: Mapping[str, nn.Module]) -> No
             if array.ndim == 2:
                 by_content[_content(array.T)] = f"{full}.T"
     for value in list(model.graph.initializers.values()):
-        known = (
+        known: str | None = (
             value.name if value.name.split(".")[0] in networks else by_content.get(_content(value.const_value.numpy()))
         )
         name = known.removeprefix("network.") if known else None

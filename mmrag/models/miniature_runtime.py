@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -216,7 +216,7 @@ class MiniatureRuntime(OnnxEncoder, Matcher, Generator):
         memory = self._look(grid[None])
 
         def scores(ids: Tokens) -> Scores:
-            given = {"input_ids": ids[None], "memory": memory}
+            given: dict[str, npt.NDArray[Any]] = {"input_ids": ids[None], "memory": memory}
             found: Scores = self._words.outputs(given, ["next_log_probabilities"])[0][0]
             return found
 

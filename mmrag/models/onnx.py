@@ -161,7 +161,7 @@ class OnnxEncoder(Encoder):
         vectors = np.empty((len(texts), self.card.dimension), dtype=np.float32)
         for name, mine in zip(_SAMPLES, (~chinese, chinese), strict=True):
             if mine.any():
-                read = self._read(name, [texts[row] for row in np.flatnonzero(mine)])
+                read = self._read(name, [text for text, is_mine in zip(texts, mine, strict=True) if is_mine])
                 vectors[mine] = self._checked(read, (len(read), self.card.dimension))
         return vectors
 

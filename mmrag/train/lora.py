@@ -64,7 +64,11 @@ def adapt(model: nn.Module, lora: Lora) -> None:
     if not names:
         raise ModelError(f"lora finds no linear layer in the towers {', '.join(lora.towers)}")
     config = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names, bias="none"
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type] # a float will do
+        lora_dropout=lora.dropout,
+        target_modules=names,
+        bias="none",
     )
     peft.inject_adapter_in_model(config, model)
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,8 +96,8 @@ class Views:
         """
         stored: npt.NDArray[np.float16] | None = None
         for view, looked in self._looked(pairs):
-            computed = self._compute(torch.from_numpy(np.stack([one.pixels for one in looked])))
-            computed = computed.to(torch.float16).cpu().numpy()
+            given = torch.from_numpy(np.stack([one.pixels for one in looked]))
+            computed = self._compute(given).to(torch.float16).cpu().numpy()
             if stored is None:
                 shape = (len(pairs), self._count, *computed.shape[1:])
                 stored = np.lib.format.open_memmap(self._folder() / "views.npy", "w+", np.float16, shape)
@@ -132,7 +132,7 @@ class Views:
         """Yield the view and the pictures of every batch; the next one is always under way."""
         batches = [(begin, view) for begin in range(0, len(pairs), AT_ONCE) for view in range(self._count)]
         with ThreadPoolExecutor(self._threads) as pool:
-            coming = None
+            coming: tuple[int, list[Future[_Looked | None]]] | None = None
             for begin, view in [*batches, (0, -1)]:
                 waiting, coming = coming, None
                 if view >= 0:

@@ -171,31 +171,33 @@ def tasks(start):
 
 def test_pictures_that_cannot_be_read_are_left_out(encoder):
     for task in tasks(encoder[0].start):
-        pairs = Damaged(PAIRS)
+        pairs = Damaged(IN_CHINESE)
         task.meet(pairs)
         task.begin(pairs)
         task.network.eval()
-        assert task.measure(pairs) == task.measure(PAIRS[2:])
+        assert task.measure(pairs) == task.measure(IN_CHINESE[2:])
         with pytest.raises(ItemError, match="could not be read"):
             task.prepare(pairs[1], np.random.default_rng(0))
 
 
 def test_held_out_pairs_of_the_same_names_teach_nothing(encoder):
     """Tars number their samples from 0, each of them."""
-    held_out = [Pair(pair.id, other.image, other.texts) for pair, other in zip(PAIRS, PAIRS[::-1], strict=True)]
+    held_out = [
+        Pair(pair.id, other.image, other.texts) for pair, other in zip(IN_CHINESE, IN_CHINESE[::-1], strict=True)
+    ]
     for task in tasks(encoder[0].start):
-        task.meet(PAIRS)
-        task.begin(PAIRS)
+        task.meet(IN_CHINESE)
+        task.begin(IN_CHINESE)
         before, after = ({}, {})
         for found in (before, after):
-            samples = [task.prepare(pair, np.random.default_rng(3)) for pair in PAIRS]
+            samples = [task.prepare(pair, np.random.default_rng(3)) for pair in IN_CHINESE]
             found |= {name: value for name, value in task.collate(samples).items() if isinstance(value, torch.Tensor)}
             task.measure(held_out)
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_equal_pictures_are_of_one_group(encoder):
-    twice = [PAIRS[0], Pair("again", PAIRS[0].image, PAIRS[0].texts[1:]), *PAIRS[1:]]
+    twice = [IN_CHINESE[0], Pair("again", IN_CHINESE[0].image, IN_CHINESE[0].texts[1:]), *IN_CHINESE[1:]]
     for task in tasks(encoder[0].start):
         task.meet(twice)
         task.begin(twice)
@@ -208,9 +210,9 @@ def test_words_of_the_dictionary_are_the_same_when_a_run_goes_on(encoder, monkey
     monkeypatch.setattr(chinese, "read_dictionary", lambda: words)
     sizes = {"width": 32, "layers": 1, "heads": 4, "hidden": 64, "views": 1}
     task = chinese.ChineseTask(encoder[0].start, chinese.ChineseSettings(**sizes, words=8, rare=1))
-    task.meet(PAIRS)
-    task.begin(PAIRS)
-    batches = [[task.prepare(pair, np.random.default_rng((step, 3))) for pair in PAIRS[:4]] for step in (0, 1)]
+    task.meet(IN_CHINESE)
+    task.begin(IN_CHINESE)
+    batches = [[task.prepare(pair, np.random.default_rng((step, 3))) for pair in IN_CHINESE[:4]] for step in (0, 1)]
     drawn = [task.collate(batch)["meanings"].tolist() for batch in (*batches, batches[1])]
     assert drawn[1] == drawn[2] != drawn[0]
 
@@ -218,7 +220,7 @@ def test_words_of_the_dictionary_are_the_same_when_a_run_goes_on(encoder, monkey
 def test_chinese_needs_both_languages(encoder):
     task = chinese.ChineseTask(encoder[0].start, chinese.ChineseSettings(words=0))
     with pytest.raises(InputError, match="--text-key en,zh"):
-        task.meet(english_only())
+        task.meet(PAIRS)
 
 
 def test_few_texts_are_drawn_again_and_none_is_an_error(encoder):

@@ -16,6 +16,7 @@ TEXT_KEYS = ("texts", "text", "captions", "caption", "en")
 IMAGE_KEYS = ("image", "image_path", "file_name", "filename", "filepath", "path", "url")
 
 NO_PICTURE = "no picture"
+NO_JSON = "no valid JSON"
 IS_AN_ADDRESS = "the picture is an address; download it first, and give its path"
 
 

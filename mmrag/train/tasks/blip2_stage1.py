@@ -23,6 +23,7 @@ from mmrag.models.network import import_transformers
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.pretrained import HERE, load_pretrained
 from mmrag.recipe import build
+from mmrag.roles import Vectors
 from mmrag.sources.pairs import Pair
 from mmrag.train.augmentation import Augmentation
 from mmrag.train.distributed import gather, rank
@@ -232,7 +233,10 @@ class Stage1(Task):
     @torch.no_grad()
     def measure(self, pairs: Sequence[Pair]) -> Figures:
         """Measure R@k in percent in both directions, by cosines, and ``"itg"``, nats a picture's text costs a token."""
-        images, texts, owners, written = [], [], [], []
+        images: list[Vectors] = []
+        texts: list[Vectors] = []
+        owners: list[int] = []
+        written: list[tuple[float, int]] = []
         for samples in self._vision.batches(pairs):
             rows = [row for row, sample in enumerate(samples) for _ in sample["pair"].texts]
             words = self._texts([text for sample in samples for text in sample["pair"].texts])
@@ -240,7 +244,7 @@ class Stage1(Task):
             states = self._vision.see(self._vision.collate(samples), self.device)[rows]
             image_vectors, text_vectors = self._embed(states, batch)
             first = [rows.index(row) for row in range(len(samples))]
-            owners += [sum(map(len, images)) + row for row in rows]
+            owners += [sum(len(some) for some in images) + row for row in rows]
             images.append(image_vectors[first].float().cpu().numpy())
             texts.append(text_vectors.float().cpu().numpy())
             written.append((float(self._writing(states, batch, 0.0)), int(batch["mask"][:, 1:].sum())))

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -212,12 +212,16 @@ class Contrastive(ContrastiveTask):
         sample |= {f"teacher_{tower}_vectors": file[keys[tower]] for tower, file in self._taught.items()}
         return sample if "image" in known else sample | {"pixels": self._view(pair.image, rng)}
 
+    @property
+    def _negatives(self) -> Negatives:
+        return cast(Negatives, self.network.negatives)
+
     def _others(self, pair: Pair, group: int, rng: np.random.Generator) -> list[dict[str, Any]]:
         """Give as many samples for each pair: for want of others the pair itself, which is never its own negative."""
         if not self._settings.hard_negatives:
             return []
         others = []
-        for row in self.network.negatives.of(group):
+        for row in self._negatives.of(group):
             try:
                 others.append(self._sample(self._pairs[row], rng))
             except ItemError:  # it could be read when it was mined, and its own turn will tell
@@ -375,7 +379,7 @@ class Contrastive(ContrastiveTask):
         found = self._vectors.encode(self._pairs)
         _, first_texts = np.unique(found.image_of_text, return_index=True)
         texts = found.text_vectors[first_texts]
-        self.network.negatives.mine(
+        self._negatives.mine(
             texts, found.image_vectors, groups=found.groups, rows=found.rows, device=self.network.device
         )
 

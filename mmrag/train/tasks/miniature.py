@@ -129,7 +129,8 @@ class MiniatureTask(Task):
         """Give what the last stage, which widens it fourfold, starts from."""
         device = next(self._encoder.parameters()).device
         with torch.autocast(device.type, torch.bfloat16):
-            return self._encoder.image(pixels.to(device, memory_format=torch.channels_last), stop=LAST_STAGE)
+            seen: Tensor = self._encoder.image(pixels.to(device, memory_format=torch.channels_last), stop=LAST_STAGE)
+        return seen
 
     def meet(self, pairs: Sequence[Pair]) -> None:
         """Learn a vocabulary, which says how large the decoder is."""
