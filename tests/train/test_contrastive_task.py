@@ -30,7 +30,7 @@ from tests.train.drawn import make_model, pairs, shuffled  # noqa: E402
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
 FAMILY = {"clip": "clip", "siglip": "siglip", "lit": "clip", "chinese-clip": "chinese_clip", "lora": "clip"}
-EPOCHS = {"lit": 20, "lora": 20, "chinese-clip": 20}
+EPOCHS = {"siglip": 20, "lit": 20, "lora": 20, "chinese-clip": 20}
 
 
 @pytest.fixture(scope="module")
