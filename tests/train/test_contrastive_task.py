@@ -30,7 +30,7 @@ from tests.train.drawn import make_model, pairs, shuffled  # noqa: E402
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
 FAMILY = {"clip": "clip", "siglip": "siglip", "lit": "clip", "chinese-clip": "chinese_clip", "lora": "clip"}
-EPOCHS = {"lit": 20, "lora": 20, "chinese-clip": 20}
+EPOCHS = {"siglip": 20, "lit": 20, "lora": 20, "chinese-clip": 20}
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +387,7 @@ def test_the_other_objectives_learn_a_clip(settings, clip, tmp_path):
     task = clip(**settings, temperature=0.1)
     held_out = pairs(1000)
     before = task.score(task.measure(held_out))
-    learn(task, pairs(0, each=4), tmp_path / "out", epochs=10, rate=3e-3)
+    learn(task, pairs(0, each=4), tmp_path / "out", epochs=24, rate=3e-3)
     assert task.score(task.measure(held_out)) >= before + 15
 
 
