@@ -153,12 +153,12 @@ def restore_names(model: onnx_ir.Model, networks: Mapping[str, nn.Module]) -> No
         known: str | None = (
             value.name if value.name.split(".")[0] in networks else by_content.get(_content(value.const_value.numpy()))
         )
-        name = known.removeprefix("network.") if known else None
-        if name and name != value.name and name in model.graph.initializers:  # transposed twice
-            value.replace_all_uses_with(model.graph.initializers[name])
+        own = known.removeprefix("network.") if known else None
+        if own and own != value.name and own in model.graph.initializers:  # transposed twice
+            value.replace_all_uses_with(model.graph.initializers[own])
             del model.graph.initializers[value.name]
-        elif name:
-            value.name = name
+        elif own:
+            value.name = own
         else:
             replace(model, value, ir.node("Constant", [], attributes={"value": value.const_value}))
 

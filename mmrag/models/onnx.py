@@ -23,7 +23,7 @@ from mmrag.roles import DEVICES, Encoder, Heat, Identity, Pixels, Vectors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 logger = logging.getLogger("mmrag")
 
@@ -117,7 +117,7 @@ class OnnxEncoder(Encoder):
             self._towers["vision"].settle(lambda session: pixel_input(session, self._sample_pixels()))
         for name, texts in _SAMPLES.items():
             if name in self._towers:
-                self._towers[name].settle(partial(self._token_input, name, texts=texts))
+                self._towers[name].settle(partial(self._token_input, name, self._encode(name, texts)))
 
     def prepare(self, *, words: bool) -> None:
         """Begin to load the text tower, or else the image tower, in a thread."""
@@ -166,14 +166,20 @@ class OnnxEncoder(Encoder):
         return vectors
 
     def _read(self, name: TowerName, texts: Sequence[str]) -> Vectors:
+        encodings = self._encode(name, texts)
         session = self._towers[name].session
-        return session.run(self._token_input(name, session, texts))
+        return session.run(self._token_input(name, encodings, session))
 
-    def _token_input(self, name: TowerName, session: Session, texts: Sequence[str]) -> Samples:
-        tokenizer = self._chinese_tokenizer if name == CHINESE else self._tokenizer
+    def _encode(self, name: TowerName, texts: Sequence[str]) -> list[Encoding]:
+        return encode(self._tokenizer_of(name), texts)
+
+    def _tokenizer_of(self, name: TowerName) -> Tokenizer:
+        return self._chinese_tokenizer if name == CHINESE else self._tokenizer
+
+    def _token_input(self, name: TowerName, encodings: Sequence[Encoding], session: Session) -> Samples:
         fixed = session.lengths.get("input_ids")
         full = self.card.max_tokens if self.card.text_padding == "full" else None
-        arrays = laid_out(encode(tokenizer, texts), length=fixed or full, pad_id=pad_id(tokenizer))
+        arrays = laid_out(encodings, length=fixed or full, pad_id=pad_id(self._tokenizer_of(name)))
         unknown = session.inputs.keys() - arrays.keys()
         if unknown:
             raise ModelError(f"the text tower of {self.card.name} also wants {', '.join(sorted(unknown))}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmrag.errors import MissingExtraError, ModelError
 from mmrag.models.cards import CARD_NAME, Card, Role, Source, read_card
+from mmrag.models.export import write_card
 from mmrag.models.miniature_files import SETTINGS_NAME, TOKENIZER_NAME, Judging, MiniatureSettings, Writing
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def write_edition(start: Start, folder: Path, *, card: Card) -> Card:
         return _export(start, folder, _of_these_parts(start, card))
     except MissingExtraError as error:
         logger.warning("%s holds weights only: %s", folder, error)
+        card = _of_these_parts(start, card)
+        write_card(card, folder)
         return card
 
 

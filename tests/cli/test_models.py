@@ -89,7 +89,7 @@ def test_show_tells_the_real_card(environment):
     facts = dict(line.split(maxsplit=1) for line in lines)
     assert facts["dimension"] == "384"
     assert facts["here"] == "yes"
-    assert facts["revision"] == "ffaeec06"
+    assert facts["revision"] == "754f1523"
     assert run("models", "show", "nonsense", code=1, env=environment).stderr.startswith("mmrag: there is no model")
 
 

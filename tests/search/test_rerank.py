@@ -114,7 +114,7 @@ def test_equal_contents_are_judged_once_folded_or_not(index):
 def test_blocks_of_any_size_judge_the_same(index, monkeypatch):
     expected = index.search("red", rerank=ToyJudge())
     monkeypatch.setattr("mmrag.search.judge._FEATURE_BYTES_AT_ONCE", 2 * 4 * 64 * 3)
-    monkeypatch.setattr("mmrag.search.judge._PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("mmrag.search.judge.PIXELS_AT_ONCE", 1)
     told = []
     hits = index.search(
         "red", rerank="judge:1", pipeline=pipeline(cache_mb=0), progress=lambda done, total: told.append((done, total))
