@@ -247,7 +247,7 @@ def main() -> None:
     data = f"{', '.join(path.stem for path in options.pairs)}, names and other domains: benchmarks/nothing.py"
     trial, fitted = fit(halves[:1], data), fit(halves, data)
     report = {
-        "model": options.model,
+        "model": Path(options.model).name,
         "fitted on one half": dataclasses.asdict(trial),
         "measured on the other": measure(trial, halves[1]),
         "fitted on both": dataclasses.asdict(fitted),
