@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmrag.errors import ItemError
 from mmrag.models.tokens import Tokens, laid_out
@@ -29,6 +29,11 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tokens, Tokens
     """Texts → token ids and attention mask, each int64 ``(n, t)``, t being the longest text's length."""
     arrays = laid_out(tokenizer.encode_batch(list(texts)))
     return arrays["input_ids"], arrays["attention_mask"]
+
+
+def filled(ids: Sequence[Sequence[int]]) -> Tensor:
+    """Fill token ids up with 0 to the longest, int64 ``(n, t)``."""
+    return nn.utils.rnn.pad_sequence([torch.tensor(one) for one in ids], batch_first=True)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmrag.errors import InputError, ItemError
 from mmrag.evaluate.retrieval import mean_recall, retrieval_metrics
 from mmrag.models.characters import CharacterConfig, CharacterTower
+from mmrag.models.tokens import has_han
 from mmrag.recipe import build
 from mmrag.sources.pairs import Pair
 from mmrag.train.augmentation import Augmentation
@@ -24,7 +25,7 @@ from mmrag.train.dictionary import read_dictionary
 from mmrag.train.objectives.contrastive import multi_positive_nce
 from mmrag.train.start import Start, load_start
 from mmrag.train.task import Batch, Figures, Layer, Losses, Moment, Task
-from mmrag.train.texts import encode_texts, texts_of
+from mmrag.train.texts import encode_texts, filled, texts_of
 from mmrag.train.views import Views
 
 SPECIAL = ("[PAD]", "[UNK]")
@@ -203,7 +204,7 @@ class ChineseTask(Task):
         ids = [ids for sample in samples for ids in sample["ids"]]
         groups = torch.tensor([sample["row"] for sample in samples])
         batch = {
-            "ids": laid_out([*ids, *(self._words[word] for word in drawn)]),
+            "ids": filled([*ids, *(self._words[word] for word in drawn)]),
             "pictures": torch.from_numpy(np.stack([sample["picture"] for sample in samples])).float(),
             "english": torch.stack([sample["english"] for sample in samples]),
             "groups": groups,
@@ -256,7 +257,7 @@ class ChineseTask(Task):
         network, vectors = self.network.eval(), []
         device = next(network.parameters()).device
         for first in range(0, len(ids), 256):
-            some = laid_out(ids[first : first + 256]).to(device)
+            some = filled(ids[first : first + 256]).to(device)
             vectors.append(nn.functional.normalize(network(some, (some != 0).long()), dim=-1).cpu())
         owner = np.repeat(np.arange(len(read)), [len(texts) for texts in read.values()])
         pictures = np.asarray(self._held_out.stored[list(read), 0], dtype=np.float32)
@@ -280,16 +281,6 @@ def chinese(texts: Sequence[str]) -> tuple[str, ...]:
 def english(texts: Sequence[str]) -> tuple[str, ...]:
     """Take the others."""
     return tuple(text for text in texts if not has_han(text))
-
-
-def has_han(text: str) -> bool:
-    """Tell whether a text has a Chinese character."""
-    return any("\u4e00" <= character <= "\u9fff" or "\u3400" <= character <= "\u4dbf" for character in text)
-
-
-def laid_out(ids: Sequence[Sequence[int]]) -> Tensor:
-    """Fill character ids up with 0 to the longest, int64 ``(n, t)``."""
-    return nn.utils.rnn.pad_sequence([torch.tensor(one) for one in ids], batch_first=True)
 
 
 def open_chinese(start: str, settings: Mapping[str, Any], *, where: str) -> ChineseTask:

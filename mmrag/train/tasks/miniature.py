@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -25,7 +25,7 @@ from mmrag.train.augmentation import Augmentation
 from mmrag.train.concepts import class_names
 from mmrag.train.start import Start, load_start
 from mmrag.train.task import Batch, Figures, Layer, Losses, Moment, Task
-from mmrag.train.texts import encode_texts, texts_of
+from mmrag.train.texts import encode_texts, filled, texts_of
 from mmrag.train.views import Views
 
 LAST_STAGE = 8
@@ -189,7 +189,7 @@ class MiniatureTask(Task):
         return {
             "seen": torch.from_numpy(seen).float(),
             "texts": torch.cat([sample["texts"] for sample in samples]),
-            "ids": laid_out([ids for sample in samples for ids in sample["ids"]]),
+            "ids": filled([ids for sample in samples for ids in sample["ids"]]),
             "groups": torch.tensor(rows),
         }
 
@@ -205,9 +205,7 @@ class MiniatureTask(Task):
             hidden = self.network(read.flatten(0, 1), self.network.look(cells))
             hidden = hidden.view(*read.shape, -1)
             description = self._description_loss(hidden[:, : settings.captions, :-1], read[:, : settings.captions, 1:])
-            ends = (read != 0).sum(dim=2) - 1  # (n, captions + negatives)
-            at_end = hidden.gather(2, ends[:, :, None, None].expand(-1, -1, 1, hidden.shape[-1])).squeeze(2)
-            judgement = judgement_loss(self.network.match_logits(at_end).float(), settings.captions)
+            judgement = judgement_loss(self._match_logits(hidden, read).float(), settings.captions)
         loss = description + settings.match_weight * judgement
         return {"loss": loss, "description": description.detach(), "judgement": judgement.detach()}
 
@@ -250,7 +248,7 @@ class MiniatureTask(Task):
             seen = torch.from_numpy(self._held_out.stored[some, 0]).float().to(self._device)
             cells, vectors = self.see(seen)
             read = [self._texts[self._held_out.texts[row][0]] for row in some]
-            ids = laid_out([ids for _, ids in read]).to(self._device)
+            ids = filled([ids for _, ids in read]).to(self._device)
             texts = torch.stack([vector for vector, _ in read]).to(self._device)
             memory = network.look(cells)
             hidden = network(ids, memory)
@@ -266,9 +264,13 @@ class MiniatureTask(Task):
         order = cosines.fill_diagonal_(torch.inf).topk(min(4, len(ids)), dim=1).indices  # its own comes first
         read = ids[order]
         hidden = network(read.flatten(0, 1), memory).view(*read.shape, -1)
-        ends = (read != 0).sum(dim=2) - 1
+        return int((self._match_logits(hidden, read).argmax(dim=1) == 0).sum())
+
+    def _match_logits(self, hidden: Tensor, read: Tensor) -> Tensor:
+        """Judge by the last real token: ``(n, texts, t, w)`` of tokens ``(n, texts, t)`` → ``(n, texts)``."""
+        ends = (read != 0).sum(dim=2) - 1  # (n, texts)
         at_end = hidden.gather(2, ends[:, :, None, None].expand(-1, -1, 1, hidden.shape[-1])).squeeze(2)
-        return int((network.match_logits(at_end).argmax(dim=1) == 0).sum())
+        return self.network.match_logits(at_end)
 
     def score(self, figures: Figures) -> float:
         """Give how little a word surprises, in nats; judging follows it."""
@@ -300,11 +302,6 @@ def judgement_loss(logits: Tensor, captions: int) -> Tensor:
     rest = others.logsumexp(dim=1, keepdim=True)  # (n, 1)
     together = F.softplus(rest - own).mean()
     return alone + together
-
-
-def laid_out(ids: Sequence[Sequence[int]]) -> Tensor:
-    """Fill token ids up with 0 to the longest, int64 ``(n, t)``."""
-    return nn.utils.rnn.pad_sequence([torch.tensor(one) for one in ids], batch_first=True)
 
 
 def open_miniature(start: str, settings: Mapping[str, Any], *, where: str) -> MiniatureTask:
