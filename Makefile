@@ -48,7 +48,7 @@ $(ENV)/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "mmrag needs Python 3.11 or newer; name one: make test PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv --clear $(ENV)
 	$(ENV)/bin/pip install --quiet uv
-	$(ENV)/bin/uv pip install --quiet --compile-bytecode --python $(ENV)/bin/python --editable ".[demo,openvino,torch,train,dev]"
+	$(ENV)/bin/uv pip install --quiet --compile-bytecode --python $(ENV)/bin/python --editable ".[demo,faiss,ocr,openvino,remote,torch,train,dev]"
 	@touch $@
 
 clean:

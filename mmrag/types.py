@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Modality = Literal["image", "text"]
 
+WORDS = ("tags", "generated", "ocr")
+"""What words can belong to an item beside its text: embedded in the file, a generated caption, what stands in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -33,11 +36,17 @@ class Item:
     modality : {"image", "text"}
         What the vector is computed from.
     text : str or None
-        The text itself (modality "text"), or words that belong to a picture.
+        The text itself (modality "text"), or the caption of a picture.
     metadata : mapping
-        Anything JSON can hold.
+        Facts, by name: anything JSON can hold.
     image : path, bytes, PIL image or None
         Where to take the pixels from when adding; by default the file at `uri`. Never stored.
+    part : str or None
+        Which part of the file at `uri` it is: the number of a chunk or a row, or a name in an archive. None: the whole.
+    words : mapping of str to str
+        Further words that belong to it, each by its kind: one of `WORDS`.
+    origins : mapping of str to str
+        Where "text" and each of `words` come from: a file, or a model.
     """
 
     uri: str
@@ -46,6 +55,9 @@ class Item:
     text: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     image: ImageInput | None = field(default=None, repr=False, compare=False)
+    part: str | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse an item that could never be found again."""
@@ -55,9 +67,12 @@ class Item:
             raise InputError(f"an Item's modality is 'image' or 'text', not {self.modality!r}")
         if self.modality == "text" and not (self.text or "").strip():
             raise InputError(f"the text item {self.uri!r} has no text")
+        unknown = set(self.words) - set(WORDS)
+        if unknown:
+            raise InputError(f"words of {self.uri!r} are of the kinds {', '.join(WORDS)}, not {sorted(unknown)[0]!r}")
         try:
-            f"{self.uri}{self.id}{self.text}".encode()
-            json.dumps(dict(self.metadata))
+            f"{self.uri}{self.id}{self.part}{self.text}{''.join(self.words.values())}".encode()
+            json.dumps([dict(self.metadata), dict(self.origins)])
         except UnicodeEncodeError as error:
             raise InputError(f"an Item's uri, id and text must be valid Unicode: {self.uri!r}") from error
         except (TypeError, ValueError) as error:
@@ -65,8 +80,8 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """What is asked: words, or a picture.
+class Term:
+    """Words or a picture that a query is made of, and how much it counts.
 
     Parameters
     ----------
@@ -74,26 +89,85 @@ class Query:
         Words.
     image : path, bytes, PIL image or None
         A picture.
+    weight : float
+        Above 0; 1 is what `Query.text` counts.
 
     Raises
     ------
     QueryError
-        If there is nothing to ask, or both at once.
+        If it is neither words nor a picture, or both, or its weight is no number above 0.
     """
 
     text: str | None = None
     image: ImageInput | None = field(default=None, repr=False)
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what says nothing."""
+        if (self.image is None) == (not (self.text or "").strip()):
+            raise QueryError("a term of a query is words or a picture, one of them")
+        if not 0 < self.weight < float("inf"):
+            raise QueryError(f"the weight of a term is a number above 0, not {self.weight!r}")
+        _check_unicode(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked: words, pictures or both, what it must not contain, and which items count at all.
+
+    Parameters
+    ----------
+    text : str or None
+        Words.
+    image : path, bytes, PIL image or None
+        A picture.
+    plus : tuple of Term
+        What is looked for beside them, at the same time.
+    without : tuple of Term
+        What is not wanted.
+    phrases : tuple of str
+        Words that must stand in an item's words exactly so; case does not count.
+    where : str or None
+        A filter over facts, such as ``"year >= 2022 and width > 2000"``.
+
+    Raises
+    ------
+    QueryError
+        If there is nothing to ask.
+    """
+
+    text: str | None = None
+    image: ImageInput | None = field(default=None, repr=False)
+    plus: tuple[Term, ...] = ()
+    without: tuple[Term, ...] = ()
+    phrases: tuple[str, ...] = ()
+    where: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a query with nothing to say."""
-        if self.text is not None and self.image is not None:
-            raise QueryError("a query is words or a picture, not both")
-        if self.image is None and not (self.text or "").strip():
+        if not self.terms and not any(phrase.strip() for phrase in self.phrases):
             raise QueryError('the query is empty; say what to look for, such as "a dog on a beach"')
-        try:
-            (self.text or "").encode()
-        except UnicodeEncodeError as error:
-            raise QueryError(f"the query is not valid text: {self.text!r}") from error
+        for text in (self.text, self.where, *self.phrases):
+            _check_unicode(text)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """All that is looked for, in the order given: the words, the picture, and the rest."""
+        words = () if not (self.text or "").strip() else (Term(text=self.text),)
+        picture = () if self.image is None else (Term(image=self.image),)
+        return (*words, *picture, *self.plus)
+
+    @property
+    def words(self) -> str:
+        """All words that are looked for, as one text; empty if there are none."""
+        return " ".join([*(one.text for one in self.terms if one.text), *self.phrases])
+
+
+def _check_unicode(text: str | None) -> None:
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise QueryError(f"the query is not valid text: {text!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +191,11 @@ class Hit:
         the matcher, or where words have found a picture by cosine, by the encoder's card, if that is calibrated.
     duplicates : tuple of str
         Uris of other files with the very same content, folded into this hit.
+    near_duplicates : tuple of str
+        Uris of other items that look or read nearly the same, folded into this hit.
+    matched : tuple of str
+        Which of the item's words have the words that were asked for: "text", "tags", "generated", "ocr" or "names"
+        (its file and folders).
     """
 
     rank: int
@@ -125,6 +204,8 @@ class Hit:
     item: Item
     parts: Mapping[str, float] = field(default_factory=dict)
     duplicates: tuple[str, ...] = ()
+    near_duplicates: tuple[str, ...] = ()
+    matched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import pytest
 
 from mmrag import Changes, Failure, Item, Query
 from mmrag.errors import InputError, QueryError
+from mmrag.types import Term
 
 
 def test_an_item_needs_a_uri_and_a_text_item_its_text():
@@ -21,9 +22,14 @@ def test_an_empty_query_is_an_error_with_an_example(nothing):
         Query(**nothing)
 
 
-def test_a_query_is_words_or_a_picture():
-    with pytest.raises(QueryError, match="not both"):
-        Query(text="a dog", image="dog.jpg")
+def test_a_query_can_be_words_and_pictures_at_once():
+    query = Query(text="a dog", image="dog.jpg", plus=(Term(text="a beach", weight=0.5),), phrases=("sale",))
+    assert [(term.text, term.image, term.weight) for term in query.terms] == [
+        ("a dog", None, 1.0),
+        (None, "dog.jpg", 1.0),
+        ("a beach", None, 0.5),
+    ]
+    assert query.words == "a dog a beach sale"
 
 
 def test_changes_sum_up_in_one_line():

@@ -50,7 +50,7 @@ def _named(one: Brought, home: Path) -> Item:
     if isinstance(one, Item):
         in_file = one.modality == "image" and one.image is None
         uri = to_uri(absolute(home / one.uri, home), home) if in_file else one.uri
-        return replace(one, uri=uri, id=one.id or item_id(uri))
+        return replace(one, uri=uri, id=one.id or item_id(uri, one.part))
     if not hasattr(one, "convert"):
         raise InputError(f"only paths, PIL images, bytes and Items can be added, not {type(one).__name__}")
     try:

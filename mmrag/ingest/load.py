@@ -153,10 +153,17 @@ def _describe(source: File | Item) -> dict[str, Any]:
     return {
         "id": source.id,
         "uri": source.uri,
+        "part": source.part,
         "modality": source.modality,
         "text": source.text,
-        "metadata": json.dumps(dict(source.metadata), ensure_ascii=False) if source.metadata else None,
+        **source.words,
+        "origins": _json(source.origins),
+        "metadata": _json(source.metadata),
     }
+
+
+def _json(mapping: Mapping[str, Any]) -> str | None:
+    return json.dumps(dict(mapping), ensure_ascii=False) if mapping else None
 
 
 def hash_pixels(image: Image.Image) -> str:

@@ -40,6 +40,7 @@ def is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def item_id(uri: str) -> str:
-    """Derive an item's id from its uri: 24 hexadecimal digits, the same on every machine."""
-    return hashlib.blake2b(uri.encode(), digest_size=12).hexdigest()
+def item_id(uri: str, part: str | None = None) -> str:
+    """Derive an item's id from its uri and part: 24 hexadecimal digits, the same on every machine."""
+    name = uri if part is None else f"{uri}\0{part}"
+    return hashlib.blake2b(name.encode(), digest_size=12).hexdigest()

@@ -13,8 +13,9 @@ import pyarrow as pa
 from mmrag.errors import IndexFormatError, StoreError
 from mmrag.stores.files import disk_errors
 from mmrag.stores.rows import COLUMNS, from_lists
+from mmrag.stores.segment import Segment, damage_told
 from mmrag.stores.table import Table
-from mmrag.stores.view import Segment, View, damage_told
+from mmrag.stores.view import View
 from mmrag.types import Checkup
 
 Progress = Callable[[int, int], None]

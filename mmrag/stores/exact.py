@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from mmrag.roles import Vectors
 from mmrag.similarity import cosines
-from mmrag.stores.view import SEGMENT_SHIFT, Candidates, Refs, Segment, View
+from mmrag.stores.segment import Refs, Segment
+from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates, View
 
 _SCORES_AT_ONCE = 1 << 24
 _LEAST_ROWS = 1024
@@ -20,34 +23,48 @@ class ExactView(View):
 
     kind: ClassVar[str] = "exact"
 
-    def search(self, query_vectors: Vectors, k: int) -> Candidates:
+    def search(self, query_vectors: Vectors, k: int, *, allowed: Allowed | None = None) -> Candidates:
         """Find the rows most similar to each query; equal scores come in the order of the rows."""
+        wanted = _wanted(self.segments, allowed)
         each = math.prod(self.shape[:-1]) * math.prod(query_vectors.shape[1:-1])  # cosines between a query and a row
         at_once = max(1, _SCORES_AT_ONCE // (_LEAST_ROWS * each))
         blocks = [query_vectors[i : i + at_once] for i in range(0, len(query_vectors), at_once)]
-        found = [self._search(block, k, _SCORES_AT_ONCE // (each * len(block))) for block in blocks]
+        found = [self._search(block, k, wanted, _SCORES_AT_ONCE // (each * len(block))) for block in blocks]
         return Candidates(np.concatenate([one.scores for one in found]), np.concatenate([one.refs for one in found]))
 
-    def _search(self, query_vectors: Vectors, k: int, rows_at_once: int) -> Candidates:
+    def _search(self, query_vectors: Vectors, k: int, wanted: Allowed, rows_at_once: int) -> Candidates:
         scores = [np.empty((len(query_vectors), 0), dtype=np.float32)]
         refs = [np.empty((len(query_vectors), 0), dtype=np.int64)]
         for number, segment in enumerate(self.segments):
             for start in range(0, len(segment.vectors), rows_at_once):
-                chunk_scores, rows = _best(segment, slice(start, start + rows_at_once), query_vectors, k)
+                chunk = slice(start, start + rows_at_once)
+                chunk_scores, rows = _best(segment, chunk, wanted[number][chunk], query_vectors, k)
                 scores.append(chunk_scores)
                 refs.append(rows | (number << SEGMENT_SHIFT))
         return _merged(np.concatenate(scores, axis=1), np.concatenate(refs, axis=1), k)
 
 
-def _best(segment: Segment, chunk: slice, query_vectors: Vectors, k: int) -> tuple[Vectors, Refs]:
-    """Score a chunk and keep its k best per query: ``(queries, ≤ k)`` scores and row numbers."""
-    texts = segment.texts[chunk] if query_vectors.ndim == 3 else None  # one-vector queries score both alike
-    scores = cosines(query_vectors, segment.vectors[chunk], texts=texts)  # (queries, rows)
-    alive = segment.alive[: len(segment.vectors)][chunk]
-    if not alive.all():
-        scores[:, ~alive] = -np.inf
-    rows = np.stack([_top(row, min(k, int(alive.sum()))) for row in scores])
-    return np.take_along_axis(scores, rows, axis=1), rows + chunk.start
+def _wanted(segments: Sequence[Segment], allowed: Allowed | None) -> Allowed:
+    """Which of the rows that have a vector count, by segment."""
+    alive = [segment.alive[: len(segment.vectors)] for segment in segments]
+    if allowed is None:
+        return alive
+    return [here & mask[: len(here)] for here, mask in zip(alive, allowed, strict=True)]
+
+
+def _best(
+    segment: Segment, chunk: slice, wanted: npt.NDArray[np.bool_], query_vectors: Vectors, k: int
+) -> tuple[Vectors, Refs]:
+    """Score the rows of a chunk that count and keep the k best per query: ``(queries, ≤ k)`` scores and rows."""
+    numbers = np.flatnonzero(wanted) + chunk.start
+    few = 2 * len(numbers) < len(wanted)
+    rows = numbers if few else chunk
+    texts = segment.texts[rows] if query_vectors.ndim == 3 else None  # one-vector queries score both alike
+    scores = cosines(query_vectors, segment.vectors[rows], texts=texts)  # (queries, rows)
+    if not few and len(numbers) < len(wanted):
+        scores[:, ~wanted] = -np.inf
+    best = np.stack([_top(row, min(k, len(numbers))) for row in scores])
+    return np.take_along_axis(scores, best, axis=1), numbers[best] if few else best + chunk.start
 
 
 def _top(scores: Vectors, k: int) -> Refs:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mmrag.types import Item
+from mmrag.types import WORDS, Item
 
 
 def to_item(record: Mapping[str, Any]) -> Item:
@@ -17,4 +17,7 @@ def to_item(record: Mapping[str, Any]) -> Item:
         modality=record["modality"],
         text=record["text"],
         metadata=json.loads(record["metadata"]) if record["metadata"] else {},
+        part=record["part"],
+        words={kind: record[kind] for kind in WORDS if record[kind]},
+        origins=json.loads(record["origins"]) if record["origins"] else {},
     )

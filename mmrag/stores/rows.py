@@ -17,11 +17,17 @@ COLUMNS = pa.schema(
         pa.field("stamp", pa.int64(), nullable=False),
         pa.field("id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
+        pa.field("part", pa.string()),
         pa.field("modality", pa.string(), nullable=False),
         pa.field("content_hash", pa.string()),
         pa.field("size", pa.int64()),
         pa.field("mtime_ns", pa.int64()),
+        pa.field("fingerprint", pa.int64()),
         pa.field("text", pa.string()),
+        pa.field("tags", pa.string()),
+        pa.field("generated", pa.string()),
+        pa.field("ocr", pa.string()),
+        pa.field("origins", pa.string()),
         pa.field("metadata", pa.string()),
         pa.field("failure", pa.string()),
     ]
@@ -34,12 +40,20 @@ class Row:
 
     Attributes
     ----------
+    part : str or None
+        Which part of the file, as of an item.
     content_hash : str or None
         Of the picture's bytes or the text; equal content has equal hashes.
     size, mtime_ns : int or None
         Of the file; None for what lives only in memory.
+    fingerprint : int or None
+        64 bits, few of which differ between items that look or read nearly the same.
+    text, tags, generated, ocr : str or None
+        The text, or a picture's caption, and what else of words belongs to it, as `mmrag.types.WORDS` says.
+    origins : str or None
+        JSON: where each of these comes from.
     metadata : str or None
-        JSON.
+        JSON: facts by name.
     failure : str or None
         Why the item has no vector.
     vector : float32 ``(dimension,)`` or ``(vectors, dimension)``, or None
@@ -49,10 +63,16 @@ class Row:
     id: str
     uri: str
     modality: Modality
+    part: str | None = None
     content_hash: str | None = None
     size: int | None = None
     mtime_ns: int | None = None
+    fingerprint: int | None = None
     text: str | None = None
+    tags: str | None = None
+    generated: str | None = None
+    ocr: str | None = None
+    origins: str | None = None
     metadata: str | None = None
     failure: str | None = None
     vector: Vectors | None = None

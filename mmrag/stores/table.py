@@ -107,7 +107,9 @@ class Table:
                 raise
             raise IndexFormatError(f"there is no readable table in {self.folder}: {error}") from error
         expected = table_schema(self.shape)
-        if table.schema.names != expected.names or table.schema.field("vector").type != expected.field("vector").type:
+        _bring_up_to_date(table, expected)
+        same_vector = table.schema.field("vector").type == expected.field("vector").type
+        if set(table.schema.names) != set(expected.names) or not same_vector:
             raise IndexFormatError(
                 f"the table in {self.folder} has other columns than this version writes, or vectors of another "
                 "dimension or number"
@@ -155,7 +157,7 @@ class Table:
     @_store_errors
     def rows_from(self, stamp: int) -> pa.Table:
         """Read all columns of the rows stamped `stamp` or later, by ascending stamp."""
-        return self._read(None, f"stamp >= {stamp}").sort_by("stamp")
+        return self._read(list(table_schema(self.shape).names), f"stamp >= {stamp}").sort_by("stamp")
 
     @_store_errors
     def upsert(self, rows: Sequence[Row]) -> None:
@@ -223,6 +225,7 @@ class Table:
     def restore(self, version: int) -> None:
         """Commit the rows of an earlier version as a new one."""
         self._table.restore(version)
+        vars(self).pop("_table")  # it may have fewer columns, and opening adds them
 
     def withdraw_unreadable(self, *, since: int) -> bool:
         """Take back the newest versions, those after `since`, as far as they cannot be read. Hold the write lock.
@@ -288,6 +291,14 @@ def _connect(folder: Path) -> LanceTable:
     import lancedb
 
     return lancedb.connect(folder).open_table(_NAME)
+
+
+def _bring_up_to_date(table: LanceTable, expected: pa.Schema) -> None:
+    """Add, in a new version, the columns that tables of an older mmrag lack: what they have is not known."""
+    known = set(table.schema.names)
+    missing = [field for field in expected if field.name not in known and field.nullable]
+    if missing and "stamp" in known:
+        table.add_columns(pa.schema(missing))
 
 
 def _manifests(dataset: Path) -> list[Path]:

@@ -1,8 +1,7 @@
 """Views: derived, rebuildable copies of the table that make search fast.
 
-A view is a list of immutable segments plus deletions, named by one small file, ``view.json``, that
-is replaced in one step. A segment holds unit vectors (``.npy``) and the columns that hits and checks
-of files need (``.arrow``), both memory-mapped. Rows that have a vector come first in a segment.
+A view is a list of immutable segments (`mmrag.stores.segment`) plus deletions, named by one small file,
+``view.json``, that is replaced in one step.
 """
 
 from __future__ import annotations
@@ -11,51 +10,30 @@ import itertools
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from tokenize import TokenError  # numpy parses the head of a file as Python
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmrag.errors import IndexFormatError, StoreError
+from mmrag.errors import IndexFormatError
 from mmrag.recipe import build
 from mmrag.roles import Vectors
 from mmrag.similarity import vector_shape
 from mmrag.stores.files import disk_errors, read_json, sync_to_disk, write_json
-from mmrag.stores.rows import COLUMNS, from_lists
+from mmrag.stores.segment import SUFFIXES, Part, Refs, Segment, SegmentState, damage_told, read_record, write_segment
 from mmrag.stores.table import Table
 
-FORMAT = 1
+FORMAT = 2
 
-Refs = npt.NDArray[np.int64]
+Allowed = Sequence[npt.NDArray[np.bool_]]
+"""Which rows may be found: for each segment of a view, bool ``(rows,)``."""
 
 SEGMENT_SHIFT = 40  # a ref is (segment << 40) | row
 
 _FEW = 64
-
-
-@dataclass(frozen=True)
-class SegmentState:
-    """What ``view.json`` says of a segment.
-
-    Attributes
-    ----------
-    name : str
-        Stem of its files.
-    searchable : int
-        How many of its rows have a vector.
-    deletions : str
-        Name of the file that lists deleted rows, or empty.
-    """
-
-    name: str
-    searchable: int
-    deletions: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,71 +44,6 @@ class ViewState:
     table_version: int
     dimension: int
     segments: tuple[SegmentState, ...] = ()
-
-
-@dataclass(frozen=True)
-class Segment:
-    """An immutable run of rows.
-
-    Attributes
-    ----------
-    state : SegmentState
-        Its files.
-    vectors : float32 ``(searchable, dimension)`` or ``(searchable, vectors, dimension)``
-        Of the first rows; the rows behind them failed and have none.
-    columns : pyarrow table
-        All rows.
-    deleted : int64 ``(m,)``
-        Positions of rows that are no longer in the table, ascending.
-    """
-
-    state: SegmentState
-    vectors: Vectors
-    columns: pa.Table
-    deleted: Refs
-
-    @classmethod
-    def open(cls, folder: Path, state: SegmentState, shape: tuple[int, ...]) -> Segment:
-        """Map a segment's files into memory."""
-        with pa.memory_map(str(folder / f"{state.name}.arrow")) as source:
-            columns = pa.ipc.open_file(source).read_all()
-        columns.validate()
-        vectors = np.empty((0, *shape), dtype=np.float32)
-        if state.searchable:
-            vectors = np.load(folder / f"{state.name}.npy", mmap_mode="r")
-        deleted = np.load(folder / state.deletions) if state.deletions else np.empty(0, dtype=np.int64)
-        as_said = vectors.shape == (state.searchable, *shape) and vectors.dtype == "<f4"
-        if not as_said or columns.num_rows < state.searchable or columns.schema != COLUMNS:
-            raise ValueError(f"{state.name} has other vectors or rows than view.json says")
-        if deleted.dtype != np.int64 or deleted.min(initial=0) < 0 or deleted.max(initial=-1) >= columns.num_rows:
-            raise ValueError(f"{state.deletions} names rows that {state.name} does not have")
-        return cls(state, vectors, columns, deleted)
-
-    @cached_property
-    def sound_columns(self) -> pa.Table:
-        """The columns, after a look at every value: reading text where there is none can end the process."""
-        self.columns.validate(full=True)
-        return self.columns
-
-    @cached_property
-    def stamps(self) -> npt.NDArray[np.int64]:
-        """Of all rows, deleted ones too."""
-        return np.asarray(self.columns["stamp"].to_numpy(), dtype=np.int64)
-
-    @cached_property
-    def texts(self) -> npt.NDArray[np.bool_]:
-        """Which of the rows that have a vector are texts."""
-        import pyarrow.compute as pc
-
-        modalities = self.sound_columns["modality"].slice(0, len(self.vectors))
-        return np.asarray(pc.equal(modalities, "text").to_numpy(), dtype=bool)
-
-    @cached_property
-    def alive(self) -> npt.NDArray[np.bool_]:
-        """Which rows are still in the table."""
-        mask = np.ones(self.columns.num_rows, dtype=bool)
-        mask[self.deleted] = False
-        return mask
 
 
 @dataclass(frozen=True)
@@ -171,7 +84,7 @@ class View(ABC):
         self.segments = tuple(segments)
 
     @abstractmethod
-    def search(self, query_vectors: Vectors, k: int) -> Candidates:
+    def search(self, query_vectors: Vectors, k: int, *, allowed: Allowed | None = None) -> Candidates:
         """Find the rows most similar to each query.
 
         Parameters
@@ -180,6 +93,8 @@ class View(ABC):
             Of unit length; scored as `mmrag.similarity.cosines` says.
         k : int
             How many for each; fewer come back if the view holds fewer.
+        allowed : sequence of bool arrays, or None
+            Which rows may be found, by segment; by default all.
         """
 
     @classmethod
@@ -228,7 +143,7 @@ class View(ABC):
         found: dict[int, dict[str, Any]] = {}
         with damage_told(self.folder):
             if len(located) <= _FEW:  # taking rows imports pyarrow.compute, which costs a cold search 20 ms
-                return [_record(segment, row) for segment, row in located]
+                return [read_record(segment, row) for segment, row in located]
             for segment in self.segments:
                 positions = [n for n, (owner, _) in enumerate(located) if owner is segment]
                 taken = segment.sound_columns.take([located[n][1] for n in positions]).to_pylist()
@@ -284,7 +199,7 @@ class View(ABC):
         """List the files in its folder that are not its own: older ones, and what an interrupted writer left."""
         states = [segment.state for segment in self.segments]
         own = {"view.json", *(state.deletions for state in states)}
-        own |= {f"{state.name}{suffix}" for state in states for suffix in (".npy", ".arrow")}
+        own |= {f"{state.name}{suffix}" for state in states for suffix in SUFFIXES}
         return [path for path in self.folder.iterdir() if path.name not in own]
 
     def sync(self, table: Table) -> Self:
@@ -303,7 +218,7 @@ class View(ABC):
             fresh = live[~np.isin(live, seen)]
             if len(fresh):
                 rows = table.rows_from(int(fresh[0]))
-                segments = self._with_fresh(segments, _Part.of_table(rows, fresh, self.shape))
+                segments = self._with_fresh(segments, Part.of_table(rows, fresh, self.shape))
             return self._publish(segments, table.version)
 
     def _locate(self, ref: int) -> tuple[Segment, int]:
@@ -318,31 +233,14 @@ class View(ABC):
         sync_to_disk(self.folder / deletions)
         return replace(segment, deleted=deleted, state=replace(segment.state, deletions=deletions))
 
-    def _with_fresh(self, segments: list[Segment], fresh: _Part) -> list[Segment]:
+    def _with_fresh(self, segments: list[Segment], fresh: Part) -> list[Segment]:
         kept = [s for s in segments if s.alive.sum() * 2 > len(s.alive)]
-        parts = [_Part.of_segment(s) for s in segments if s.alive.sum() * 2 <= len(s.alive)]
+        parts = [Part.of_segment(s) for s in segments if s.alive.sum() * 2 <= len(s.alive)]
         size = len(fresh) + sum(map(len, parts))
         while kept and len(kept[-1].alive) <= 2 * size:
-            parts.insert(0, _Part.of_segment(kept.pop()))
+            parts.insert(0, Part.of_segment(kept.pop()))
             size += len(parts[0])
-        return [*kept, self._write_segment([*parts, fresh])]
-
-    def _write_segment(self, parts: Sequence[_Part]) -> Segment:
-        name = uuid.uuid4().hex[:12]
-        columns = pa.concat_tables(
-            [part.columns.filter(part.searchable) for part in parts]
-            + [part.columns.filter(~part.searchable) for part in parts]
-        ).combine_chunks()
-        with (
-            pa.OSFile(str(self.folder / f"{name}.arrow"), "wb") as sink,
-            pa.ipc.new_file(sink, COLUMNS) as writer,
-        ):
-            writer.write_table(columns)
-        sync_to_disk(self.folder / f"{name}.arrow")
-        searchable = sum(int(part.searchable.sum()) for part in parts)
-        if searchable:
-            _write_vectors(self.folder / f"{name}.npy", [part.vectors for part in parts], self.shape)
-        return Segment.open(self.folder, SegmentState(name, searchable), self.shape)
+        return [*kept, write_segment(self.folder, [*parts, fresh], self.shape)]
 
     def _publish(self, segments: Sequence[Segment], table_version: int) -> Self:
         segments = [segment for segment in segments if segment.alive.any()]
@@ -352,18 +250,6 @@ class View(ABC):
         for path in view.leftovers():
             path.unlink()
         return view
-
-
-@contextmanager
-def damage_told(folder: Path) -> Iterator[None]:
-    """Turn what reading the damaged files of a view raises into one clear line."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise IndexFormatError(f"the view in {folder} is damaged ({reason}); mmrag check mends it") from error
 
 
 def _read_state(folder: Path, dimension: int) -> ViewState:
@@ -381,47 +267,3 @@ def _read_state(folder: Path, dimension: int) -> ViewState:
     if state.dimension != dimension:
         raise ValueError(f"view.json: vectors have {state.dimension} dimensions, not {dimension}")
     return state
-
-
-def _record(segment: Segment, row: int) -> dict[str, Any]:
-    columns = segment.columns.slice(row, 1)
-    columns.validate(full=True)
-    found: dict[str, Any] = columns.to_pylist()[0]
-    return found
-
-
-def _write_vectors(path: Path, parts: Sequence[Vectors], row_shape: tuple[int, ...]) -> None:
-    """Write an ``.npy`` file piece by piece; through a memory map, a full disk would end the process."""
-    shape = (sum(len(part) for part in parts), *row_shape)
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(np.ascontiguousarray(part, dtype="<f4").data)
-    sync_to_disk(path)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Rows on their way into a segment; `vectors` holds those of the searchable rows, in order."""
-
-    columns: pa.Table
-    searchable: npt.NDArray[np.bool_]
-    vectors: Vectors
-
-    def __len__(self) -> int:
-        return int(self.columns.num_rows)
-
-    @classmethod
-    def of_segment(cls, segment: Segment) -> _Part:
-        rows = np.flatnonzero(segment.alive)
-        searchable = rows < len(segment.vectors)
-        return cls(segment.sound_columns.take(rows), searchable, segment.vectors[rows[searchable]])
-
-    @classmethod
-    def of_table(cls, rows: pa.Table, stamps: npt.NDArray[np.int64], shape: tuple[int, ...]) -> _Part:
-        rows = rows.filter(np.isin(rows["stamp"].to_numpy(), stamps))
-        searchable = rows["vector"].is_valid().to_numpy()
-        vectors = from_lists(rows["vector"].combine_chunks(), shape)
-        columns = rows.select(COLUMNS.names).cast(COLUMNS)
-        return cls(columns, searchable, vectors)

@@ -1,0 +1,211 @@
+"""Segments: immutable runs of rows, as files that are mapped into memory.
+
+A segment holds unit vectors (``.npy``), the columns that hits and checks of files need (``.arrow``) and the facts
+that filters ask for (``.facts``). Rows that have a vector come first.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tokenize import TokenError  # numpy parses the head of a file as Python
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mmrag.errors import IndexFormatError, StoreError
+from mmrag.roles import Vectors
+from mmrag.stores.facts import facts_of
+from mmrag.stores.files import sync_to_disk
+from mmrag.stores.rows import COLUMNS, from_lists
+
+Refs = npt.NDArray[np.int64]
+
+SUFFIXES = (".npy", ".arrow", ".facts")
+"""Of the files of a segment."""
+
+
+@dataclass(frozen=True)
+class SegmentState:
+    """What ``view.json`` says of a segment.
+
+    Attributes
+    ----------
+    name : str
+        Stem of its files.
+    searchable : int
+        How many of its rows have a vector.
+    deletions : str
+        Name of the file that lists deleted rows, or empty.
+    """
+
+    name: str
+    searchable: int
+    deletions: str = ""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """An immutable run of rows.
+
+    Attributes
+    ----------
+    state : SegmentState
+        Its files.
+    vectors : float32 ``(searchable, dimension)`` or ``(searchable, vectors, dimension)``
+        Of the first rows; the rows behind them failed and have none.
+    columns : pyarrow table
+        All rows.
+    facts : pyarrow table
+        All rows: what their metadata says, a column for each name, as `mmrag.stores.facts` makes them.
+    deleted : int64 ``(m,)``
+        Positions of rows that are no longer in the table, ascending.
+    """
+
+    state: SegmentState
+    vectors: Vectors
+    columns: pa.Table
+    facts: pa.Table
+    deleted: Refs
+
+    @classmethod
+    def open(cls, folder: Path, state: SegmentState, shape: tuple[int, ...]) -> Segment:
+        """Map a segment's files into memory."""
+        columns = _read_arrow(folder / f"{state.name}.arrow")
+        facts = _read_arrow(folder / f"{state.name}.facts")
+        vectors = np.empty((0, *shape), dtype=np.float32)
+        if state.searchable:
+            vectors = np.load(folder / f"{state.name}.npy", mmap_mode="r")
+        deleted = np.load(folder / state.deletions) if state.deletions else np.empty(0, dtype=np.int64)
+        as_said = vectors.shape == (state.searchable, *shape) and vectors.dtype == "<f4"
+        whole = columns.num_rows == facts.num_rows >= state.searchable
+        if not as_said or not whole or columns.schema != COLUMNS:
+            raise ValueError(f"{state.name} has other vectors or rows than view.json says")
+        if deleted.dtype != np.int64 or deleted.min(initial=0) < 0 or deleted.max(initial=-1) >= columns.num_rows:
+            raise ValueError(f"{state.deletions} names rows that {state.name} does not have")
+        return cls(state, vectors, columns, facts, deleted)
+
+    @cached_property
+    def sound_columns(self) -> pa.Table:
+        """The columns, after a look at every value: reading text where there is none can end the process."""
+        self.columns.validate(full=True)
+        return self.columns
+
+    @cached_property
+    def sound_facts(self) -> pa.Table:
+        """The facts, after the same look."""
+        self.facts.validate(full=True)
+        return self.facts
+
+    @cached_property
+    def stamps(self) -> npt.NDArray[np.int64]:
+        """Of all rows, deleted ones too."""
+        return np.asarray(self.columns["stamp"].to_numpy(), dtype=np.int64)
+
+    @cached_property
+    def texts(self) -> npt.NDArray[np.bool_]:
+        """Which of the rows that have a vector are texts."""
+        import pyarrow.compute as pc
+
+        modalities = self.sound_columns["modality"].slice(0, len(self.vectors))
+        return np.asarray(pc.equal(modalities, "text").to_numpy(), dtype=bool)
+
+    @cached_property
+    def alive(self) -> npt.NDArray[np.bool_]:
+        """Which rows are still in the table."""
+        mask = np.ones(self.columns.num_rows, dtype=bool)
+        mask[self.deleted] = False
+        return mask
+
+
+@contextmanager
+def damage_told(folder: Path) -> Iterator[None]:
+    """Turn what reading the damaged files of a view raises into one clear line."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise IndexFormatError(f"the view in {folder} is damaged ({reason}); mmrag check mends it") from error
+
+
+def read_record(segment: Segment, row: int) -> dict[str, Any]:
+    """Read the columns of one row, without a look at any other."""
+    columns = segment.columns.slice(row, 1)
+    columns.validate(full=True)
+    found: dict[str, Any] = columns.to_pylist()[0]
+    return found
+
+
+def _write_vectors(path: Path, parts: Sequence[Vectors], row_shape: tuple[int, ...]) -> None:
+    """Write an ``.npy`` file piece by piece; through a memory map, a full disk would end the process."""
+    shape = (sum(len(part) for part in parts), *row_shape)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype="<f4").data)
+    sync_to_disk(path)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows on their way into a segment; `vectors` holds those of the searchable rows, in order."""
+
+    columns: pa.Table
+    searchable: npt.NDArray[np.bool_]
+    vectors: Vectors
+
+    def __len__(self) -> int:
+        return int(self.columns.num_rows)
+
+    @classmethod
+    def of_segment(cls, segment: Segment) -> Part:
+        """Take the rows of a segment that are still in the table."""
+        rows = np.flatnonzero(segment.alive)
+        searchable = rows < len(segment.vectors)
+        return cls(segment.sound_columns.take(rows), searchable, segment.vectors[rows[searchable]])
+
+    @classmethod
+    def of_table(cls, rows: pa.Table, stamps: npt.NDArray[np.int64], shape: tuple[int, ...]) -> Part:
+        """Take the rows with these stamps out of what was read from the table."""
+        rows = rows.filter(np.isin(rows["stamp"].to_numpy(), stamps))
+        searchable = rows["vector"].is_valid().to_numpy()
+        vectors = from_lists(rows["vector"].combine_chunks(), shape)
+        columns = rows.select(COLUMNS.names).cast(COLUMNS)
+        return cls(columns, searchable, vectors)
+
+
+def write_segment(folder: Path, parts: Sequence[Part], shape: tuple[int, ...]) -> Segment:
+    """Write rows into a new segment: those that have a vector first."""
+    name = uuid.uuid4().hex[:12]
+    columns = pa.concat_tables(
+        [part.columns.filter(part.searchable) for part in parts]
+        + [part.columns.filter(~part.searchable) for part in parts]
+    ).combine_chunks()
+    _write_arrow(folder / f"{name}.arrow", columns)
+    _write_arrow(folder / f"{name}.facts", facts_of(columns["metadata"]))
+    searchable = sum(int(part.searchable.sum()) for part in parts)
+    if searchable:
+        _write_vectors(folder / f"{name}.npy", [part.vectors for part in parts], shape)
+    return Segment.open(folder, SegmentState(name, searchable), shape)
+
+
+def _write_arrow(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    sync_to_disk(path)
+
+
+def _read_arrow(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    table.validate()
+    return table
