@@ -178,9 +178,12 @@ class _Rows:
         return pa.array(found, mask=pc.is_null(lists).to_numpy(zero_copy_only=False))
 
     def near(self, one: Near) -> Any:
-        place = self.degrees("latitude", one.at), self.degrees("longitude", one.at)
-        metres = _great_circle(*place, one.latitude, one.longitude)
-        return pa.array(metres <= one.metres, mask=np.isnan(metres))
+        latitude, longitude = self.degrees("latitude", one.at), self.degrees("longitude", one.at)
+        found = np.zeros(len(latitude), dtype=bool)
+        apart = np.degrees(one.metres / _EARTH_METRES) + 1e-6  # no place further north or south is near
+        rows = np.flatnonzero(np.abs(latitude - one.latitude) <= apart)
+        found[rows] = _great_circle(latitude[rows], longitude[rows], one.latitude, one.longitude) <= one.metres
+        return pa.array(found, mask=np.isnan(latitude) | np.isnan(longitude))
 
     def degrees(self, name: str, at: int) -> npt.NDArray[np.float64]:
         kind = self.kind(Name(name, at))
