@@ -29,6 +29,7 @@ from mmrag.ingest.recipe import IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
 from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
 from mmrag.roles import Encoder, Matcher
+from mmrag.search.condition import both
 from mmrag.search.pipeline import Pipeline, load_pipeline, run
 from mmrag.search.queries import as_query
 from mmrag.similarity import vector_shape
@@ -39,7 +40,7 @@ from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
 from mmrag.stores.records import to_item
 from mmrag.stores.registry import open_view, view_folder
-from mmrag.types import Changes, Checkup, Classification, Failure, Hit, Item, Query, Version
+from mmrag.types import Changes, Checkup, Classification, Fact, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -310,28 +311,46 @@ class Index:
                 yield changes
             begun = True
 
-    def remove(self, targets: str | Path | Sequence[str | Path]) -> int:
+    def remove(
+        self,
+        targets: str | Path | Sequence[str | Path] | None = None,
+        *,
+        where: str | None = None,
+        dry_run: bool = False,
+    ) -> int:
         """Take items out of the index; files are not touched.
 
-        A folder that is removed is forgotten: `update` looks at it no more, unless it lies in another.
+        A folder that is removed is forgotten: `update` looks at it no more, unless it lies in another. One of which
+        only what passes a filter is removed is not: what was removed comes back when it is looked at again.
 
         Parameters
         ----------
-        targets : str, path, or a sequence of these
-            Ids, uris, or paths of files or folders, relative to the current folder.
+        targets : str, path, a sequence of these, or None
+            Ids, uris, or paths of files or folders, relative to the current folder; by default everything.
+        where : str or None
+            Only what passes this filter, as for `search`; what could not be read may pass it, too.
+        dry_run : bool
+            Only count.
 
         Returns
         -------
         int
-            How many items were removed.
+            How many items were removed, or would be.
 
         Raises
         ------
         InputError
-            If a target matches nothing; then nothing is removed.
+            If a target matches nothing; then nothing is removed. If neither targets nor a filter is given.
+        QueryError
+            If the filter is wrong, with the place.
         """
+        if targets is None and where is None:
+            raise InputError('say what to remove: ids, uris or paths, or a filter such as where="year < 2000"')
+        listed = None if targets is None else _as_list(targets)
+        if dry_run:
+            return len(find_targets(self._view, self.home, self._roots(), listed, where=where)[0])
         with self._ingest(IndexRecipe()) as ingest:
-            stamps, kept = find_targets(ingest.view, self.home, self._roots(), _as_list(targets))
+            stamps, kept = find_targets(ingest.view, self.home, self._roots(), listed, where=where)
             ingest.remove(stamps)
             self._write_roots(kept)
         return len(stamps)
@@ -460,6 +479,7 @@ class Index:
         pipeline: str | Pipeline = "default",
         rerank: str | Matcher | None = None,
         top: int | None = None,
+        where: str | None = None,
         progress: Progress | None = None,
     ) -> list[Hit]: ...
 
@@ -473,6 +493,7 @@ class Index:
         pipeline: str | Pipeline = "default",
         rerank: str | Matcher | None = None,
         top: int | None = None,
+        where: str | None = None,
         progress: Progress | None = None,
     ) -> list[list[Hit]]: ...
 
@@ -485,6 +506,7 @@ class Index:
         pipeline: str | Pipeline = "default",
         rerank: str | Matcher | None = None,
         top: int | None = None,
+        where: str | None = None,
         progress: Progress | None = None,
     ) -> list[Hit] | list[list[Hit]]:
         """Find the items that answer a query.
@@ -506,6 +528,9 @@ class Index:
         top : int or None
             How many candidates of each query it judges; by default the pipeline's, or 128. The others keep their
             order behind, and so does what it cannot judge.
+        where : str or None
+            A filter, such as ``"year >= 2022 and camera like 'Canon%'"``: only items that pass it can be found. It
+            counts beside that of a Query. `facts` lists the names; `mmrag.search.condition` says what can be written.
         progress : callable or None
             Called with how many candidates are judged and how many there are.
 
@@ -517,7 +542,8 @@ class Index:
         Raises
         ------
         QueryError
-            If a query is empty or unreadable, or the matcher can judge nothing of what was found for it.
+            If a query is empty or unreadable, the matcher can judge nothing of what was found for it, or a filter is
+            wrong, with the place.
 
         Examples
         --------
@@ -525,6 +551,8 @@ class Index:
         >>> [hit.item.uri for hit in index.search("a dog on a beach", k=3)]  # doctest: +SKIP
         """
         queries = [as_query(asked) for asked in _as_list(query)]
+        if where is not None:
+            queries = [replace(one, where=both(one.where, where)) for one in queries]
         name = rerank.card.name if isinstance(rerank, Matcher) else rerank
         chosen = load_pipeline(pipeline).changed(k=k, min_score=min_score, rerank=name, top=top)
         matcher = None
@@ -614,6 +642,24 @@ class Index:
         if not refs:
             raise InputError(f"no item of this index has the id {item_id!r}")
         return to_item(view.records(refs)[0])
+
+    def count(self, where: str) -> int:
+        """Count the items that can be found and pass a filter, which is as for `search`.
+
+        Raises
+        ------
+        QueryError
+            If the filter is wrong, with the place.
+        """
+        from mmrag.search.where import passing  # imports pyarrow.compute
+
+        return passing(self._view, where)
+
+    def facts(self) -> list[Fact]:
+        """List what filters can ask for: the facts of items, and what else is known of them, by name."""
+        from mmrag.stores.columns import facts_in  # imports pyarrow.compute
+
+        return facts_in(self._view)
 
     def failures(self) -> list[Failure]:
         """List every file and item that could not be read when it was last tried, and why."""

@@ -72,9 +72,9 @@ class Item:
             raise InputError(f"words of {self.uri!r} are of the kinds {', '.join(WORDS)}, not {sorted(unknown)[0]!r}")
         try:
             f"{self.uri}{self.id}{self.part}{self.text}{''.join(self.words.values())}".encode()
-            json.dumps([dict(self.metadata), dict(self.origins)])
+            json.dumps([dict(self.metadata), dict(self.origins)], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"an Item's uri, id and text must be valid Unicode: {self.uri!r}") from error
+            raise InputError(f"an Item's uri, id, text and metadata must be valid Unicode: {self.uri!r}") from error
         except (TypeError, ValueError) as error:
             raise InputError(f"the metadata of {self.uri!r} cannot be written as JSON: {error}") from error
 
@@ -234,6 +234,29 @@ class Classification:
     truth: str | None = None
     truth_rank: int | None = None
     failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What filters can ask for, and what the items of an index have of it.
+
+    Parameters
+    ----------
+    name : str
+        As filters have it.
+    kind : str
+        "true or false", "a whole number", "a number", "text" or "a list of texts".
+    items : int
+        How many items have it.
+    lowest, highest : bool, int, float or str
+        The range of its values; of lists, that of what they contain.
+    """
+
+    name: str
+    kind: str
+    items: int
+    lowest: bool | float | str
+    highest: bool | float | str
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from mmrag.ingest.profile import Profile
     from mmrag.types import Changes
 
+_FACT_SHOWN = 32
+
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command(epilog="Example:  mmrag index ./images --exclude '*.png'    mmrag index --watch ./images")(index)
-    app.command(epilog="Example:  mmrag remove ./images/2019")(remove)
-    app.command(epilog="Example:  mmrag info --failed    mmrag info --versions")(info)
+    app.command(epilog="Example:  mmrag remove ./images/2019    mmrag remove --where 'year < 2000'")(remove)
+    app.command(epilog="Example:  mmrag info --failed    mmrag info --versions    mmrag info --facts")(info)
 
 
 def index(
@@ -129,18 +131,24 @@ def _tell(changes: Changes, *, as_json: bool) -> None:
 
 
 def remove(
-    targets: Annotated[list[str], typer.Argument(help="Files, folders, uris or ids.")],
+    targets: Annotated[list[str] | None, typer.Argument(help="Files, folders, uris or ids.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="FILTER", help='Only what passes, such as "year < 2000"; see mmrag search.')
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
     index_dir: IndexOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take items out of the index. No file is deleted.
 
     A folder that is removed is not looked at again by `mmrag index`. What lies in another indexed folder comes
-    back with it, unless that folder is indexed with --exclude.
+    back with it, unless that folder is indexed with --exclude; and so does what --where removes from a folder.
     """
-    removed = open_corpus(index_dir).remove(targets)
+    removed = open_corpus(index_dir).remove(targets or None, where=where, dry_run=dry_run)
     if as_json:
-        print_json({"removed": removed})
+        print_json({"would_remove" if dry_run else "removed": removed})
+    elif dry_run:
+        typer.echo(f"{removed:,} would be removed")
     else:
         typer.echo(f"{removed:,} removed")
         typer.echo("Indexing a folder that they lie in brings them back; --exclude leaves them out.", err=True)
@@ -151,13 +159,17 @@ def info(
     versions: Annotated[
         bool, typer.Option("--versions", help="List the versions that `mmrag restore` goes back to, newest first.")
     ] = False,
+    facts: Annotated[
+        bool, typer.Option("--facts", help="List what filters (search --where) can ask for, and what there is of it.")
+    ] = False,
     index_dir: IndexOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what the index holds.
 
     How many items, from which folders, which model wrote it; with --failed what could not be read; with --versions
-    the state after each of the last runs that changed something (10, unless the index's recipe says otherwise).
+    the state after each of the last runs that changed something (10, unless the index's recipe says otherwise); with
+    --facts the name and kind of each fact, how many items have it, and its lowest and highest value.
     """
     corpus = open_corpus(index_dir)
     if failed:
@@ -166,11 +178,14 @@ def info(
     if versions:
         _print_versions(corpus, as_json=as_json)
         return
-    facts = corpus.info()
-    if as_json:
-        print_json(facts)
+    if facts:
+        _print_facts(corpus, as_json=as_json)
         return
-    for line in _info_lines(facts):
+    about = corpus.info()
+    if as_json:
+        print_json(about)
+        return
+    for line in _info_lines(about):
         typer.echo(line)
 
 
@@ -180,6 +195,25 @@ def _print_failures(corpus: Index, *, as_json: bool) -> None:
             print_json(dataclasses.asdict(failure))
         else:
             typer.echo(failure_line(failure))
+
+
+def _print_facts(corpus: Index, *, as_json: bool) -> None:
+    listed = corpus.facts()
+    width = max((len(fact.name) for fact in listed), default=0)
+    for fact in listed:
+        if as_json:
+            print_json(dataclasses.asdict(fact))
+        else:
+            ends = dict.fromkeys((_fact_value(fact.lowest), _fact_value(fact.highest)))
+            typer.echo(f"{printable(fact.name):<{width}}  {fact.kind:<15} {fact.items:>9,}  {' … '.join(ends)}")
+    if not listed:
+        typer.echo("The index is empty; add pictures: mmrag index FOLDER", err=True)
+
+
+def _fact_value(value: bool | float | str) -> str:
+    if not isinstance(value, str):
+        return str(value).lower()
+    return f"'{printable(value) if len(value) <= _FACT_SHOWN else printable(value[:_FACT_SHOWN]) + '…'}'"
 
 
 def _print_versions(corpus: Index, *, as_json: bool) -> None:
@@ -244,17 +278,17 @@ def _folder(folder: dict[str, Any]) -> str:
     return printable(folder["uri"] + without)
 
 
-def _info_lines(facts: dict[str, Any]) -> list[str]:
-    identity = facts["identity"]
-    folders = ", ".join(_folder(folder) for folder in facts["folders"]) or "none"
-    failed = f", {facts['failed']:,} failed (mmrag info --failed)" if facts["failed"] else ""
+def _info_lines(about: dict[str, Any]) -> list[str]:
+    identity = about["identity"]
+    folders = ", ".join(_folder(folder) for folder in about["folders"]) or "none"
+    failed = f", {about['failed']:,} failed (mmrag info --failed)" if about["failed"] else ""
     return [
-        f"index    {printable(facts['home'])}",
-        f"items    {facts['images']:,} pictures, {facts['texts']:,} texts{failed}",
-        f"model    {facts['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
-        f"engine   {facts['writer']['engine']} in {facts['writer']['precision']}",
+        f"index    {printable(about['home'])}",
+        f"items    {about['images']:,} pictures, {about['texts']:,} texts{failed}",
+        f"model    {about['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
+        f"engine   {about['writer']['engine']} in {about['writer']['precision']}",
         f"folders  {folders}",
-        f"view     {facts['view']['kind']}, of table version {facts['table_version']}",
-        f"versions the last {facts['keep_versions']} are kept (mmrag info --versions, mmrag restore)",
-        f"on disk  {facts['bytes'] / 1e6:,.1f} MB, made {facts['created']}",
+        f"view     {about['view']['kind']}, of table version {about['table_version']}",
+        f"versions the last {about['keep_versions']} are kept (mmrag info --versions, mmrag restore)",
+        f"on disk  {about['bytes'] / 1e6:,.1f} MB, made {about['created']}",
     ]

@@ -45,6 +45,20 @@ def search(
         Path | None, typer.Option("--image", metavar="FILE", help="Look for pictures like this one.")
     ] = None,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits; 10 unless the recipe says.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="FILTER", help="Only what passes, such as \"year >= 2022 and camera like 'Canon%'\"."),
+    ] = None,
+    near: Annotated[
+        str | None, typer.Option(metavar="LAT,LON,RADIUS", help="Only what was taken there: 48.85,2.35,5km.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Only what was taken from this day, month or year on.")
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Only what was taken before this day, month or year.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="images|text", help="Only these.")] = None,
     min_score: Annotated[
         float | None,
         typer.Option(help="Leave out hits with a lower score: cosine, or with --rerank match."),
@@ -86,6 +100,9 @@ def search(
     Prints rank, score (higher is better) and path. The score is the cosine, and where the model is calibrated, p says
     how likely it is that this picture matches; if none is likely to, that is said, and --all shows the best guesses.
     With --rerank, what was judged comes first and has the score of a match, the model's logit plus its cosine.
+
+    A FILTER compares facts (mmrag info --facts lists them): = != < <= > >=, in (…), between … and …, like '%…%' (ilike
+    without case), contains (of lists), is null, and, or, not, near(48.85, 2.35, '5km'). All filters given must pass.
     """
     from mmrag.errors import QueryError
     from mmrag.search.likelihood import nothing_likely
@@ -96,7 +113,7 @@ def search(
         raise QueryError("--explain-tokens says what --explain writes; name a folder: --explain DIR")
     if words is None and image is None:
         raise QueryError('say what to look for: mmrag search "a dog on a beach", or --image FILE')
-    query = Query(text=words, image=image)
+    query = Query(text=words, image=image, where=_filter(where, near, after, before, only))
     corpus = open_corpus(index_dir, model, device=device)
     pipeline = load_pipeline(recipe).changed(k=k, min_score=min_score, rerank=rerank, top=top)
     matcher = _load_matcher(pipeline, device, precision)
@@ -117,9 +134,17 @@ def search(
         else:
             typer.echo(_line(hit, on_disk))
     if not hits:
-        typer.echo(f"mmrag: {_UNLIKELY if unlikely else _why_nothing(corpus)}", err=True)
+        typer.echo(f"mmrag: {_UNLIKELY if unlikely else _why_nothing(corpus, query.where)}", err=True)
     if not (as_json or paths):
         offer_upgrade(corpus)
+
+
+def _filter(where: str | None, near: str | None, after: str | None, before: str | None, only: str | None) -> str | None:
+    from mmrag.search import shorthand
+    from mmrag.search.condition import both
+
+    short = ((shorthand.near, near), (shorthand.after, after), (shorthand.before, before), (shorthand.only, only))
+    return both(where, *(None if given is None else write(given) for write, given in short))
 
 
 def _write_heat_maps(
@@ -185,7 +210,12 @@ def _short(share: float) -> str:
     return f"{share:.2f}".replace("0.", ".", 1)
 
 
-def _why_nothing(corpus: Index) -> str:
+def _why_nothing(corpus: Index, where: str | None) -> str:
     if not len(corpus):
         return "the index is empty; add pictures: mmrag index FOLDER"
-    return "nothing scores that high; lower --min-score"
+    if where is None:
+        return "nothing scores that high; lower --min-score"
+    passing = corpus.count(where)
+    if not passing:
+        return f"no item passes {where}; what filters can ask for: mmrag info --facts"
+    return f"of the {passing:,} items that pass {where}, none scores that high; lower --min-score"

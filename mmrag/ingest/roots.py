@@ -97,22 +97,37 @@ def look_at(
 
 
 def find_targets(
-    view: View, home: Path, roots: Sequence[Root], targets: Sequence[str | Path]
+    view: View, home: Path, roots: Sequence[Root], targets: Sequence[str | Path] | None, *, where: str | None = None
 ) -> tuple[list[int], list[Root]]:
-    """Find what goes by the given ids, uris and paths.
+    """Find what goes by the given ids, uris and paths, or everything, and passes a filter.
 
     Returns
     -------
     stamps : list of int
         Of the rows, ascending.
     kept : list of Root
-        The roots that do not lie in a target.
+        The roots that do not lie in a target; all of them, where there is a filter.
 
     Raises
     ------
     InputError
         If a target matches nothing.
+    QueryError
+        If the filter is wrong.
     """
+    if where is None:
+        return _named_by(view, home, roots, targets or ())
+    from mmrag.search.where import stamps_passing  # imports pyarrow.compute
+
+    stamps = stamps_passing(view, where)
+    if targets is not None:
+        stamps = sorted({*stamps} & {*_named_by(view, home, roots, targets)[0]})
+    return stamps, list(roots)
+
+
+def _named_by(
+    view: View, home: Path, roots: Sequence[Root], targets: Sequence[str | Path]
+) -> tuple[list[int], list[Root]]:
     rows = [(stamp, own, uri, str(home / uri)) for _, stamp, own, uri in view.scan(_NAMED)]
     kept = list(roots)
     stamps: set[int] = set()

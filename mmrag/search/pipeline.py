@@ -12,13 +12,13 @@ from mmrag.errors import QueryError, RecipeError
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.likelihood import with_probabilities
 from mmrag.search.queries import encode_queries
-from mmrag.search.recall import find, ranked
+from mmrag.search.recall import Found, find, ranked
 from mmrag.types import Hit, Query
 
 if TYPE_CHECKING:
     from mmrag.search.rerank import Progress
     from mmrag.stores.features import FeatureCache
-    from mmrag.stores.view import View
+    from mmrag.stores.view import Allowed, View
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,7 @@ def run(
     if not queries:
         raise QueryError('no query was given; say what to look for, such as "a dog on a beach"')
     recall, rerank = pipeline.recall, pipeline.rerank
-    found = find(
-        view,
-        encode_queries(encoder, queries),
-        k=recall.k if rerank is None else max(recall.k, rerank.top),
-        min_score=recall.min_score,
-        fold_duplicates=recall.fold_duplicates,
-    )
+    found = _find(queries, view, encoder, recall, recall.k if rerank is None else max(recall.k, rerank.top))
     if rerank is None or matcher is None:
         hits = [ranked(one.hit() for one in some) for some in found]
         return _judged_by_card(queries, hits, encoder)
@@ -154,6 +148,34 @@ def run(
     reranker = Reranker(matcher, contents, rerank.top, wrote_index=matcher.identity == encoder.identity)
     hits = reranker.rerank(queries, found, k=recall.k, min_score=rerank.min_score, progress=progress)
     return _judged_by_card(queries, hits, encoder)
+
+
+def _find(queries: Sequence[Query], view: View, encoder: Encoder, recall: Recall, k: int) -> list[list[Found]]:
+    """Recall what was found for each query; those with the same filter are searched for together."""
+    allowed = {where: _passing(view, where) for where in dict.fromkeys(query.where for query in queries)}
+    query_vectors = encode_queries(encoder, queries)
+    found: list[list[Found]] = [[] for _ in queries]
+    for where, mask in allowed.items():
+        places = [n for n, query in enumerate(queries) if query.where == where]
+        some = find(
+            view,
+            query_vectors[places],
+            k=k,
+            min_score=recall.min_score,
+            fold_duplicates=recall.fold_duplicates,
+            allowed=mask,
+        )
+        for place, one in zip(places, some, strict=True):
+            found[place] = one
+    return found
+
+
+def _passing(view: View, where: str | None) -> Allowed | None:
+    if where is None:
+        return None
+    from mmrag.search.where import masks  # imports pyarrow.compute
+
+    return masks(view, where)
 
 
 def _judged_by_card(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], encoder: Encoder) -> list[list[Hit]]:

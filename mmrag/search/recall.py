@@ -11,7 +11,7 @@ from mmrag.stores.records import to_item
 from mmrag.types import Hit
 
 if TYPE_CHECKING:
-    from mmrag.stores.view import View
+    from mmrag.stores.view import Allowed, View
 
 Candidate = tuple[float, dict[str, Any]]
 
@@ -52,7 +52,13 @@ class Found:
 
 
 def find(
-    view: View, query_vectors: Vectors, *, k: int, min_score: float = -1.0, fold_duplicates: bool = True
+    view: View,
+    query_vectors: Vectors,
+    *,
+    k: int,
+    min_score: float = -1.0,
+    fold_duplicates: bool = True,
+    allowed: Allowed | None = None,
 ) -> list[list[Found]]:
     """Find the k most similar contents for each query.
 
@@ -68,6 +74,8 @@ def find(
         Lowest cosine.
     fold_duplicates : bool
         Make one of items with equal content.
+    allowed : sequence of bool arrays, or None
+        Which rows may be found, by segment; by default all.
 
     Returns
     -------
@@ -76,7 +84,7 @@ def find(
     """
     wanted = 2 * k + 1
     while True:
-        candidates = view.search(query_vectors, wanted)
+        candidates = view.search(query_vectors, wanted, allowed=allowed)
         found = [
             [(min(1.0, float(score)), record) for score, record in zip(scores, view.records(refs), strict=True)]
             for scores, refs in zip(candidates.scores, candidates.refs, strict=True)

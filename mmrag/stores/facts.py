@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 MOST_NAMES = 1000
 """Facts of further names can be read back, but are no columns."""
+
+TRUTHS = pa.bool_()
+WHOLE_NUMBERS = pa.int64()
+NUMBERS = pa.float64()
+TEXTS = pa.string()
+LISTS = pa.list_(pa.string())
 
 _LARGEST = 2**63
 
@@ -18,8 +25,8 @@ def facts_of(metadata: pa.ChunkedArray | pa.Array) -> pa.Table:
     """Make a column for each name in a column of JSON objects.
 
     Names in objects within objects are joined by a dot. A column holds int64, float64, bool, string, or lists of
-    strings, whichever holds all its values: numbers are float64 if one of them is no whole number, and whatever
-    differs is text. Where `taken_at` is an ISO 8601 time, `year`, `month` and `day` are its numbers.
+    strings, whichever holds all its values, as `common_type` says. Where `taken_at` is an ISO 8601 time, `year`,
+    `month` and `day` are its numbers.
 
     Parameters
     ----------
@@ -31,13 +38,35 @@ def facts_of(metadata: pa.ChunkedArray | pa.Array) -> pa.Table:
     pyarrow table
         As many rows, with the columns sorted by name; null where a row has no such fact.
     """
-    rows = [dict(_flattened(json.loads(one))) if one else {} for one in metadata.to_pylist()]
-    for row in rows:
-        row |= _date_parts(row.get("taken_at"))
+    rows = _rows(metadata)
     names = sorted({name for row in rows for name in row})[:MOST_NAMES]
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
     # a table without columns knows no number of rows
     return pa.table({"": pa.nulls(len(rows))} | columns)
+
+
+def facts_as(metadata: pa.ChunkedArray | pa.Array, name: str, kind: pa.DataType) -> pa.Array:
+    """Make the column of one name, of a type that holds more than its values: those of other rows too."""
+    return _of_type([row.get(name) for row in _rows(metadata)], kind)
+
+
+def common_type(types: Collection[pa.DataType]) -> pa.DataType:
+    """Choose the type that holds values of several.
+
+    Numbers are float64 if one of them is no whole number, whatever else differs is text, and beside a list all are.
+    """
+    if len(types) == 1:
+        return next(iter(types))
+    if LISTS in types:
+        return LISTS
+    return NUMBERS if set(types) == {WHOLE_NUMBERS, NUMBERS} else TEXTS
+
+
+def _rows(metadata: pa.ChunkedArray | pa.Array) -> list[dict[str, Any]]:
+    rows = [dict(_flattened(json.loads(one))) if one else {} for one in metadata.to_pylist()]
+    for row in rows:
+        row |= _date_parts(row.get("taken_at"))
+    return rows
 
 
 def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -57,29 +86,26 @@ def _date_parts(taken_at: Any) -> dict[str, int]:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    kinds = {_kind(value) for value in values if value is not None}
-    if kinds <= {"bool"}:
-        return pa.array(values, pa.bool_())
-    if kinds == {"int"}:
-        return pa.array(values, pa.int64())
-    if kinds <= {"int", "float"}:
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    if kinds <= {"list", "string"} and "list" in kinds:
-        return pa.array([None if value is None else list(_strings(value)) for value in values], pa.list_(pa.string()))
-    return pa.array([None if value is None else _text(value) for value in values], pa.string())
+    return _of_type(values, common_type({_type(value) for value in values if value is not None}))
 
 
-def _kind(value: Any) -> str:
+def _of_type(values: list[Any], kind: pa.DataType) -> pa.Array:
+    converters: dict[pa.DataType, Callable[[Any], Any]] = {NUMBERS: float, TEXTS: _text, LISTS: _texts}
+    if convert := converters.get(kind):
+        values = [None if value is None else convert(value) for value in values]
+    return pa.array(values, kind)
+
+
+def _type(value: Any) -> pa.DataType:
     if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int):
-        return "int" if -_LARGEST <= value < _LARGEST else "float"
-    kinds: dict[type, str] = {float: "float", list: "list"}
-    return kinds.get(type(value), "string")
+        return TRUTHS
+    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        return NUMBERS if abs(value) < sys.float_info.max else TEXTS
+    return {int: WHOLE_NUMBERS, float: NUMBERS, list: LISTS}.get(type(value), TEXTS)
 
 
-def _strings(value: Any) -> Iterable[str]:
-    return map(_text, value) if isinstance(value, list) else [_text(value)]
+def _texts(value: Any) -> list[str]:
+    return [_text(one) for one in value] if isinstance(value, list) else [_text(value)]
 
 
 def _text(value: Any) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mmrag.errors import IndexFormatError
+from mmrag.search.where import masks
 from mmrag.stores.exact import ExactView
 from mmrag.stores.rows import Row
 from mmrag.stores.table import Table
 from mmrag.stores.view import FORMAT
+from tests.conditions import random_condition, random_facts
 
 DIMENSION = 16
 
@@ -306,3 +310,43 @@ def test_views_of_several_vectors_do_not_open_as_views_of_one(view_class, tmp_pa
         view_class.open(tmp_path / "view", DIMENSION)
     with pytest.raises(IndexFormatError, match="another dimension or number"):
         Table(tmp_path / "table", DIMENSION).count()
+
+
+def with_facts(random, rows):
+    """Give rows random facts; of each, those facts and its vector, by its id."""
+    facts = [random_facts(random) for _ in rows]
+    rows = [replace(row, metadata=json.dumps(one)) for row, one in zip(rows, facts, strict=True)]
+    return rows, {row.id: (row.vector, one) for row, one in zip(rows, facts, strict=True) if row.vector is not None}
+
+
+def test_filtered_search_equals_a_plain_sort_of_what_passes(view_class, table, tmp_path):
+    random = np.random.default_rng(15)
+    view = view_class.open(tmp_path / "view", DIMENSION)
+    truth = {}
+    for start, count in ((0, 100), (90, 40), (130, 12), (142, 3)):
+        rows, known = with_facts(random, rows_of(unit(random, count), start, failing={1}))
+        table.upsert(rows)
+        truth |= known
+        view = view.sync(table)
+    victims = [(stamp, own) for _, stamp, own in view.scan(("stamp", "id"))][::7]
+    table.delete([stamp for stamp, _ in victims])
+    view = view_class.open(tmp_path / "view", DIMENSION).sync(table)
+    truth = {own: known for own, known in truth.items() if own not in {own for _, own in victims}}
+    failed = {own for _, own, failure in view.scan(("id", "failure")) if failure}
+    truth = {own: known for own, known in truth.items() if own not in failed}
+    assert len(view.segments) > 1
+    assert len(view) == len(truth)
+    queries = unit(random, 3)
+    counts = set()
+    for _ in range(300):
+        where, worth = random_condition(random)
+        passing = {own: vector for own, (vector, facts) in truth.items() if worth(facts) is True}
+        counts.add(len(passing))
+        candidates = view.search(queries, 9, allowed=masks(view, where))
+        assert candidates.scores.shape == (3, min(9, len(passing))), where
+        if passing:
+            ids, scores = plain_search(passing, queries, 9)
+            assert found_ids(view, candidates) == ids, where
+            assert np.allclose(candidates.scores, scores, atol=1e-6)
+    assert min(counts) == 0
+    assert len(counts) > 50
