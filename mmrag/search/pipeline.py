@@ -139,7 +139,7 @@ def run(
     recall, rerank = pipeline.recall, pipeline.rerank
     found = find(
         view,
-        encode_queries(encoder, queries),
+        encode_queries(encoder, queries, view),
         k=recall.k if rerank is None else max(recall.k, rerank.top),
         min_score=recall.min_score,
         fold_duplicates=recall.fold_duplicates,
