@@ -78,7 +78,7 @@ def parse_query(
         text=first,
         image=image,
         plus=(*terms, *map(_picture, like)),
-        without=(*map(_exclusion, without), *map(_picture, without_like)),
+        without=(*map(parse_exclusion, without), *map(_picture, without_like)),
         phrases=phrases,
         where=where,
     )
@@ -126,7 +126,14 @@ def _weighted(text: str) -> Term:
     return Term(text=words, weight=float(found[1]))
 
 
-def _exclusion(text: str) -> Term:
+def parse_exclusion(text: str) -> Term:
+    """Read words for what is not wanted, which may end in a weight.
+
+    Raises
+    ------
+    QueryError
+        If there are none, or they are quoted.
+    """
     if not text.strip():
         raise QueryError('an exclusion has no words; it looks so: --without "a leash"')
     if '"' in text:

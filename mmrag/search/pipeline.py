@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mmrag import recipe as recipes
 from mmrag.errors import QueryError, RecipeError
 from mmrag.roles import Encoder, Matcher
+from mmrag.search.defaults import QueryDefaults
 from mmrag.search.likelihood import with_probabilities
 from mmrag.search.queries import encode_queries
 from mmrag.search.recall import find, ranked
@@ -84,6 +85,7 @@ class Pipeline:
     """How a question is answered, as a recipe in ``pipelines/`` says."""
 
     description: str = ""
+    query: QueryDefaults = field(default_factory=QueryDefaults)
     recall: Recall = field(default_factory=Recall)
     rerank: Rerank | None = None
 
@@ -136,6 +138,7 @@ def run(
     """
     if not queries:
         raise QueryError('no query was given; say what to look for, such as "a dog on a beach"')
+    queries = [pipeline.query.added_to(one) for one in queries]
     recall, rerank = pipeline.recall, pipeline.rerank
     found = find(
         view,
