@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmrag.models.cards import Card
     from mmrag.models.registry import load_encoder, load_generator, load_matcher, register
     from mmrag.roles import Encoder, Generator, Identity, Judgement, Matcher, Model
+    from mmrag.search.parse import parse_query
     from mmrag.zeroshot.files import classify
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "load_generator",
     "load_matcher",
     "open",
+    "parse_query",
     "register",
 ]
 
@@ -74,6 +76,7 @@ _LAZY = {
     "load_generator": "mmrag.models.registry:load_generator",
     "load_matcher": "mmrag.models.registry:load_matcher",
     "open": "mmrag.index:open_index",
+    "parse_query": "mmrag.search.parse:parse_query",
     "register": "mmrag.models.registry:register",
 }
 

@@ -30,8 +30,8 @@ from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, root
 from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.condition import both
+from mmrag.search.parse import as_query
 from mmrag.search.pipeline import Pipeline, load_pipeline, run
-from mmrag.search.queries import as_query
 from mmrag.similarity import vector_shape
 from mmrag.sources.uri import absolute
 from mmrag.stores.auto import first_choice
@@ -514,7 +514,9 @@ class Index:
         Parameters
         ----------
         query : str, Path, bytes, PIL image, Query, or a sequence of these
-            A str is words; the rest are pictures. Several queries are encoded in one batch.
+            A str is words, in the query language that `mmrag.parse_query` describes: ``'a dog + on a beach'``,
+            ``'harbour "Fujifilm X100V"'``. A Query can say more; the rest are pictures. Several queries are encoded
+            in one batch.
         k : int or None
             How many hits; by default the pipeline's.
         min_score : float or None
@@ -558,7 +560,7 @@ class Index:
         matcher = None
         if chosen.rerank:
             matcher = self._matcher(rerank if isinstance(rerank, Matcher) else chosen.rerank.model)
-        self.encoder.prepare(words=any(one.text is not None for one in queries))
+        self.encoder.prepare(words=any(one.words for one in queries))
         view, encoder = self._searchable()
         hits = run(
             chosen,
@@ -603,7 +605,9 @@ class Index:
         from mmrag.search.explain import explain  # imports the decoders
 
         matcher = None if rerank is None else self._matcher(rerank)
-        return explain(as_query(query), hits, encoder=self.encoder, matcher=matcher, home=self.home, tokens=tokens)
+        view, encoder = self._searchable()
+        asked = as_query(query)
+        return explain(asked, hits, view=view, encoder=encoder, matcher=matcher, home=self.home, tokens=tokens)
 
     def classify(
         self,

@@ -110,6 +110,13 @@ class Term:
             raise QueryError(f"the weight of a term is a number above 0, not {self.weight!r}")
         _check_unicode(self.text)
 
+    def __str__(self) -> str:
+        """As the query language writes it."""
+        if self.text:
+            return self.text if self.weight == 1 else f"{self.text}^{self.weight:g}"
+        name = str(self.image) if isinstance(self.image, (str, Path)) else "a picture"
+        return name if self.weight == 1 else f"{name}:{self.weight:g}"
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -146,7 +153,7 @@ class Query:
     def __post_init__(self) -> None:
         """Refuse a query with nothing to say."""
         if not self.terms and not any(phrase.strip() for phrase in self.phrases):
-            raise QueryError('the query is empty; say what to look for, such as "a dog on a beach"')
+            raise QueryError(self._what_is_missing())
         for text in (self.text, self.where, *self.phrases):
             _check_unicode(text)
 
@@ -161,6 +168,34 @@ class Query:
     def words(self) -> str:
         """All words that are looked for, as one text; empty if there are none."""
         return " ".join([*(one.text for one in self.terms if one.text), *self.phrases])
+
+    @property
+    def plain_words(self) -> str | None:
+        """The words of a query that is nothing but words, whatever filter it has; None if there is more to it."""
+        several = len(self.terms) != 1 or self.without or self.phrases
+        return None if several else self.terms[0].text
+
+    @property
+    def pictures(self) -> tuple[ImageInput, ...]:
+        """All pictures that are looked for."""
+        return tuple(one.image for one in self.terms if one.image is not None)
+
+    def __str__(self) -> str:
+        """On one line, as the command line takes it."""
+        looked_for = " + ".join(str(one) for one in self.terms if one.text)
+        quoted = " ".join(f'"{phrase}"' for phrase in self.phrases)
+        like = [f"--like {one}" for one in self.terms if not one.text]
+        without = [f'--without "{one}"' if one.text else f"--without-like {one}" for one in self.without]
+        where = [f'--where "{self.where}"'] if self.where else []
+        return " ".join(part for part in (looked_for, quoted, *like, *without, *where) if part)
+
+    def _what_is_missing(self) -> str:
+        example = 'such as "a dog on a beach"'
+        if self.without:
+            return f"the query only says what is not wanted; say what to look for, too, {example}"
+        if self.where:
+            return f"a filter alone puts nothing in order; say what to look for among what passes it, {example}"
+        return f"the query is empty; say what to look for, {example}"
 
 
 def _check_unicode(text: str | None) -> None:

@@ -12,7 +12,7 @@ def test_the_public_names_are_exactly_these():
         *("Identity", "Index", "Item", "Judgement", "Matcher", "MmragError", "Model", "Query", "Term", "Version"),
         *("__version__",),
         *("classify", "create", "evaluate_captions", "evaluate_pairs"),
-        *("load_encoder", "load_generator", "load_matcher", "open", "register"),
+        *("load_encoder", "load_generator", "load_matcher", "open", "parse_query", "register"),
     ]
     assert dir(mmrag) == mmrag.__all__
     assert all(getattr(mmrag, name) is not None for name in mmrag.__all__)

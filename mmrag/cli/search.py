@@ -1,4 +1,4 @@
-"""search: words or a picture → hits."""
+"""search: words, pictures or both → hits."""
 
 from __future__ import annotations
 
@@ -34,15 +34,34 @@ _UNLIKELY = "nothing here is likely to match; the best guesses: --all"
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    app.command(epilog='Example:  mmrag search "a dog on a beach" -k 20    mmrag search --image query.jpg --json')(
-        search
-    )
+    app.command(
+        epilog='Example:  mmrag search "a dog" + "on a beach" --without "a leash" -k 20    '
+        "mmrag search --image query.jpg --json"
+    )(search)
 
 
 def search(
-    words: Annotated[str | None, typer.Argument(help="What to look for.", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[WORDS [+ WORDS]...]",
+            help="What to look for: words, several with + between them. Words^0.5 count half.",
+            show_default=False,
+        ),
+    ] = None,
     image: Annotated[
         Path | None, typer.Option("--image", metavar="FILE", help="Look for pictures like this one.")
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:WEIGHT]", help="And like this one, beside words: sunset.jpg:0.5 counts half."),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORDS", help="What is not wanted; may be given several times, as --like may."),
+    ] = None,
+    without_like: Annotated[
+        list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="A picture of what is not wanted.")
     ] = None,
     k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits; 10 unless the recipe says.")] = None,
     where: Annotated[
@@ -95,7 +114,9 @@ def search(
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Find pictures by words, or by a picture.
+    """Find pictures by words, by pictures, or both.
+
+    Words in double quotes must stand in what is found: mmrag search 'harbour "Fujifilm X100V"'.
 
     Prints rank, score (higher is better) and path. The score is the cosine, and where the model is calibrated, p says
     how likely it is that this picture matches; if none is likely to, that is said, and --all shows the best guesses.
@@ -106,14 +127,21 @@ def search(
     """
     from mmrag.errors import QueryError
     from mmrag.search.likelihood import nothing_likely
+    from mmrag.search.parse import parse_query
     from mmrag.search.pipeline import load_pipeline
-    from mmrag.types import Query
 
     if explain_tokens and explain is None:
         raise QueryError("--explain-tokens says what --explain writes; name a folder: --explain DIR")
-    if words is None and image is None:
+    if not (words or image or like or without or without_like):
         raise QueryError('say what to look for: mmrag search "a dog on a beach", or --image FILE')
-    query = Query(text=words, image=image, where=_filter(where, near, after, before, only))
+    query = parse_query(
+        " ".join(words or ()),
+        image=image,
+        like=like or (),
+        without=without or (),
+        without_like=without_like or (),
+        where=_filter(where, near, after, before, only),
+    )
     corpus = open_corpus(index_dir, model, device=device)
     pipeline = load_pipeline(recipe).changed(k=k, min_score=min_score, rerank=rerank, top=top)
     matcher = _load_matcher(pipeline, device, precision)
@@ -153,7 +181,7 @@ def _write_heat_maps(
     from mmrag.report.heat import write_overlays
 
     told = corpus.explain(query, hits, rerank=matcher, tokens=tokens)
-    overlays = write_overlays(folder, told, query.text or "")
+    overlays = write_overlays(folder, told, query.words)
     typer.echo(f"{len(overlays):,} heat maps → {folder}", err=True)
     return overlays
 

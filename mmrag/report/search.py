@@ -59,17 +59,18 @@ def write_search_page(
 
 
 def _title(query: Query) -> str:
-    if query.text is not None:
-        return query.text
-    return Path(query.image).name if isinstance(query.image, (str, Path)) else "a picture"
+    """Say what was asked; a picture alone by the name of its file."""
+    alone = len(query.terms) == 1 and not (query.without or query.phrases or query.where)
+    picture = query.terms[0].image if alone else None
+    return Path(picture).name if isinstance(picture, (str, Path)) else str(query)
 
 
 def _body(query: Query, hits: Sequence[Hit], home: Path, overlays: Mapping[str, Path]) -> str:
     pictures = [overlays.get(hit.item.id, home / hit.item.uri) for hit in hits if hit.item.modality == "image"]
-    shown = thumbnails([*([] if query.image is None else [query.image]), *pictures[:MOST_PICTURES]])
+    shown = thumbnails([*query.pictures, *pictures[:MOST_PICTURES]])
     small = chain(shown, repeat(Thumbnail(problem=f"only the first {MOST_PICTURES} pictures are in this page")))
-    frame = "" if query.image is None else picture_frame(next(small), "the query picture")
-    asked = f'<div class="asked">{frame}</div>' if frame else ""
+    frames = "".join(picture_frame(next(small), "the query picture") for _ in query.pictures)
+    asked = f'<div class="asked">{frames}</div>' if frames else ""
     cards = "\n".join(_card(hit, small, home, bar) for hit, bar in zip(hits, _bars(hits), strict=True))
     return (
         f"<header>{asked}<div><h1>{text(_title(query))}</h1>"

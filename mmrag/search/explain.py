@@ -19,6 +19,8 @@ from mmrag.types import Hit, Query
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mmrag.stores.view import View
+
 logger = logging.getLogger("mmrag")
 
 _SHOWN = 640  # pixels, at least, of the picture that a heat map is drawn over
@@ -50,6 +52,7 @@ def explain(
     query: Query,
     hits: Sequence[Hit],
     *,
+    view: View,
     encoder: Encoder,
     matcher: Matcher | None = None,
     home: Path,
@@ -63,6 +66,8 @@ def explain(
         What was asked.
     hits : sequence of Hit
         What was found for it.
+    view : View
+        Of the index.
     encoder : Encoder
         Of the index. Its cosines with the cells are told where no matcher tells what it looked at.
     matcher : Matcher or None
@@ -81,14 +86,13 @@ def explain(
     """
     if matcher is not None and type(matcher).explain_match is Matcher.explain_match and not tokens:
         matcher = None  # it cannot tell, and the encoder may
-    words = query.text if matcher is not None else None
     tell: Callable[[Hit, Image], Explanation]
-    if matcher is not None and words is not None:
-        needed, tell = matcher.decode_at_least, partial(_by_matcher, matcher, words, tokens)
+    if matcher is not None and query.words:
+        needed, tell = matcher.decode_at_least, partial(_by_matcher, matcher, query.words, tokens)
     elif tokens:
         raise QueryError("tokens are explained of words, by a matcher that reads them with the picture: --rerank NAME")
     else:
-        needed, tell = encoder.decode_at_least, partial(_by_encoder, encoder, encode_queries(encoder, [query])[0])
+        needed, tell = encoder.decode_at_least, partial(_by_encoder, encoder, encode_queries(encoder, [query], view)[0])
     for hit in hits:
         if hit.item.modality != "image":
             continue

@@ -1,4 +1,4 @@
-"""Which language a short query is in: a guess from scripts and function words, for warnings only.
+"""Which language a short query is in: a guess from scripts and function words; and whether it says anything.
 
 Queries are too short for statistics over letters; articles, prepositions and conjunctions are
 telling, and cheap. A query without any ("hund strand") passes as known.
@@ -43,6 +43,40 @@ _FUNCTION_WORDS = {
 _ENGLISH = frozenset(
     "a an the of in on at with and or to for from by is are am as two three some who that his her its".split()  # noqa: SIM905
 )
+
+_SAYING_NOTHING = _ENGLISH | frozenset(
+    "it i me my we us our you your he him she they them their this these those there here "  # noqa: SIM905
+    "be was were been being has have had do does did can could will would shall should may might must "
+    "not no nor or but if so than then as into onto about also too very just some any each".split()
+)
+_CHINESE = frozenset("的了和与及或在是有我你他她它们这那一个吗呢吧啊就都而也很把被")
+
+
+def says_nothing(text: str, languages: Collection[str]) -> bool:
+    """Tell whether a text has nothing but punctuation, or function words of one language.
+
+    Parameters
+    ----------
+    text : str
+        Words that are asked.
+    languages : collection of str
+        ISO 639-1 codes of those that are understood; English is always looked at. In the others but Chinese it takes
+        two function words: one alone may be a word of another language, as "van" and "pod" are.
+
+    Examples
+    --------
+    >>> says_nothing("the of a", ["en"]), says_nothing("the van", ["en", "nl"])
+    (True, False)
+    """
+    words = {word.lower() for word in re.findall(r"\w+", text)}
+    if not words:
+        return not any(
+            unicodedata.category(char).startswith("S") for char in text
+        )  # emoji, among others, say something
+    if words <= _SAYING_NOTHING or ("zh" in languages and set("".join(words)) <= _CHINESE):
+        return True
+    known = (set(" ".join(_FUNCTION_WORDS[code][1:]).split()) for code in languages if code in _FUNCTION_WORDS)
+    return len(words) > 1 and any(words <= one for one in known)
 
 
 def foreign_language(text: str, languages: Collection[str]) -> str | None:

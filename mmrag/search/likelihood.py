@@ -45,13 +45,14 @@ def probability(calibration: Calibration, cosine: float, words: int) -> float:
 
 
 def with_probabilities(query: Query, hits: Sequence[Hit], calibration: Calibration | None) -> list[Hit]:
-    """Give the hits that are pictures found by words a probability, but those that a matcher has given one.
+    """Give the hits that are pictures found by nothing but words a probability, but those that a matcher has given one.
 
     Words with a Chinese character have none: a calibration is of words that spaces part, and of the tower for them.
     """
-    if calibration is None or query.text is None or has_han(query.text):
+    asked = query.plain_words
+    if calibration is None or asked is None or has_han(asked):
         return list(hits)
-    words = len(query.text.split())
+    words = len(asked.split())
     return [
         replace(hit, parts={**hit.parts, PROBABILITY: probability(calibration, hit.parts["cosine"], words)})
         if hit.item.modality == "image" and PROBABILITY not in hit.parts

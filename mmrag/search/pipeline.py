@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mmrag import recipe as recipes
 from mmrag.errors import QueryError, RecipeError
 from mmrag.roles import Encoder, Matcher
+from mmrag.search.defaults import QueryDefaults
 from mmrag.search.likelihood import with_probabilities
 from mmrag.search.queries import encode_queries
 from mmrag.search.recall import Found, find, ranked
@@ -84,6 +85,7 @@ class Pipeline:
     """How a question is answered, as a recipe in ``pipelines/`` says."""
 
     description: str = ""
+    query: QueryDefaults = field(default_factory=QueryDefaults)
     recall: Recall = field(default_factory=Recall)
     rerank: Rerank | None = None
 
@@ -136,6 +138,7 @@ def run(
     """
     if not queries:
         raise QueryError('no query was given; say what to look for, such as "a dog on a beach"')
+    queries = [pipeline.query.added_to(one) for one in queries]
     recall, rerank = pipeline.recall, pipeline.rerank
     found = _find(queries, view, encoder, recall, recall.k if rerank is None else max(recall.k, rerank.top))
     if rerank is None or matcher is None:
@@ -153,7 +156,7 @@ def run(
 def _find(queries: Sequence[Query], view: View, encoder: Encoder, recall: Recall, k: int) -> list[list[Found]]:
     """Recall what was found for each query; those with the same filter are searched for together."""
     allowed = {where: _passing(view, where) for where in dict.fromkeys(query.where for query in queries)}
-    query_vectors = encode_queries(encoder, queries)
+    query_vectors = encode_queries(encoder, queries, view)
     found: list[list[Found]] = [[] for _ in queries]
     for where, mask in allowed.items():
         places = [n for n, query in enumerate(queries) if query.where == where]

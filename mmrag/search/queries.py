@@ -1,69 +1,84 @@
-"""What a caller asks → Query → vectors."""
+"""Query → vectors."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmrag.errors import ItemError, QueryError
 from mmrag.roles import Encoder, Model, Vectors
-from mmrag.search.language import foreign_language
-from mmrag.similarity import vector_shape
-from mmrag.types import Query
+from mmrag.search.compose import Part, compose, corpus_spread
+from mmrag.search.language import foreign_language, says_nothing
+from mmrag.types import Query, Term
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mmrag.stores.view import View
+    from mmrag.types import ImageInput
+
 logger = logging.getLogger("mmrag")
 
 
-def as_query(asked: Any) -> Query:
-    """Make a Query of words (a str) or of a picture (a Path, bytes or a PIL image).
-
-    Raises
-    ------
-    QueryError
-        If it is none of these, or empty.
-    """
-    if isinstance(asked, Query):
-        return asked
-    if isinstance(asked, str):
-        return Query(text=asked)
-    if isinstance(asked, (Path, bytes)) or hasattr(asked, "convert"):
-        return Query(image=asked)
-    raise QueryError(
-        f"a query is words (str), a picture (Path, bytes, PIL image) or a Query, not {type(asked).__name__}"
-    )
-
-
-def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Vectors:
+def encode_queries(encoder: Encoder, queries: Sequence[Query], view: View) -> Vectors:
     """Embed queries into unit vectors: all words at once, all pictures at once.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Of the index.
+    queries : sequence of Query
+        What is asked; at least one.
+    view : View
+        The corpus: in a query of several terms, each counts by how far apart it puts what is there.
 
     Returns
     -------
     float32 ``(queries, dimension)`` or ``(queries, vectors, dimension)``
         The latter if there are pictures among them, and a picture has several; words then repeat their one.
+
+    Raises
+    ------
+    QueryError
+        If a picture cannot be read, words say nothing, or what is not wanted is all that is looked for.
     """
-    words = [i for i, query in enumerate(queries) if query.text is not None]
-    pictures = [i for i, query in enumerate(queries) if query.text is None]
-    several = encoder.card.vectors if pictures else 1
-    vectors = np.empty((len(queries), *vector_shape(encoder.card.dimension, several)), dtype=np.float32)
-    if words:
-        texts = [queries[i].text or "" for i in words]
-        _warn_of_languages(texts, encoder)
-        encoded = encoder.encode_query(texts)
-        vectors[words] = encoded if several == 1 else encoded[:, None]
-    if pictures:
-        vectors[pictures] = encoder.encode_image([load_picture(queries[i], encoder) for i in pictures])
-    return vectors
+    asked = [(_looked_for(query), query.without) for query in queries]
+    vectors = iter(_encode_terms(encoder, [term for both in asked for terms in both for term in terms]))
+    parts = [(_parts(wanted, vectors), _parts(unwanted, vectors)) for wanted, unwanted in asked]
+    composed = any(len(wanted) + len(unwanted) > 1 for wanted, unwanted in parts)
+    spread = corpus_spread(view) if composed else _no_spread
+    return np.stack(np.broadcast_arrays(*(compose(*both, spread=spread) for both in parts)))
 
 
-def load_picture(query: Query, model: Model) -> Image:
-    """Read the picture of a query, as large as a model needs it.
+def _looked_for(query: Query) -> tuple[Term, ...]:
+    """Give the terms; where there are only phrases, what those mean."""
+    return query.terms or (Term(text=" ".join(query.phrases)),)
+
+
+def _parts(terms: Sequence[Term], vectors: Iterator[Vectors]) -> list[Part]:
+    return [(term.weight, next(vectors)) for term in terms]
+
+
+def _no_spread(_: Vectors) -> float:
+    return 1.0
+
+
+def _encode_terms(encoder: Encoder, terms: Sequence[Term]) -> list[Vectors]:
+    """Embed terms, in their order: ``(dimension,)``, or ``(vectors, dimension)`` of a picture that has several."""
+    texts = [term.text for term in terms if term.text is not None]
+    images = [term.image for term in terms if term.image is not None]
+    _check_words(texts, encoder)
+    words = iter(encoder.encode_query(texts) if texts else ())
+    pictures = iter(encoder.encode_image([load_picture(image, encoder) for image in images]) if images else ())
+    return [next(pictures if term.text is None else words) for term in terms]
+
+
+def load_picture(image: ImageInput, model: Model) -> Image:
+    """Read a picture that is asked with, as large as a model needs it.
 
     Raises
     ------
@@ -73,25 +88,24 @@ def load_picture(query: Query, model: Model) -> Image:
     from mmrag.sources.file import read_file
     from mmrag.sources.image import as_rgb, read_image
 
-    image = query.image
+    name = f" {str(image)!r}" if isinstance(image, (str, Path)) else ""
     try:
         if isinstance(image, (str, Path)):
             image = read_file(str(image)).data
         if isinstance(image, bytes):
             return read_image(image, at_least=model.decode_at_least)
-        return as_rgb(image)  # type: ignore[arg-type]
+        return as_rgb(image)
     except ItemError as error:
-        raise QueryError(f"the query picture{_named(image)} cannot be used: {error}") from error
+        raise QueryError(f"the query picture{name} cannot be used: {error}") from error
 
 
-def _named(image: object) -> str:
-    return f" {str(image)!r}" if isinstance(image, (str, Path)) else ""
-
-
-def _warn_of_languages(texts: Sequence[str], encoder: Encoder) -> None:
+def _check_words(texts: Sequence[str], encoder: Encoder) -> None:
+    """Refuse words that say nothing, and warn of those in a language that the encoder does not read."""
     languages = encoder.card.languages
-    for text in texts if languages else ():
-        foreign = foreign_language(text, languages)
+    for text in texts:
+        if says_nothing(text, languages):
+            raise QueryError(f'{text!r} says nothing by itself; say what to look for, such as "a dog on a beach"')
+        foreign = foreign_language(text, languages) if languages else None
         if foreign:
             logger.warning(
                 "%s reads %s; this looks like %s and may find little: %.60s",

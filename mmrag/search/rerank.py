@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,16 +10,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmrag.errors import QueryError
-from mmrag.roles import Judgement, Matcher
+from mmrag.roles import Judgement, Matcher, Scores
 from mmrag.search.judge import judge_pairs
 from mmrag.search.queries import load_picture
 from mmrag.search.recall import Found, ranked
-from mmrag.types import Hit, Query
+from mmrag.types import Hit, Modality, Query
 
 if TYPE_CHECKING:
     from mmrag.search.contents import Contents
 
+logger = logging.getLogger("mmrag")
+
 Progress = Callable[[int, int], None]
+
+REJECTED = 0.5
+"""From this probability on that it contains what is not wanted, a candidate is left out."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Reranker:
 
     A matcher that sees pictures judges pictures for words, and texts for a picture; one that reads only
     judges texts for words. What it cannot judge, and what lies beyond `top`, keeps its order behind what it judged.
+    Of a query with words and pictures, the words are judged. What is believed to contain words that are not wanted is
+    left out; how likely that is of the others is the part "without" of a hit.
 
     Attributes
     ----------
@@ -77,70 +85,87 @@ class Reranker:
             If the matcher can judge nothing of what was found for a query, with the reason.
         """
         asked = [
-            _Asked(n, place, found[n][place])
+            _Asked(n, place, found[n][place], query.words)
             for n, query in enumerate(queries)
             for place in self._judgeable(query, found[n])
         ]
-        by_words = [one for one in asked if queries[one.query].text is not None]
-        by_picture = [one for one in asked if queries[one.query].text is None]
+        by_words = [one for one in asked if one.words]
+        by_picture = [one for one in asked if not one.words]
+        unwanted = [one for n, query in enumerate(queries) for one in self._unwanted(n, query, found[n])]
         matches: list[dict[int, Hit]] = [{} for _ in queries]
-        if by_words:
-            _note(matches, by_words, self._judge_for_words(queries, by_words, progress))
+        contained: list[dict[int, float]] = [{} for _ in queries]
+        if by_words or unwanted:
+            judged = self._judge_for_words([*by_words, *unwanted], progress)
+            _note(matches, by_words, judged)
+            _note_contained(contained, unwanted, judged.probabilities[len(by_words) :])
         if by_picture:
             _note(matches, by_picture, self._judge_for_pictures(queries, by_picture))
-        return [_ordered(one, hits, k, min_score) for one, hits in zip(found, matches, strict=True)]
+        return [_ordered(*one, k, min_score) for one in zip(found, matches, contained, strict=True)]
 
     def _judgeable(self, query: Query, found: Sequence[Found]) -> list[int]:
         """Which of the candidates can be judged for a query."""
         name, sees = self.matcher.card.name, "image" in self.matcher.card.modalities
-        if query.text is None and not sees:
+        if not query.words and not sees:
             raise QueryError(f"{name} reads texts only and cannot judge for a picture; ask in words, or do not rerank")
-        wanted = "image" if sees and query.text is not None else "text"
-        places = [n for n, one in enumerate(found[: self.top]) if one.record["modality"] == wanted]
-        if found and not places:
-            asked, kind = ("a picture", "text") if query.text is None else ("words", wanted)
+        wanted = self._judged_for_words if query.words else "text"
+        places = self._places(found, wanted)
+        if found and not places and not self._unwanted(0, query, found):
+            asked, kind = ("words", wanted) if query.words else ("a picture", "text")
             raise QueryError(
                 f"for {asked}, {name} can judge items of the modality {kind!r} only, and none of the "
                 f"{len(found[: self.top])} candidates is one; ask otherwise, or do not rerank"
             )
         return places
 
-    def _judge_for_words(
-        self, queries: Sequence[Query], asked: Sequence[_Asked], progress: Progress | None
-    ) -> Judgement:
+    @property
+    def _judged_for_words(self) -> Modality:
+        return "image" if "image" in self.matcher.card.modalities else "text"
+
+    def _places(self, found: Sequence[Found], modality: Modality) -> list[int]:
+        return [n for n, one in enumerate(found[: self.top]) if one.record["modality"] == modality]
+
+    def _unwanted(self, number: int, query: Query, found: Sequence[Found]) -> list[_Asked]:
+        """List what is to be judged for words that are not wanted."""
+        texts = [term.text for term in query.without if term.text]
+        places = self._places(found, self._judged_for_words)
+        return [_Asked(number, place, found[place], text) for text in texts for place in places]
+
+    def _judge_for_words(self, asked: Sequence[_Asked], progress: Progress | None) -> Judgement:
         """Judge contents for words: each is read once, however many queries have found it."""
         contents = {one.found.content: one.found for one in asked}
         numbers = {content: n for n, content in enumerate(contents)}
-        pairs = np.array([(one.query, numbers[one.found.content]) for one in asked])
+        texts = {words: n for n, words in enumerate(dict.fromkeys(one.words for one in asked))}
+        pairs = np.array([(texts[one.words], numbers[one.found.content]) for one in asked])
         blocks = self.contents.blocks(list(contents.values()), progress)
-        texts = [query.text or "" for query in queries]
-        judged = judge_pairs(self.matcher, texts, pairs, blocks, cosines=not self.wrote_index)
+        judged = judge_pairs(self.matcher, list(texts), pairs, blocks, cosines=not self.wrote_index)
         if not self.wrote_index:
             return judged
         return replace(judged, cosines=np.array([one.found.cosine for one in asked], dtype=np.float32))
 
     def _judge_for_pictures(self, queries: Sequence[Query], asked: Sequence[_Asked]) -> Judgement:
-        """Judge texts for pictures that are asked: the picture's features serve all its candidates."""
+        """Judge texts for the first picture of each query: the picture's features serve all its candidates."""
         texts = {one.found.content: one.found.record["text"] for one in asked}
         numbers = {content: n for n, content in enumerate(texts)}
         pairs = np.array([(numbers[one.found.content], one.query) for one in asked])
         pictures = sorted({one.query for one in asked})
-        features = self.matcher.features([load_picture(queries[n], self.matcher) for n in pictures])
+        features = self.matcher.features([load_picture(queries[n].pictures[0], self.matcher) for n in pictures])
         return judge_pairs(self.matcher, list(texts.values()), pairs, [(pictures, features)])
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A candidate to be judged: of which query, and in which place."""
+    """A candidate to be judged: of which query, in which place, and for which words, if not for a picture."""
 
     query: int
     place: int
     found: Found
+    words: str
 
 
 def _note(matches: list[dict[int, Hit]], asked: Sequence[_Asked], judged: Judgement) -> None:
-    """Make hits of judgements, for each query by their places; what was not judged gets none."""
-    for n, (one, score) in enumerate(zip(asked, judged.scores.tolist(), strict=True)):
+    """Make hits of the first judgements, for each query by their places; what was not judged gets none."""
+    for n, one in enumerate(asked):
+        score = float(judged.scores[n])
         if np.isnan(score):
             continue
         parts = {"logit": float(judged.logits[n]), "probability": float(judged.probabilities[n])}
@@ -149,9 +174,29 @@ def _note(matches: list[dict[int, Hit]], asked: Sequence[_Asked], judged: Judgem
         matches[one.query][one.place] = one.found.hit(score, "match", parts)
 
 
-def _ordered(found: Sequence[Found], matches: dict[int, Hit], k: int, min_score: float | None) -> list[Hit]:
+def _note_contained(contained: list[dict[int, float]], unwanted: Sequence[_Asked], judged: Scores) -> None:
+    """Note, for each query by places, how likely the likeliest of what is not wanted is there."""
+    for one, probability in zip(unwanted, judged.tolist(), strict=True):
+        if not np.isnan(probability):
+            here = contained[one.query]
+            here[one.place] = max(probability, here.get(one.place, 0.0))
+
+
+def _ordered(
+    found: Sequence[Found], matches: dict[int, Hit], contained: dict[int, float], k: int, min_score: float | None
+) -> list[Hit]:
     """Put the matches first, by score, and what was not judged behind them, as recall has ordered it."""
-    best = sorted(matches.values(), key=lambda hit: -hit.score)
-    if min_score is not None:
-        return ranked([hit for hit in best if hit.score >= min_score][:k])
-    return ranked([*best, *(one.hit() for place, one in enumerate(found) if place not in matches)][:k])
+    rejected = {place for place, probability in contained.items() if probability >= REJECTED}
+    if rejected:
+        logger.info("%s of %s candidates contain what is not wanted, and are left out", len(rejected), len(found))
+    kept = [place for place in range(len(found)) if place not in rejected]
+    best = sorted((place for place in kept if place in matches), key=lambda place: -matches[place].score)
+    rest = [place for place in kept if place not in matches] if min_score is None else []
+    least = -np.inf if min_score is None else min_score
+    shown = [place for place in best if matches[place].score >= least] + rest
+    return ranked(_hit(place, found, matches, contained) for place in shown[:k])
+
+
+def _hit(place: int, found: Sequence[Found], matches: dict[int, Hit], contained: dict[int, float]) -> Hit:
+    hit = matches.get(place) or found[place].hit()
+    return replace(hit, parts={**hit.parts, "without": contained[place]}) if place in contained else hit

@@ -18,7 +18,6 @@ from mmrag.errors import ModelError, QueryError
 from mmrag.models.onnx import OnnxEncoder
 from mmrag.models.registry import load_encoder
 from mmrag.roles import Matcher
-from mmrag.search.explain import explain
 from mmrag.types import Hit, Item, Query
 from tests.models.grid import builtin_with_grid
 from tests.toy import COLOURS, ToyJudge
@@ -96,7 +95,7 @@ def test_a_model_that_cannot_tell(colours):
     with pytest.raises(QueryError, match="tokens are explained of words, by a matcher"):
         list(index.explain("red", hits, tokens=True))
     with pytest.raises(QueryError, match="tokens are explained of words, by a matcher"):
-        list(explain(Query(image=colours / "red.png"), hits, encoder=index.encoder, home=index.home, tokens=True))
+        list(index.explain(Query(image=colours / "red.png"), hits, tokens=True))
 
 
 def search(*arguments):
