@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 import threading
@@ -29,7 +30,7 @@ from mmrag.ingest.recipe import IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
 from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
 from mmrag.roles import Encoder, Matcher
-from mmrag.search.pipeline import Pipeline, load_pipeline, run
+from mmrag.search.pipeline import Pipeline, load_pipeline, looks_at_words, run
 from mmrag.search.queries import as_query
 from mmrag.similarity import vector_shape
 from mmrag.sources.uri import absolute
@@ -49,9 +50,12 @@ if TYPE_CHECKING:
     from mmrag.search.explain import Explanation
     from mmrag.stores.table import Table
     from mmrag.stores.view import View
+    from mmrag.stores.words import WordsView
 
     Addable: TypeAlias = str | Path | bytes | Image | Item
     Asked: TypeAlias = str | Path | bytes | Image | Query
+
+logger = logging.getLogger("mmrag")
 
 FOLDER_NAME = ".mmrag"
 
@@ -87,6 +91,7 @@ class Index:
             self._check_identity(self._encoder, self.manifest)
         self._matchers: dict[str, Matcher] = {}
         self._opened: View | None = None
+        self._full_text: WordsView | None = None
 
     def __repr__(self) -> str:
         """Where it is and how much it holds."""
@@ -431,13 +436,14 @@ class Index:
             If another process is writing.
         """
         from mmrag.ingest.reindex import drop_stores
-        from mmrag.stores.check import check_store
+        from mmrag.stores.check import check_store, with_words
 
         with self._writing, write_lock(self.folder):
             self._take(Manifest.read_to_write(self.folder))
             found, place = view_class(self.manifest.view), _view_folder(self.folder, self.manifest)
             view, checkup = check_store(self.folder, self._open_table(), found, place, progress)
             self._opened = view or self._opened
+            checkup = checkup if view is None else with_words(checkup, view)
             dropped = ", ".join(drop_stores(self.folder, self.manifest.store))
         told = [f"removed what an interrupted or finished reindex left: {dropped}"] if dropped else []
         return replace(checkup, mended=(*checkup.mended, *told))
@@ -522,12 +528,13 @@ class Index:
         matcher = None
         if chosen.rerank:
             matcher = self._matcher(rerank if isinstance(rerank, Matcher) else chosen.rerank.model)
-        self.encoder.prepare(words=any(one.text is not None for one in queries))
+        self.encoder.prepare(words=any(one.words for one in queries))
         view, encoder = self._searchable()
         hits = run(
             chosen,
             queries,
             view=view,
+            full_text=self._words_of(view) if looks_at_words(chosen, queries) else None,
             encoder=encoder,
             matcher=matcher,
             home=self.home,
@@ -668,6 +675,43 @@ class Index:
                     raise
             time.sleep(_POLL_SECONDS)
 
+    def _words_of(self, view: View) -> WordsView:
+        """Open the full-text index, made or brought up to date if it is behind a view.
+
+        While another process is writing, one that is behind serves, and one that is not there may soon be.
+        """
+        from mmrag.stores.words import WordsView
+
+        folder, deadline = view.folder.parent / "words", time.monotonic() + _WAIT_SECONDS
+        if self._full_text is None or self._full_text.folder != folder:
+            self._full_text = WordsView.open(folder)
+        while self._full_text.table_version < view.table_version:
+            try:
+                with self._writing, write_lock(self.folder):
+                    self._full_text = WordsView.open(folder).sync(self._published_view())
+            except IndexLockedError:
+                self._full_text = WordsView.open(folder)
+                if self._full_text.table_version:
+                    break
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+        return self._full_text
+
+    def _keep_words_up(self, view: View) -> None:
+        """Bring the full-text index up to date, if there is one; a failure costs the next search that needs it time."""
+        folder = view.folder.parent / "words"
+        if not folder.exists():
+            return
+        from mmrag.stores.words import WordsView
+
+        words = WordsView.open(folder)
+        try:
+            self._full_text = words.sync(view)
+        except StoreError as error:
+            words.forget()
+            logger.warning("%s; the next search that needs it will try again", error)
+
     def _synced(self, view: View, table: Table) -> View:
         if view.published and view.table_version != table.version:
             table.withdraw_unreadable(since=view.table_version)
@@ -722,6 +766,7 @@ class Index:
             try:
                 yield ingest
                 finish()
+                self._keep_words_up(ingest.view)
             except Interrupted:
                 finish()
                 raise

@@ -7,44 +7,63 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from mmrag import recipe as recipes
 from mmrag.errors import QueryError, RecipeError
-from mmrag.roles import Encoder, Matcher
+from mmrag.roles import Encoder, Matcher, Vectors
 from mmrag.search.likelihood import with_probabilities
 from mmrag.search.queries import encode_queries
-from mmrag.search.recall import find, ranked
+from mmrag.search.recall import Found, find, ranked
 from mmrag.types import Hit, Query
 
 if TYPE_CHECKING:
     from mmrag.search.rerank import Progress
     from mmrag.stores.features import FeatureCache
-    from mmrag.stores.view import View
+    from mmrag.stores.view import Allowed, View
+    from mmrag.stores.words import WordsView
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Find candidates by cosine.
+    """Find candidates by cosine, or by cosine and words.
 
     Attributes
     ----------
     k : int
         How many hits.
     min_score : float
-        Lowest cosine of a hit.
+        Lowest score of a hit: its cosine, or what `words` makes.
     fold_duplicates : bool
         Make one hit of files with the very same content.
+    words : {"off", "rrf", "weights"}
+        Whether the words of items are looked at too, by BM25, and how both lists are fused: by reciprocal
+        ranks, or by weighted scores.
+    words_weight : float
+        What BM25 counts where scores are weighted, from 0 to 1; the cosine counts the rest.
+    depth : int
+        How many of the best by cosine and of the best by words are fused.
     """
 
     k: int = 10
     min_score: float = -1.0
     fold_duplicates: bool = True
+    words: Literal["off", "rrf", "weights"] = "off"
+    words_weight: float = 0.5
+    depth: int = 100
 
     def __post_init__(self) -> None:
         """Refuse what can find nothing."""
         if not isinstance(self.k, int) or self.k < 1:
             raise RecipeError(f"k is a whole number of at least 1, not {self.k!r}")
         if not isinstance(self.min_score, (int, float)) or not -1 <= self.min_score <= 1:
-            raise RecipeError(f"min_score is a cosine, from -1 to 1, not {self.min_score!r}")
+            raise RecipeError(f"min_score is from -1 to 1, not {self.min_score!r}")
+        if self.words not in ("off", "rrf", "weights"):
+            raise RecipeError(f"words is 'off', 'rrf' or 'weights', not {self.words!r}")
+        if not isinstance(self.words_weight, (int, float)) or not 0 <= self.words_weight <= 1:
+            raise RecipeError(f"words_weight is from 0 to 1, not {self.words_weight!r}")
+        if not isinstance(self.depth, int) or self.depth < 1:
+            raise RecipeError(f"depth is a whole number of at least 1, not {self.depth!r}")
 
 
 @dataclass(frozen=True)
@@ -94,9 +113,15 @@ class Pipeline:
         min_score: float | None = None,
         rerank: str | None = None,
         top: int | None = None,
+        hybrid: bool = False,
     ) -> Pipeline:
-        """Give a pipeline that differs in what is not None; `min_score` is that of the last stage."""
+        """Give a pipeline that differs in what is not None; `min_score` is that of the last stage.
+
+        If `hybrid`, one that does not look at words does so, and fuses by reciprocal ranks.
+        """
         stage, recall = self.rerank, self.recall
+        if hybrid and recall.words == "off":
+            recall = replace(recall, words="rrf")
         if rerank is not None:
             stage = Rerank(rerank) if stage is None else replace(stage, model=rerank)
         if top is not None:
@@ -118,11 +143,17 @@ def load_pipeline(pipeline: str | Pipeline) -> Pipeline:
     return recipes.load_named("pipelines", pipeline, Pipeline) if isinstance(pipeline, str) else pipeline
 
 
+def looks_at_words(pipeline: Pipeline, queries: Sequence[Query]) -> bool:
+    """Tell whether answering needs the full-text index."""
+    return pipeline.recall.words != "off" and any(query.words for query in queries)
+
+
 def run(
     pipeline: Pipeline,
     queries: Sequence[Query],
     *,
     view: View,
+    full_text: WordsView | None = None,
     encoder: Encoder,
     matcher: Matcher | None = None,
     home: Path,
@@ -131,19 +162,15 @@ def run(
 ) -> list[list[Hit]]:
     """Answer queries, encoded in one batch; a list of hits for each.
 
+    `full_text` has the words of the view's items, where `looks_at_words`.
+
     `matcher` is the one that the pipeline names. It reads candidates from below `home`, and what it sees in
     pictures is kept in `features_folder`.
     """
     if not queries:
         raise QueryError('no query was given; say what to look for, such as "a dog on a beach"')
     recall, rerank = pipeline.recall, pipeline.rerank
-    found = find(
-        view,
-        encode_queries(encoder, queries),
-        k=recall.k if rerank is None else max(recall.k, rerank.top),
-        min_score=recall.min_score,
-        fold_duplicates=recall.fold_duplicates,
-    )
+    found = _recalled(pipeline, queries, encode_queries(encoder, queries), view, full_text)
     if rerank is None or matcher is None:
         hits = [ranked(one.hit() for one in some) for some in found]
         return _judged_by_card(queries, hits, encoder)
@@ -154,6 +181,52 @@ def run(
     reranker = Reranker(matcher, contents, rerank.top, wrote_index=matcher.identity == encoder.identity)
     hits = reranker.rerank(queries, found, k=recall.k, min_score=rerank.min_score, progress=progress)
     return _judged_by_card(queries, hits, encoder)
+
+
+def _recalled(
+    pipeline: Pipeline, queries: Sequence[Query], vectors: Vectors, view: View, full_text: WordsView | None
+) -> list[list[Found]]:
+    """Find candidates for each query: for all at once, where they look alike at every row and at no words."""
+    recall, rerank = pipeline.recall, pipeline.rerank
+    k = recall.k if rerank is None else max(recall.k, rerank.top)
+    allowed = [_allowed(view, query) for query in queries]
+    if full_text is None and all(rows is None for rows in allowed):
+        return find(view, vectors, k=k, min_score=recall.min_score, fold_duplicates=recall.fold_duplicates)
+    each = zip(queries, np.split(vectors, len(queries)), allowed, strict=True)
+    return [_recalled_for_one(recall, query, vector, k, rows, view, full_text) for query, vector, rows in each]
+
+
+def _recalled_for_one(
+    recall: Recall,
+    query: Query,
+    vector: Vectors,
+    k: int,
+    allowed: Allowed | None,
+    view: View,
+    full_text: WordsView | None,
+) -> list[Found]:
+    fold, least = recall.fold_duplicates, recall.min_score
+    if full_text is not None and recall.words != "off" and query.words:
+        from mmrag.search.hybrid import Hybrid
+
+        hybrid = Hybrid(view, full_text, recall.depth, recall.words, recall.words_weight, fold)
+        found = hybrid.find(vector, query.words, k=k, min_score=least, allowed=allowed)
+    else:
+        found = find(view, vector, k=k, min_score=least, fold_duplicates=fold, allowed=allowed)[0]
+    if not query.phrases:
+        return found
+    from mmrag.search.phrases import with_matched
+
+    return with_matched(found, query.phrases)
+
+
+def _allowed(view: View, query: Query) -> Allowed | None:
+    """Which rows may answer a query, by segment; None if all may."""
+    if not query.phrases:
+        return None
+    from mmrag.search.phrases import rows_with  # imports pyarrow.compute, which most searches do without
+
+    return rows_with(view, query.phrases)
 
 
 def _judged_by_card(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], encoder: Encoder) -> list[list[Hit]]:

@@ -48,12 +48,12 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query]) -> Vectors:
     float32 ``(queries, dimension)`` or ``(queries, vectors, dimension)``
         The latter if there are pictures among them, and a picture has several; words then repeat their one.
     """
-    words = [i for i, query in enumerate(queries) if query.text is not None]
-    pictures = [i for i, query in enumerate(queries) if query.text is None]
+    words = [i for i, query in enumerate(queries) if query.text is not None or query.image is None]
+    pictures = [i for i, query in enumerate(queries) if query.text is None and query.image is not None]
     several = encoder.card.vectors if pictures else 1
     vectors = np.empty((len(queries), *vector_shape(encoder.card.dimension, several)), dtype=np.float32)
     if words:
-        texts = [queries[i].text or "" for i in words]
+        texts = [queries[i].text or queries[i].words for i in words]  # phrases alone are words, too
         _warn_of_languages(texts, encoder)
         encoded = encoder.encode_query(texts)
         vectors[words] = encoded if several == 1 else encoded[:, None]
