@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 import threading
@@ -31,7 +32,7 @@ from mmrag.models.registry import absolute_name, from_home, load_encoder, load_m
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.condition import both
 from mmrag.search.parse import as_query
-from mmrag.search.pipeline import Pipeline, load_pipeline, run
+from mmrag.search.pipeline import Pipeline, load_pipeline, looks_at_words, run
 from mmrag.similarity import vector_shape
 from mmrag.sources.uri import absolute
 from mmrag.stores.auto import first_choice
@@ -51,9 +52,12 @@ if TYPE_CHECKING:
     from mmrag.search.explain import Explanation
     from mmrag.stores.table import Table
     from mmrag.stores.view import View
+    from mmrag.stores.words import WordsView
 
     Addable: TypeAlias = str | Path | bytes | Image | Item
     Asked: TypeAlias = str | Path | bytes | Image | Query
+
+logger = logging.getLogger("mmrag")
 
 FOLDER_NAME = ".mmrag"
 
@@ -89,6 +93,7 @@ class Index:
             self._check_identity(self._encoder, self.manifest)
         self._matchers: dict[str, Matcher] = {}
         self._opened: View | None = None
+        self._full_text: WordsView | None = None
 
     def __repr__(self) -> str:
         """Where it is and how much it holds."""
@@ -459,12 +464,13 @@ class Index:
             If another process is writing.
         """
         from mmrag.ingest.reindex import drop_stores
-        from mmrag.stores.check import check_store
+        from mmrag.stores.check import check_store, with_words
 
         with self._writing, write_lock(self.folder):
             self._take(Manifest.read_to_write(self.folder))
             view, checkup = check_store(self.folder, self._store, self._open_table(), self.manifest.view, progress)
             self._opened = view or self._opened
+            checkup = checkup if view is None else with_words(checkup, view)
             dropped = ", ".join(drop_stores(self.folder, self.manifest.store))
         told = [f"removed what an interrupted or finished reindex left: {dropped}"] if dropped else []
         return replace(checkup, mended=(*checkup.mended, *told))
@@ -566,6 +572,7 @@ class Index:
             chosen,
             queries,
             view=view,
+            full_text=self._words_of(view) if looks_at_words(chosen, queries) else None,
             encoder=encoder,
             matcher=matcher,
             home=self.home,
@@ -728,6 +735,43 @@ class Index:
                     raise
             time.sleep(_POLL_SECONDS)
 
+    def _words_of(self, view: View) -> WordsView:
+        """Open the full-text index, made or brought up to date if it is behind a view.
+
+        While another process is writing, one that is behind serves, and one that is not there may soon be.
+        """
+        from mmrag.stores.words import WordsView
+
+        folder, deadline = view.folder.parent / "words", time.monotonic() + _WAIT_SECONDS
+        if self._full_text is None or self._full_text.folder != folder:
+            self._full_text = WordsView.open(folder)
+        while self._full_text.table_version < view.table_version:
+            try:
+                with self._writing, write_lock(self.folder):
+                    self._full_text = WordsView.open(folder).sync(self._published_view())
+            except IndexLockedError:
+                self._full_text = WordsView.open(folder)
+                if self._full_text.table_version:
+                    break
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+        return self._full_text
+
+    def _keep_words_up(self, view: View) -> None:
+        """Bring the full-text index up to date, if there is one; a failure costs the next search that needs it time."""
+        folder = view.folder.parent / "words"
+        if not folder.exists():
+            return
+        from mmrag.stores.words import WordsView
+
+        words = WordsView.open(folder)
+        try:
+            self._full_text = words.sync(view)
+        except StoreError as error:
+            words.forget()
+            logger.warning("%s; the next search that needs it will try again", error)
+
     def _synced(self, view: View, table: Table) -> View:
         if view.published and view.table_version != table.version:
             table.withdraw_unreadable(since=view.table_version)
@@ -782,6 +826,7 @@ class Index:
             try:
                 yield ingest
                 finish()
+                self._keep_words_up(ingest.view)
             except Interrupted:
                 finish()
                 raise

@@ -47,7 +47,8 @@ def probability(calibration: Calibration, cosine: float, words: int) -> float:
 def with_probabilities(query: Query, hits: Sequence[Hit], calibration: Calibration | None) -> list[Hit]:
     """Give the hits that are pictures found by nothing but words a probability, but those that a matcher has given one.
 
-    Words with a Chinese character have none: a calibration is of words that spaces part, and of the tower for them.
+    What words of its own speak for has none either: the calibration is of cosines. Words with a Chinese character
+    have none: a calibration is of words that spaces part, and of the tower for them.
     """
     asked = query.plain_words
     if calibration is None or asked is None or has_han(asked):
@@ -55,7 +56,7 @@ def with_probabilities(query: Query, hits: Sequence[Hit], calibration: Calibrati
     words = len(asked.split())
     return [
         replace(hit, parts={**hit.parts, PROBABILITY: probability(calibration, hit.parts["cosine"], words)})
-        if hit.item.modality == "image" and PROBABILITY not in hit.parts
+        if hit.item.modality == "image" and PROBABILITY not in hit.parts and not hit.matched
         else hit
         for hit in hits
     ]
@@ -64,10 +65,10 @@ def with_probabilities(query: Query, hits: Sequence[Hit], calibration: Calibrati
 def nothing_likely(hits: Sequence[Hit], calibration: Calibration | None) -> bool:
     """Tell whether there are hits, and none of them is likely to match.
 
-    It takes an encoder that is calibrated, and hits that are pictures by cosine alone: what a matcher has judged, and
-    texts, may match for all that is known.
+    It takes an encoder that is calibrated, and hits that are pictures by cosine alone: what a matcher has judged, what
+    has the words that were asked for, and texts, may match for all that is known.
     """
     if calibration is None or not hits:
         return False
     least = calibration.least
-    return all(hit.kind == "cosine" and hit.parts.get(PROBABILITY, 1.0) < least for hit in hits)
+    return all(hit.kind != "match" and not hit.matched and hit.parts.get(PROBABILITY, 1.0) < least for hit in hits)

@@ -10,42 +10,60 @@ from typing import TYPE_CHECKING, Literal
 from mmrag import recipe as recipes
 from mmrag.errors import QueryError, RecipeError
 from mmrag.roles import Encoder, Matcher
+from mmrag.search.candidates import recall_candidates
 from mmrag.search.defaults import QueryDefaults
 from mmrag.search.likelihood import with_probabilities
 from mmrag.search.queries import encode_queries
-from mmrag.search.recall import Found, find, ranked
+from mmrag.search.recall import ranked
 from mmrag.types import Hit, Query
 
 if TYPE_CHECKING:
     from mmrag.search.rerank import Progress
     from mmrag.stores.features import FeatureCache
-    from mmrag.stores.view import Allowed, View
+    from mmrag.stores.view import View
+    from mmrag.stores.words import WordsView
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Find candidates by cosine.
+    """Find candidates by cosine, or by cosine and words.
 
     Attributes
     ----------
     k : int
         How many hits.
     min_score : float
-        Lowest cosine of a hit.
+        Lowest score of a hit: its cosine, or what `words` makes.
     fold_duplicates : bool
         Make one hit of files with the very same content.
+    words : {"off", "rrf", "weights"}
+        Whether the words of items are looked at too, by BM25, and how both lists are fused: by reciprocal
+        ranks, or by weighted scores.
+    words_weight : float
+        What BM25 counts where scores are weighted, from 0 to 1; the cosine counts the rest.
+    depth : int
+        How many of the best by cosine and of the best by words are fused.
     """
 
     k: int = 10
     min_score: float = -1.0
     fold_duplicates: bool = True
+    words: Literal["off", "rrf", "weights"] = "off"
+    words_weight: float = 0.5
+    depth: int = 100
 
     def __post_init__(self) -> None:
         """Refuse what can find nothing."""
         if not isinstance(self.k, int) or self.k < 1:
             raise RecipeError(f"k is a whole number of at least 1, not {self.k!r}")
         if not isinstance(self.min_score, (int, float)) or not -1 <= self.min_score <= 1:
-            raise RecipeError(f"min_score is a cosine, from -1 to 1, not {self.min_score!r}")
+            raise RecipeError(f"min_score is from -1 to 1, not {self.min_score!r}")
+        if self.words not in ("off", "rrf", "weights"):
+            raise RecipeError(f"words is 'off', 'rrf' or 'weights', not {self.words!r}")
+        if not isinstance(self.words_weight, (int, float)) or not 0 <= self.words_weight <= 1:
+            raise RecipeError(f"words_weight is from 0 to 1, not {self.words_weight!r}")
+        if not isinstance(self.depth, int) or self.depth < 1:
+            raise RecipeError(f"depth is a whole number of at least 1, not {self.depth!r}")
 
 
 @dataclass(frozen=True)
@@ -96,9 +114,15 @@ class Pipeline:
         min_score: float | None = None,
         rerank: str | None = None,
         top: int | None = None,
+        hybrid: bool = False,
     ) -> Pipeline:
-        """Give a pipeline that differs in what is not None; `min_score` is that of the last stage."""
+        """Give a pipeline that differs in what is not None; `min_score` is that of the last stage.
+
+        If `hybrid`, one that does not look at words does so, and fuses by reciprocal ranks.
+        """
         stage, recall = self.rerank, self.recall
+        if hybrid and recall.words == "off":
+            recall = replace(recall, words="rrf")
         if rerank is not None:
             stage = Rerank(rerank) if stage is None else replace(stage, model=rerank)
         if top is not None:
@@ -120,11 +144,17 @@ def load_pipeline(pipeline: str | Pipeline) -> Pipeline:
     return recipes.load_named("pipelines", pipeline, Pipeline) if isinstance(pipeline, str) else pipeline
 
 
+def looks_at_words(pipeline: Pipeline, queries: Sequence[Query]) -> bool:
+    """Tell whether answering needs the full-text index."""
+    return pipeline.recall.words != "off" and any(query.words for query in queries)
+
+
 def run(
     pipeline: Pipeline,
     queries: Sequence[Query],
     *,
     view: View,
+    full_text: WordsView | None = None,
     encoder: Encoder,
     matcher: Matcher | None = None,
     home: Path,
@@ -133,6 +163,8 @@ def run(
 ) -> list[list[Hit]]:
     """Answer queries, encoded in one batch; a list of hits for each.
 
+    `full_text` has the words of the view's items, where `looks_at_words`.
+
     `matcher` is the one that the pipeline names. It reads candidates from below `home`, and what it sees in
     pictures is kept in `features_folder`.
     """
@@ -140,7 +172,8 @@ def run(
         raise QueryError('no query was given; say what to look for, such as "a dog on a beach"')
     queries = [pipeline.query.added_to(one) for one in queries]
     recall, rerank = pipeline.recall, pipeline.rerank
-    found = _find(queries, view, encoder, recall, recall.k if rerank is None else max(recall.k, rerank.top))
+    k = recall.k if rerank is None else max(recall.k, rerank.top)
+    found = recall_candidates(recall, queries, encode_queries(encoder, queries, view), k, view, full_text)
     if rerank is None or matcher is None:
         hits = [ranked(one.hit() for one in some) for some in found]
         return _judged_by_card(queries, hits, encoder)
@@ -151,34 +184,6 @@ def run(
     reranker = Reranker(matcher, contents, rerank.top, wrote_index=matcher.identity == encoder.identity)
     hits = reranker.rerank(queries, found, k=recall.k, min_score=rerank.min_score, progress=progress)
     return _judged_by_card(queries, hits, encoder)
-
-
-def _find(queries: Sequence[Query], view: View, encoder: Encoder, recall: Recall, k: int) -> list[list[Found]]:
-    """Recall what was found for each query; those with the same filter are searched for together."""
-    allowed = {where: _passing(view, where) for where in dict.fromkeys(query.where for query in queries)}
-    query_vectors = encode_queries(encoder, queries, view)
-    found: list[list[Found]] = [[] for _ in queries]
-    for where, mask in allowed.items():
-        places = [n for n, query in enumerate(queries) if query.where == where]
-        some = find(
-            view,
-            query_vectors[places],
-            k=k,
-            min_score=recall.min_score,
-            fold_duplicates=recall.fold_duplicates,
-            allowed=mask,
-        )
-        for place, one in zip(places, some, strict=True):
-            found[place] = one
-    return found
-
-
-def _passing(view: View, where: str | None) -> Allowed | None:
-    if where is None:
-        return None
-    from mmrag.search.where import masks  # imports pyarrow.compute
-
-    return masks(view, where)
 
 
 def _judged_by_card(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], encoder: Encoder) -> list[list[Hit]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mmrag.roles import Vectors
@@ -11,7 +11,7 @@ from mmrag.stores.records import to_item
 from mmrag.types import Hit
 
 if TYPE_CHECKING:
-    from mmrag.stores.view import Allowed, View
+    from mmrag.stores.view import Allowed, Candidates, View
 
 Candidate = tuple[float, dict[str, Any]]
 
@@ -28,26 +28,40 @@ class Found:
         Columns of the item that is shown.
     others : tuple of dict
         Columns of further items with the same content, folded into it.
+    score : float or None
+        What it was ranked by, if not by its cosine.
+    kind : str
+        What that score is.
+    parts : mapping of str to float
+        What it was made from beside the cosine.
+    matched : tuple of str
+        Which of its words have those that were asked for.
     """
 
     cosine: float
     record: dict[str, Any]
     others: tuple[dict[str, Any], ...] = ()
+    score: float | None = None
+    kind: str = "cosine"
+    parts: Mapping[str, float] = field(default_factory=dict)
+    matched: tuple[str, ...] = ()
 
     @property
     def content(self) -> str:
         """What tells it from other contents."""
         return str(self.record["content_hash"] or self.record["id"])
 
-    def hit(self, score: float | None = None, kind: str = "cosine", parts: Mapping[str, float] | None = None) -> Hit:
-        """Show it, by its cosine unless it has another score; it gets its rank in a list."""
+    def hit(self, score: float | None = None, kind: str | None = None, parts: Mapping[str, float] | None = None) -> Hit:
+        """Show it, by what it was ranked by unless it has another score; it gets its rank in a list."""
+        own = self.cosine if self.score is None else self.score
         return Hit(
             rank=0,
-            score=self.cosine if score is None else score,
-            kind=kind,
+            score=own if score is None else score,
+            kind=kind or self.kind,
             item=to_item(self.record),
-            parts={"cosine": self.cosine, **(parts or {})},
+            parts={"cosine": self.cosine, **self.parts, **(parts or {})},
             duplicates=tuple(other["uri"] for other in self.others),
+            matched=self.matched,
         )
 
 
@@ -75,24 +89,51 @@ def find(
     fold_duplicates : bool
         Make one of items with equal content.
     allowed : sequence of bool arrays, or None
-        Which rows may be found, by segment; by default all.
+        Which rows may be found, as for `View.search`.
 
     Returns
     -------
     list of list of Found
         For each query, by descending cosine.
     """
+    groups = best_contents(
+        view, lambda wanted: view.search(query_vectors, wanted, allowed=allowed), k, fold_duplicates=fold_duplicates
+    )
+    return [[found for group in some if (found := _found(group)).cosine >= min_score] for some in groups]
+
+
+def best_contents(
+    view: View, search: Callable[[int], Candidates], k: int, *, fold_duplicates: bool
+) -> list[list[list[Candidate]]]:
+    """Search for more and more rows until there are k contents for each query.
+
+    Parameters
+    ----------
+    view : View
+        What the rows are of.
+    search : callable
+        Gives as many candidates for each query as it is asked for, or all there are.
+    k : int
+        How many contents.
+    fold_duplicates : bool
+        Whether rows with equal content are one.
+
+    Returns
+    -------
+    list of list of list of Candidate
+        For each query, contents by their best row's score, and of each its rows.
+    """
     wanted = 2 * k + 1
     while True:
-        candidates = view.search(query_vectors, wanted, allowed=allowed)
+        candidates = search(wanted)
         found = [
-            [(min(1.0, float(score)), record) for score, record in zip(scores, view.records(refs), strict=True)]
+            list(zip(scores.tolist(), view.records(refs), strict=True))
             for scores, refs in zip(candidates.scores, candidates.refs, strict=True)
         ]
         groups = [_grouped(one, fold_duplicates) for one in found]
         exhausted = candidates.scores.shape[1] < wanted
         if exhausted or all(len(group) > k for group in groups):
-            return [[_found(one) for one in group[:k] if one[0][0] >= min_score] for group in groups]
+            return [group[:k] for group in groups]
         wanted *= 2
 
 
@@ -111,4 +152,4 @@ def _grouped(candidates: list[Candidate], fold_duplicates: bool) -> list[list[Ca
 
 def _found(group: list[Candidate]) -> Found:
     record, *others = sorted((record for _, record in group), key=lambda one: str(one["uri"]))
-    return Found(group[0][0], record, tuple(others))
+    return Found(min(1.0, group[0][0]), record, tuple(others))

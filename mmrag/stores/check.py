@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,23 @@ def check_store(
     if view is not None:
         mended += _without_leftovers(folder, view)
     return view, Checkup(items=count - failed, failed=failed, mended=tuple(mended), wrong=tuple(wrong))
+
+
+def with_words(checkup: Checkup, view: View) -> Checkup:
+    """Compare the full-text index beside a sound view with it, if there is one, and make it anew where it differs."""
+    folder = view.folder.parent / "words"
+    if not folder.exists():
+        return checkup
+    from mmrag.stores.words import WordsView
+
+    words = WordsView.open(folder)
+    behind = words.table_version < view.table_version
+    difference = words.sync(view).difference(view)
+    if difference is not None:
+        WordsView.make(folder, view)
+        return replace(checkup, mended=(*checkup.mended, f"made the full-text index again: {difference}"))
+    told = ["brought the full-text index up to the table's newest version"] if behind else []
+    return replace(checkup, mended=(*checkup.mended, *told))
 
 
 def _without_leftovers(folder: Path, view: View) -> list[str]:

@@ -47,21 +47,21 @@ def _store_errors(method: Callable[Concatenate[Table, P], R]) -> Callable[Concat
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            if not _is_lancedbs(error):
+            if not is_lancedbs(error):
                 raise
             raise StoreError(
-                f"the table in {self.folder} failed: {_reason(error)}. The last committed version is kept"
+                f"the table in {self.folder} failed: {reason_of(error)}. The last committed version is kept"
             ) from error
 
     return wrapper
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Keep what an error says on one line, without the place in Lance's source."""
     return " ".join(re.sub(r", /\S+\.rs:\d+:\d+", "", str(error)).split())
 
 
-def _is_lancedbs(error: Exception) -> bool:
+def is_lancedbs(error: Exception) -> bool:
     """Whether lancedb raises this; the type that damaged files may bring about cannot be imported."""
     return isinstance(error, (OSError, RuntimeError, ValueError)) or type(error).__name__ == "RustPanic"
 
@@ -103,7 +103,7 @@ class Table:
         try:
             table = _connect(self.folder)
         except Exception as error:
-            if not _is_lancedbs(error):
+            if not is_lancedbs(error):
                 raise
             raise IndexFormatError(f"there is no readable table in {self.folder}: {error}") from error
         expected = table_schema(self.shape)
