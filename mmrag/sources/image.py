@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from mmrag.errors import ItemError, TooLargeError
+from mmrag.sources.exif import MOST_BYTES
 from mmrag.sources.limits import MAX_PIXELS
 from mmrag.sources.tiff import check_tags
 
@@ -27,9 +28,6 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 # Converted at once; larger pictures go band by band, so that only one other whole copy is ever there.
 _BAND_PIXELS = 1 << 22
-
-# Its numbers take twenty times as much memory when they are looked at.
-_MOST_EXIF_BYTES = 1 << 22
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -110,6 +108,20 @@ def as_rgb(image: Image.Image) -> Image.Image:
         raise _damaged(error) from error
 
 
+@contextlib.contextmanager
+def open_image(data: bytes) -> Iterator[Image.Image]:
+    """Open a picture of any format that is read here, without decoding a pixel; it may raise anything."""
+    formats: tuple[str, ...] = FORMATS
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        _register_heif()
+        formats = ("AVIF", "HEIF")  # some AVIF files bear a brand of HEIF
+    if data.startswith((b"II", b"MM")):
+        check_tags(data)
+        _silence_libtiff()
+    with Image.open(io.BytesIO(data), formats=formats) as image:
+        yield image
+
+
 def reduced(image: Image.Image, at_least: int | None) -> Image.Image:
     """Shrink a picture by a whole number, if it may be, to no less than three times what is needed.
 
@@ -122,14 +134,7 @@ def reduced(image: Image.Image, at_least: int | None) -> Image.Image:
 def _decode(
     data: bytes, at_least: int | None, max_pixels: int, admit: Callable[[int], None] | None
 ) -> tuple[Image.Image, int]:
-    formats: tuple[str, ...] = FORMATS
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        _register_heif()
-        formats = ("AVIF", "HEIF")  # some AVIF files bear a brand of HEIF
-    if data.startswith((b"II", b"MM")):
-        check_tags(data)
-        _silence_libtiff()
-    with Image.open(io.BytesIO(data), formats=formats) as image:
+    with open_image(data) as image:
         pixels = 0
         for width, height in (image.size, _tile_size(image)):
             pixels = max(pixels, width * height)
@@ -170,7 +175,7 @@ def _tile_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    if len(image.info.get("exif") or b"") > _MOST_EXIF_BYTES:
+    if len(image.info.get("exif") or b"") > MOST_BYTES:
         return 1
     with contextlib.suppress(Exception):  # corrupt EXIF costs the orientation, not the picture
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
