@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +38,48 @@ def facts_of(metadata: pa.ChunkedArray | pa.Array) -> pa.Table:
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
     # a table without columns knows no number of rows
     return pa.table({"": pa.nulls(len(rows))} | columns)
+
+
+def joint_schema(tables: Sequence[pa.Table]) -> pa.Schema:
+    """Find the columns of several tables of facts together, as `facts_of` would have made them of all rows."""
+    kinds: dict[str, set[pa.DataType]] = {}
+    for table in tables:
+        for name in table.column_names[1:]:
+            column = table[name]
+            kinds.setdefault(name, set()).update([column.type] if column.null_count < len(column) else [])
+    names = sorted(kinds)[:MOST_NAMES]
+    return pa.schema([pa.field("", pa.null()), *(pa.field(name, _joint(kinds[name])) for name in names)])
+
+
+def as_said(facts: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Give facts the columns of a `joint_schema`."""
+    names = set(facts.column_names)
+    columns = [
+        _converted(facts[field.name], field.type) if field.name in names else pa.nulls(len(facts), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _joint(kinds: set[pa.DataType]) -> pa.DataType:
+    """Find the type that holds what columns of these types do."""
+    strings = pa.list_(pa.string())
+    if len(kinds) < 2:
+        return next(iter(kinds), pa.bool_())
+    if kinds == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    return strings if kinds == {strings, pa.string()} else pa.string()
+
+
+def _converted(column: pa.ChunkedArray, to: pa.DataType) -> pa.ChunkedArray | pa.Array:
+    if column.type == to:
+        return column
+    if column.null_count == len(column):
+        return pa.nulls(len(column), to)
+    if to == pa.float64():
+        return column.cast(to)
+    convert: Callable[[Any], Any] = _text if to == pa.string() else lambda value: list(_strings(value))
+    return pa.array([None if value is None else convert(value) for value in column.to_pylist()], to)
 
 
 def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
