@@ -33,6 +33,10 @@ _GROUP = 32
 _FEW = 0.4
 """Where fewer rows than this share of them count, those are picked out instead of all being compared."""
 _SLACK = 1e-5  # sums of 32 bits are rounded
+_UNIT = 1.001  # length of a row
+_NONE = np.finfo(np.float32).min
+_ONE_BYTE_LEAVES = 0.02
+_TILED = 4
 _MOST = 127
 
 
@@ -96,30 +100,31 @@ class Codes:
         chunk = slice(start, start + _ROWS_AT_ONCE)
         mask, codes = wanted[chunk], self.codes[chunk]
         factors, errors = self.factors[chunk], self.errors[chunk]
-        rows = np.flatnonzero(mask)
-        if len(rows) < _FEW * len(mask):
-            codes, factors, errors, mask = codes[rows], factors[rows], errors[rows], np.ones(len(rows), dtype=bool)
-        else:
-            rows = np.arange(len(mask))
-        if not len(rows):
-            return [_Block.empty()] * len(asked.lengths)
+        count = np.count_nonzero(mask)
+        if not count:
+            return [_Block.empty()] * len(asked.units)
+        rows, left_out = None, None if count == len(mask) else ~mask
+        if count < _FEW * len(mask):
+            rows, left_out = np.flatnonzero(mask), None
+            codes, factors, errors = codes[rows], factors[rows], errors[rows]
         found = []
-        for cosines, margins in asked.bounds(codes, factors, errors):
-            if not mask.all():
-                cosines[~mask] = -np.inf
-            kept = np.flatnonzero(cosines + margins >= _kth_lowest(cosines - margins, k))
-            kept = kept[cosines[kept] > -np.inf]
-            found.append(_Block(rows[kept] + start, cosines[kept] - margins[kept], cosines[kept] + margins[kept]))
+        for query, cosines in enumerate(asked.compare(codes, factors)):
+            if left_out is not None:
+                cosines[left_out] = -np.inf
+            most = asked.margins(query, errors.max())  # one for all is quicker to find than each
+            kept = np.flatnonzero(cosines >= max(_kth_highest(cosines, k) - 2 * most, _NONE))
+            places = kept if rows is None else rows[kept]
+            found.append(_Block(places + start, cosines[kept], asked.margins(query, errors[kept])))
         return found
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows, and the bounds of their cosines with one query."""
+    """Rows, their cosines with one query as far as bytes say, and how far off these may be."""
 
     rows: Rows
-    low: Vectors
-    high: Vectors
+    cosines: Vectors
+    margins: Vectors
 
     @classmethod
     def empty(cls) -> _Block:
@@ -128,55 +133,71 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Queries in two bytes per dimension, a coarse and a fine one.
+    """Queries in bytes.
 
     Attributes
     ----------
-    packed : object
-        Both bytes of all queries, as the library wants them.
+    codes : int8 ``(queries · p, dimension)``
+        One for each; or two, a coarse and a fine one, where a byte per dimension would leave out too much.
     units : float32 ``(queries,)``
-        What one of the fine byte stands for.
+        What one of the last byte stands for.
     lengths : float32 ``(queries,)``
         Of the vectors.
     rounding : float32 ``(queries,)``
-        What the bytes leave out, summed up over the dimensions, times the largest byte of a row.
+        Length of what the bytes leave out of a query.
     """
 
-    packed: Any
+    codes: Bytes
     units: Vectors
     lengths: Vectors
     rounding: Vectors
 
     @classmethod
     def of(cls, query_vectors: Vectors, weights: Vectors) -> _Asked:
-        import numkong
-
         weighted = query_vectors.astype(np.float32) * weights
-        units = np.maximum(np.abs(weighted).max(axis=1), 1e-30) / (_MOST * 256)
-        whole = np.rint(weighted / units[:, None])
-        coarse = np.rint(whole / 256)
-        fine = whole - 256 * coarse
-        np.clip(fine, -_MOST, _MOST, out=fine)
-        left = np.abs(weighted - units[:, None] * (256 * coarse + fine)).sum(axis=1)
-        both = np.stack([coarse, fine], axis=1).reshape(-1, len(weights)).astype(np.int8)
         lengths = np.linalg.norm(query_vectors, axis=1)
-        return cls(numkong.dots_pack(both, dtype="int8"), units, lengths, _MOST * left)
+        units = np.maximum(np.abs(weighted).max(axis=1), 1e-30) / _MOST
+        coarse = np.rint(weighted / units[:, None])
+        left = weighted - units[:, None] * coarse
+        rounding = np.linalg.norm(left / weights, axis=1)
+        if (rounding <= _ONE_BYTE_LEAVES * lengths).all():
+            return cls(coarse.astype(np.int8), units, lengths, rounding)
+        units /= 256
+        fine = np.clip(np.rint(left / units[:, None]), -_MOST, _MOST)
+        rounding = np.linalg.norm((left - units[:, None] * fine) / weights, axis=1)
+        both = np.stack([coarse, fine], axis=1).reshape(-1, len(weights))
+        return cls(both.astype(np.int8), units, lengths, rounding)
 
-    def bounds(self, codes: Bytes, factors: Vectors, errors: Vectors) -> Iterator[tuple[Vectors, Vectors]]:
-        """Give for each query the cosines of rows as far as bytes say, and how far off they may be at most."""
-        import numkong
-
-        products = np.asarray(numkong.dots_packed(np.ascontiguousarray(codes), self.packed))  # (rows, 2 · queries)
-        for query in range(len(self.units)):
-            cosines = products[:, 2 * query].astype(np.float32)
-            cosines *= 256
-            cosines += products[:, 2 * query + 1]
-            cosines *= self.units[query]
+    def compare(self, codes: Bytes, factors: Vectors) -> Iterator[Vectors]:
+        """Give for each query the cosines of rows, as far as bytes say."""
+        products = _products(codes, self.codes)
+        each = len(self.codes) // len(self.units)
+        for query, unit in enumerate(self.units):
+            cosines = products[:, each * query].astype(np.float32)
+            if each == 2:
+                cosines *= 256
+                cosines += products[:, 2 * query + 1]
+            cosines *= unit
             cosines *= factors
-            margins = self.lengths[query] * errors
-            margins += self.rounding[query] * factors
-            margins += _SLACK
-            yield cosines, margins
+            yield cosines
+
+    def margins(self, query: int, errors: Any) -> Any:
+        """Say how far off cosines are at most.
+
+        Of the product q · x of a query and a row, bytes give q' · x' with x = x' + e and q = q' + r: what is missing
+        is q · e + r · x', and x' is no longer than x and e are together. Rows are of unit length.
+        """
+        length, rounding = float(self.lengths[query]), float(self.rounding[query])
+        return (length + rounding) * errors + np.float32(rounding * _UNIT + _SLACK)
+
+
+def _products(codes: Bytes, queries: Bytes) -> npt.NDArray[np.int32]:
+    """Multiply bytes: int32 ``(rows, queries)``. A few queries are quicker row by row, many in tiles."""
+    import numkong
+
+    if len(queries) < _TILED:
+        return np.asarray(numkong.cdist(codes, queries, "dot", dtype="int8"))
+    return np.asarray(numkong.dots_packed(codes, numkong.dots_pack(queries, dtype="int8")))
 
 
 def write_codes(path: Path, vectors: Vectors) -> None:
@@ -206,26 +227,28 @@ def _coded(vectors: Vectors, weights: Vectors) -> tuple[Bytes, Vectors, Vectors]
     codes = np.rint(even, out=even).astype(np.int8)
     even *= factors[:, None] * weights
     left = np.linalg.norm(vectors - even, axis=1)
-    return codes, factors, left * (1 + 1e-5)
+    return codes, factors, left * (1 + 1e-5) + 1e-6  # these are sums of 32 bits, too
 
 
-def _kth_lowest(low: Vectors, k: int) -> float:
-    """Give a value that at least k of the lower bounds reach, close to the k-th highest, or -inf if there are fewer.
+def _kth_highest(cosines: Vectors, k: int) -> float:
+    """Give a value that at least k of the cosines reach, close to the k-th highest, or -inf if there are fewer.
 
     The k-th highest of the highest of groups is such a value, and far quicker to find than the k-th highest of all.
     """
-    groups = len(low) // _GROUP
-    highest = low[: groups * _GROUP].reshape(groups, _GROUP).max(axis=1) if groups >= 2 * k else low
-    return float(np.partition(highest, -k)[-k]) if k <= len(highest) else -np.inf
+    groups = len(cosines) // _GROUP
+    highest = cosines[: groups * _GROUP].reshape(groups, _GROUP).max(axis=1) if groups >= 2 * k else cosines
+    return float(np.partition(highest, -k)[-k]) if 0 < k <= len(highest) else -np.inf
 
 
 def _narrowed(blocks: list[_Block], k: int) -> Rows:
-    low = np.concatenate([block.low for block in blocks])
-    high = np.concatenate([block.high for block in blocks])
+    """Keep the rows whose cosine may reach the k-th highest of what all reach."""
     rows = np.concatenate([block.rows for block in blocks])
-    if k >= len(low):
+    if k == 0 or k >= len(rows):
         return rows
-    return rows[high >= np.partition(low, -k)[-k]]
+    cosines = np.concatenate([block.cosines for block in blocks])
+    margins = np.concatenate([block.margins for block in blocks])
+    found: Rows = rows[cosines + margins >= np.partition(cosines - margins, -k)[-k]]
+    return found
 
 
 def _mapped(file: BinaryIO, path: Path) -> npt.NDArray[Any]:
