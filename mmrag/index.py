@@ -33,11 +33,12 @@ from mmrag.search.pipeline import Pipeline, load_pipeline, run
 from mmrag.search.queries import as_query
 from mmrag.similarity import vector_shape
 from mmrag.sources.uri import absolute
+from mmrag.stores.auto import first_choice
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
 from mmrag.stores.records import to_item
-from mmrag.stores.registry import view_class
+from mmrag.stores.registry import open_view, view_folder
 from mmrag.types import Changes, Checkup, Classification, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
@@ -102,6 +103,14 @@ class Index:
         return self.home / FOLDER_NAME
 
     @property
+    def _store(self) -> Path:
+        return self.folder / self.manifest.store
+
+    def _place(self, manifest: Manifest) -> Path:
+        """Where a manifest says that the view lies."""
+        return view_folder(self.folder / manifest.store, manifest.view)
+
+    @property
     def _view(self) -> View:
         if self._opened is None:
             self._opened = self._open_view()
@@ -111,7 +120,7 @@ class Index:
         """Give what to search and what to ask with, of one model: `reindex` may change both in another thread."""
         while True:
             manifest, view, encoder = self.manifest, self._view, self.encoder
-            if view.folder == _view_folder(self.folder, manifest) and encoder.identity == manifest.identity:
+            if view.folder == self._place(manifest) and encoder.identity == manifest.identity:
                 return view, encoder
             self._opened = None
 
@@ -435,8 +444,7 @@ class Index:
 
         with self._writing, write_lock(self.folder):
             self._take(Manifest.read_to_write(self.folder))
-            found, place = view_class(self.manifest.view), _view_folder(self.folder, self.manifest)
-            view, checkup = check_store(self.folder, self._open_table(), found, place, progress)
+            view, checkup = check_store(self.folder, self._store, self._open_table(), self.manifest.view, progress)
             self._opened = view or self._opened
             dropped = ", ".join(drop_stores(self.folder, self.manifest.store))
         told = [f"removed what an interrupted or finished reindex left: {dropped}"] if dropped else []
@@ -630,7 +638,7 @@ class Index:
             "failed": len(rows) - len(found),
             "model": self.manifest.model,
             "identity": dataclasses.asdict(self.manifest.identity),
-            "view": self.manifest.view,
+            "view": dataclasses.asdict(self.manifest.view),
             "table_version": self._view.table_version,
             "folders": [dataclasses.asdict(one) for one in self.manifest.folders],
             "created": self.manifest.created,
@@ -641,14 +649,15 @@ class Index:
         }
 
     def _published_view(self) -> View:
-        identity, place = self.manifest.identity, _view_folder(self.folder, self.manifest)
-        return view_class(self.manifest.view).open(place, identity.dimension, vectors=identity.vectors)
+        identity = self.manifest.identity
+        return open_view(self._store, self.manifest.view, identity.dimension, vectors=identity.vectors)
 
     def _open_view(self) -> View:
         """Open the view; one that is not there, or that a writer who died left behind, is made from the table.
 
         While another process is writing, one that is behind serves, and one that is not there soon will be. One that
-        is gone, because another model has written the index anew, has a successor that the manifest names.
+        is gone, because the index was written anew by another model or into another view, has a successor that the
+        manifest names.
         """
         deadline = time.monotonic() + _WAIT_SECONDS
         while True:
@@ -658,7 +667,8 @@ class Index:
                 if view.table_version == self._open_table().version:
                     return view
                 with self._writing, write_lock(self.folder):
-                    return self._synced(self._published_view(), self._open_table())
+                    if not self._has_moved():  # else a view that serves no more would be made again
+                        return self._synced(self._published_view(), self._open_table())
             except StoreError as error:
                 if view is not None and view.published:
                     return view
@@ -677,11 +687,11 @@ class Index:
         from mmrag.stores.table import Table
 
         identity = self.manifest.identity
-        return Table(self.folder / self.manifest.store / "table", identity.dimension, vectors=identity.vectors)
+        return Table(self._store / "table", identity.dimension, vectors=identity.vectors)
 
     def _take(self, manifest: Manifest) -> None:
-        """Go by another manifest; what was opened of another model is let go."""
-        if manifest.store != self.manifest.store:
+        """Go by another manifest; what was opened of another model or view is let go."""
+        if self._place(manifest) != self._place(self.manifest):
             self._opened = None
         self.manifest = manifest
         with self._loading:
@@ -690,10 +700,10 @@ class Index:
                 del vars(self)["_encoder"]
 
     def _has_moved(self) -> bool:
-        """Look at the manifest again, and tell whether table and view are in another place now."""
-        before = self.manifest.store
+        """Look at the manifest again, and tell whether the view is in another place now."""
+        before = self._place(self.manifest)
         self._take(Manifest.read(self.folder))
-        return self.manifest.store != before
+        return self._place(self.manifest) != before
 
     def _check_identity(self, encoder: Encoder, manifest: Manifest) -> None:
         difference = manifest.identity.difference(encoder.identity)
@@ -862,8 +872,8 @@ def create(
     folder = home / FOLDER_NAME
     if has_manifest(folder):
         raise IndexExistsError(f"there is an index in {home} already; open it, or delete {folder}")
-    name, kind = absolute_name(model or options.model.name), options.store.view
-    view_of = view_class(kind)
+    name = absolute_name(model or options.model.name)
+    settings, choice = first_choice(options.view)
     encoder = load_encoder(name, precision=precision, device=device)
     encoder.verify()
     with disk_errors(folder):
@@ -875,14 +885,15 @@ def create(
                 shutil.rmtree(leftover, ignore_errors=True)
             dimension, vectors = encoder.identity.dimension, encoder.identity.vectors
             table = Table(folder / "table", dimension, vectors=vectors, create=True)
-            view_of.open(folder / "views" / kind, dimension, vectors=vectors).sync(table)
+            open_view(folder, settings, dimension, vectors=vectors).sync(table)
             Manifest(
                 format=FORMAT,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 version=__version__,
                 model=to_home(name, home),
                 identity=encoder.identity,
-                view=kind,
+                view=settings,
+                choice=choice,
                 writer=Writer(encoder.engine, encoder.precision),
                 keep_versions=options.store.keep_versions,
             ).write(folder)
@@ -935,10 +946,6 @@ def find_home(path: str | Path = ".") -> Path:
         if has_manifest(folder / FOLDER_NAME):
             return folder
     raise IndexNotFoundError(f"there is no index in {start} or above it; make one: mmrag index FOLDER")
-
-
-def _view_folder(folder: Path, manifest: Manifest) -> Path:
-    return folder / manifest.store / "views" / manifest.view
 
 
 def _home(path: str | Path) -> Path:

@@ -430,7 +430,7 @@ def test_an_index_moves_with_its_folder(index, colours, tmp_path, monkeypatch):
 def test_a_newer_or_damaged_manifest_is_refused(index):
     path = index.folder / "manifest.json"
     good = path.read_text()
-    path.write_text(good.replace('"format": 4', '"format": 99'))
+    path.write_text(good.replace('"format": 5', '"format": 99'))
     with pytest.raises(IndexFormatError, match="format 99"):
         mmrag.open(".")
     path.write_text(good.replace('"view"', '"veiw"'))

@@ -54,10 +54,11 @@ def test_wrong_data_names_the_place_and_what_is_allowed(data, message):
 
 def test_shipped_recipes_load_and_are_the_defaults():
     shipped = load_recipe("default")
-    assert (shipped.source, shipped.model, shipped.store) == (
+    assert (shipped.source, shipped.model, shipped.store, shipped.view) == (
         IndexRecipe().source,
         IndexRecipe().model,
         IndexRecipe().store,
+        IndexRecipe().view,
     )
     assert recipe.load_named("pipelines", "default", Pipeline).recall == Pipeline().recall
 

@@ -254,7 +254,7 @@ def _info_lines(facts: dict[str, Any]) -> list[str]:
         f"model    {facts['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
         f"engine   {facts['writer']['engine']} in {facts['writer']['precision']}",
         f"folders  {folders}",
-        f"view     {facts['view']}, of table version {facts['table_version']}",
+        f"view     {facts['view']['kind']}, of table version {facts['table_version']}",
         f"versions the last {facts['keep_versions']} are kept (mmrag info --versions, mmrag restore)",
         f"on disk  {facts['bytes'] / 1e6:,.1f} MB, made {facts['created']}",
     ]

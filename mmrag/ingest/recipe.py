@@ -8,6 +8,7 @@ from mmrag.errors import RecipeError
 from mmrag.recipe import load_named
 from mmrag.sources.limits import MAX_PIXELS
 from mmrag.stores.manifest import KEEP_VERSIONS, STAMPS_PER_VERSION
+from mmrag.stores.view_settings import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,8 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Which view, how many rows are committed at once, and how many versions a new index keeps."""
+    """How many rows are committed at once, and how many versions a new index keeps."""
 
-    view: str = "exact"
     commit_every: int = 1024
     keep_versions: int = KEEP_VERSIONS
 
@@ -43,6 +43,7 @@ class IndexRecipe:
     source: SourceOptions = field(default_factory=SourceOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     store: StoreOptions = field(default_factory=StoreOptions)
+    view: ViewSettings = field(default_factory=lambda: ViewSettings(kind="auto"))
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot work."""

@@ -20,7 +20,7 @@ from mmrag.ingest.write import Ingest
 from mmrag.sources.uri import to_uri
 from mmrag.sources.walk import File, describe
 from mmrag.stores.files import disk_errors, size_on_disk
-from mmrag.stores.registry import view_class
+from mmrag.stores.registry import open_view
 from mmrag.stores.rows import COLUMNS, Row
 from mmrag.stores.table import Table
 from mmrag.types import Changes, Item
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mmrag.roles import Identity
     from mmrag.stores.manifest import Manifest
     from mmrag.stores.view import View
+    from mmrag.stores.view_settings import ViewSettings
 
 _PREFIX = "store-"
 _PLAIN = ("table", "views")  # of an index that was never embedded again
@@ -100,7 +101,7 @@ def check_space(old: View, shape: Sequence[int], store: Path) -> None:
         )
 
 
-def open_store(store: Path, view: str, identity: Identity) -> tuple[Table, View]:
+def open_store(store: Path, settings: ViewSettings, identity: Identity) -> tuple[Table, View]:
     """Open a store that an earlier run has begun; what cannot be opened, or is not there, is made anew.
 
     Raises
@@ -108,7 +109,7 @@ def open_store(store: Path, view: str, identity: Identity) -> tuple[Table, View]
     StoreError
         If it cannot be written.
     """
-    opened = partial(view_class(view).open, store / "views" / view, identity.dimension, vectors=identity.vectors)
+    opened = partial(open_view, store, settings, identity.dimension, vectors=identity.vectors)
     with suppress(StoreError):
         table = Table(store / "table", identity.dimension, vectors=identity.vectors)
         table.withdraw_unreadable(since=0)

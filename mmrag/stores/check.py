@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
 from mmrag.stores.files import disk_errors
+from mmrag.stores.registry import open_view, view_class, view_folder
 from mmrag.stores.rows import COLUMNS, from_lists
 from mmrag.stores.segment import Segment, damage_told
 from mmrag.stores.table import Table
 from mmrag.stores.view import View
+from mmrag.stores.view_settings import ViewSettings
 from mmrag.types import Checkup
 
 Progress = Callable[[int, int], None]
@@ -28,9 +30,11 @@ _GO_BACK = (
 
 
 def check_store(
-    folder: Path, table: Table, view_class: type[View], view_folder: Path, progress: Progress | None
+    folder: Path, store: Path, table: Table, settings: ViewSettings, progress: Progress | None
 ) -> tuple[View | None, Checkup]:
     """Compare the table and the view of the index in `folder`, and mend the view. Hold the write lock.
+
+    Table and view lie in `store`, which is that folder or one in it.
 
     Returns
     -------
@@ -46,7 +50,7 @@ def check_store(
         failed = count - table.column("failure").null_count
         wrong = [f"{fault}. {_GO_BACK}" for fault in _table_faults(table, _report(progress, 0, count))]
         if not wrong:  # a view of a table that is wrong may hold the last good copy
-            view, mended = _sound_view(table, view_class, view_folder, _report(progress, count, count))
+            view, mended = _sound_view(store, table, settings, _report(progress, count, count))
     except StoreError as error:
         advice = f"If mmrag restore does not help, delete {folder} and index again"
         return None, Checkup(wrong=(f"{error}. {advice}",))
@@ -102,11 +106,12 @@ def _vectors(batch: pa.RecordBatch, shape: tuple[int, ...]) -> tuple[npt.NDArray
 
 
 def _sound_view(
-    table: Table, view_class: type[View], folder: Path, report: Callable[[int], None]
+    store: Path, table: Table, settings: ViewSettings, report: Callable[[int], None]
 ) -> tuple[View, list[str]]:
     """Open a view that says what the table says, made anew if the one that is there does not."""
+    folder = view_folder(store, settings)
     try:
-        view = view_class.open(folder, table.shape[-1], vectors=math.prod(table.shape[:-1]))
+        view = open_view(store, settings, table.shape[-1], vectors=math.prod(table.shape[:-1]))
         behind = view.table_version != table.version
         view = view.sync(table)
         with damage_told(folder):
@@ -115,7 +120,7 @@ def _sound_view(
         difference = f"it was damaged ({error.__cause__})"
     if difference is None:
         return view, ["brought the view up to the table's newest version"] if behind else []
-    view = view_class(folder, table.shape, table_version=0, segments=()).sync(table)
+    view = view_class(settings.kind)(folder, table.shape, settings=settings).sync(table)
     return view, [f"made the view again from the table: {difference}"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from mmrag import recipe
 from mmrag.errors import IndexFormatError, RecipeError
 from mmrag.roles import Identity
 from mmrag.stores.files import disk_errors, read_json, write_json
+from mmrag.stores.view_settings import Choice, Tuning, ViewSettings
 
-FORMAT = 4
+FORMAT = 5
 
 STAMPS_PER_VERSION = 1 << 24
 """Rows of one commit are stamped in order, from the version's number times this."""
@@ -62,8 +63,8 @@ class Manifest:
         Name to load its encoder by.
     identity : Identity
         Of the encoder that wrote its vectors.
-    view : str
-        Kind of its view.
+    view : ViewSettings
+        Of the view that serves it, never "auto".
     folders : tuple of IndexedFolder
         What `mmrag index` without arguments looks at again.
     writer : Writer
@@ -72,6 +73,10 @@ class Manifest:
         How many versions can be restored.
     store : str
         Name of the folder, inside the index's own, that holds its table and views; empty for that folder itself.
+    choice : Choice
+        Who chose the view, and why.
+    tuning : Tuning or None
+        What the view was measured to find; None if it was not.
     """
 
     format: int
@@ -79,11 +84,13 @@ class Manifest:
     version: str
     model: str
     identity: Identity
-    view: str
+    view: ViewSettings
     folders: tuple[IndexedFolder, ...] = ()
     writer: Writer = Writer()
     keep_versions: int = KEEP_VERSIONS
     store: str = ""
+    choice: Choice = field(default_factory=Choice)
+    tuning: Tuning | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -155,4 +162,9 @@ def _from_format_3(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "format": 4}
 
 
-_UPGRADES = {1: _from_format_1, 2: _from_format_2, 3: _from_format_3}
+def _from_format_4(data: dict[str, Any]) -> dict[str, Any]:
+    """In format 4 a view had a kind and nothing to set, and every view was exact."""
+    return {**data, "format": 5, "view": {"kind": data.get("view")}}
+
+
+_UPGRADES = {1: _from_format_1, 2: _from_format_2, 3: _from_format_3, 4: _from_format_4}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrag.errors import RecipeError
+from mmrag.stores.view_settings import ViewSettings
 
 if TYPE_CHECKING:
     from mmrag.stores.view import View
@@ -28,3 +30,14 @@ def view_class(kind: str) -> type[View]:
     module, _, name = _VIEWS[kind].partition(":")
     found: type[View] = getattr(importlib.import_module(module), name)
     return found
+
+
+def view_folder(store: Path, settings: ViewSettings) -> Path:
+    """Where the files of a view lie, in the folder of its store."""
+    return store / "views" / settings.folder_name
+
+
+def open_view(store: Path, settings: ViewSettings, dimension: int, *, vectors: int = 1) -> View:
+    """Open the view of a store, as `View.open` does."""
+    found = view_class(settings.kind)
+    return found.open(view_folder(store, settings), dimension, vectors=vectors, settings=settings)

@@ -27,6 +27,7 @@ from mmrag.stores.files import disk_errors, read_json, sync_to_disk, write_json
 from mmrag.stores.manifest import STAMPS_PER_VERSION
 from mmrag.stores.segment import SUFFIXES, Part, Refs, Segment, SegmentState, damage_told, read_record, write_segment
 from mmrag.stores.table import Table
+from mmrag.stores.view_settings import ViewSettings
 
 FORMAT = 2
 
@@ -75,17 +76,26 @@ class View(ABC):
         Where its files are.
     shape : tuple of int
         Of an item's vectors: ``(dimension,)``, or ``(vectors, dimension)``.
+    settings : ViewSettings
+        How it is built and how hard it looks.
     """
 
     kind: ClassVar[str]
 
     def __init__(
-        self, folder: Path, shape: tuple[int, ...], *, table_version: int, segments: Sequence[Segment]
+        self,
+        folder: Path,
+        shape: tuple[int, ...],
+        *,
+        table_version: int = 0,
+        segments: Sequence[Segment] = (),
+        settings: ViewSettings = ViewSettings(),  # noqa: B008 - frozen
     ) -> None:
         self.folder = folder
         self.shape = shape
         self.table_version = table_version
         self.segments = tuple(segments)
+        self.settings = settings
 
     @abstractmethod
     def search(self, query_vectors: Vectors, k: int, *, allowed: Allowed | None = None) -> Candidates:
@@ -102,7 +112,14 @@ class View(ABC):
         """
 
     @classmethod
-    def open(cls, folder: Path, dimension: int, *, vectors: int = 1) -> Self:
+    def open(
+        cls,
+        folder: Path,
+        dimension: int,
+        *,
+        vectors: int = 1,
+        settings: ViewSettings = ViewSettings(),  # noqa: B008 - frozen
+    ) -> Self:
         """Open the published view in `folder`; one that was never published, or in another format, is empty.
 
         Parameters
@@ -113,6 +130,8 @@ class View(ABC):
             Length of the vectors.
         vectors : int
             How many of them a row has.
+        settings : ViewSettings
+            How it is built and how hard it looks.
 
         Raises
         ------
@@ -130,7 +149,7 @@ class View(ABC):
                     if not attempts:
                         raise
                     continue  # a writer has published a newer view meanwhile
-            return cls(folder, shape, table_version=state.table_version, segments=segments)
+            return cls(folder, shape, table_version=state.table_version, segments=segments, settings=settings)
 
     @property
     def published(self) -> bool:
@@ -288,7 +307,9 @@ class View(ABC):
         segments = [segment for segment in segments if segment.alive.any()]
         state = ViewState(FORMAT, table_version, self.shape[-1], tuple(segment.state for segment in segments))
         write_json(self.folder / "view.json", asdict(state))
-        view = type(self)(self.folder, self.shape, table_version=table_version, segments=segments)
+        view = type(self)(
+            self.folder, self.shape, table_version=table_version, segments=segments, settings=self.settings
+        )
         for path in view.leftovers():
             path.unlink()
         return view

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import mmrag
 from mmrag.errors import IndexFormatError
 from mmrag.stores.manifest import Manifest, Writer
+from mmrag.stores.view_settings import ViewSettings
 
 FORMAT_1 = """{
  "format": 1,
@@ -24,7 +26,7 @@ def stored(index):
     return json.loads((index.folder / "manifest.json").read_text())
 
 
-def test_an_index_of_format_1_is_read_and_written_as_format_4(colours):
+def test_an_index_of_format_1_is_read_and_written_as_format_5(colours):
     index = mmrag.create(".", model="toy:1")
     index.add("images", exclude=["*.gif"])
     (index.folder / "manifest.json").write_text(FORMAT_1)
@@ -36,18 +38,21 @@ def test_an_index_of_format_1_is_read_and_written_as_format_4(colours):
     assert stored(old) == {
         **json.loads(FORMAT_1),
         "identity": {**json.loads(FORMAT_1)["identity"], "vectors": 1},
-        "format": 4,
+        "format": 5,
         "writer": {"engine": "onnxruntime", "precision": "fp32"},
         "keep_versions": 10,
         "store": "",
+        "view": dataclasses.asdict(ViewSettings()),
+        "choice": {"auto": False, "why": ""},
+        "tuning": None,
     }
     assert Manifest.read(old.folder) == old.manifest
 
 
-@pytest.mark.parametrize("number", [0, 5, 99])
+@pytest.mark.parametrize("number", [0, 6, 99])
 def test_formats_that_nobody_knows_are_refused(tmp_path, number):
     (tmp_path / "manifest.json").write_text(FORMAT_1.replace('"format": 1', f'"format": {number}'))
-    with pytest.raises(IndexFormatError, match=f"has format {number}, this mmrag reads formats 1 to 4; install"):
+    with pytest.raises(IndexFormatError, match=f"has format {number}, this mmrag reads formats 1 to 5; install"):
         Manifest.read(tmp_path)
 
 
