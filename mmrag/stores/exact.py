@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mmrag.roles import Vectors
 from mmrag.similarity import cosines
+from mmrag.stores.codes import MOST_QUERIES, Codes
 from mmrag.stores.segment import Refs, Segment
 from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates, View
 
@@ -36,6 +37,11 @@ class ExactView(View):
         scores = [np.empty((len(query_vectors), 0), dtype=np.float32)]
         refs = [np.empty((len(query_vectors), 0), dtype=np.int64)]
         for number, segment in enumerate(self.segments):
+            if segment.codes is not None:
+                chunk_scores, rows = _narrowed(segment, segment.codes, wanted[number], query_vectors, k)
+                scores.append(chunk_scores)
+                refs.append(rows | (number << SEGMENT_SHIFT))
+                continue
             for start in range(0, len(segment.vectors), rows_at_once):
                 chunk = slice(start, start + rows_at_once)
                 chunk_scores, rows = _best(segment, chunk, wanted[number][chunk], query_vectors, k)
@@ -65,6 +71,21 @@ def _best(
         scores[:, ~wanted] = -np.inf
     best = np.stack([_top(row, min(k, len(numbers))) for row in scores])
     return np.take_along_axis(scores, best, axis=1), numbers[best] if few else best + chunk.start
+
+
+def _narrowed(
+    segment: Segment, codes: Codes, wanted: npt.NDArray[np.bool_], query_vectors: Vectors, k: int
+) -> tuple[Vectors, Refs]:
+    """Find the k best rows that count by their bytes first: ``(queries, ≤ k)`` scores and rows, as `_best` would."""
+    k = min(k, int(np.count_nonzero(wanted)))
+    found = []
+    for start in range(0, len(query_vectors), MOST_QUERIES):
+        some = query_vectors[start : start + MOST_QUERIES]
+        for query, rows in zip(some, codes.candidates(some, k, wanted), strict=True):
+            scores = cosines(query[None], segment.vectors[rows])[0]
+            best = _top(scores, k)
+            found.append((scores[best], rows[best]))
+    return np.stack([scores for scores, _ in found]), np.stack([rows for _, rows in found])
 
 
 def _top(scores: Vectors, k: int) -> Refs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -67,6 +67,30 @@ def _rows(metadata: pa.ChunkedArray | pa.Array) -> list[dict[str, Any]]:
     for row in rows:
         row |= _date_parts(row.get("taken_at"))
     return rows
+
+
+def joint_schema(tables: Sequence[pa.Table]) -> pa.Schema:
+    """Find the columns of several tables of facts together, as `facts_of` would have made them of all rows."""
+    kinds: dict[str, set[pa.DataType]] = {}
+    for table in tables:
+        for name in table.column_names[1:]:
+            if table[name].null_count < len(table):
+                kinds.setdefault(name, set()).add(table[name].type)
+    fields = [pa.field(name, common_type(kinds[name])) for name in sorted(kinds)[:MOST_NAMES]]
+    return pa.schema([pa.field("", pa.null()), *fields])
+
+
+def as_said(facts: pa.Table, metadata: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
+    """Give the facts of rows, whose metadata is at hand, the columns of a `joint_schema`."""
+    return pa.table([_as_said(facts, metadata, field) for field in schema], schema=schema)
+
+
+def _as_said(facts: pa.Table, metadata: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray | pa.Array:
+    if field.name not in facts.column_names or facts[field.name].null_count == len(facts):
+        return pa.nulls(len(facts), field.type)
+    if facts[field.name].type == field.type:
+        return facts[field.name]
+    return facts_as(metadata, field.name, field.type)
 
 
 def _flattened(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

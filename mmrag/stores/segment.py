@@ -1,7 +1,8 @@
 """Segments: immutable runs of rows, as files that are mapped into memory.
 
 A segment holds unit vectors (``.npy``), the columns that hits and checks of files need (``.arrow``) and the facts
-that filters ask for (``.facts``). Rows that have a vector come first.
+that filters ask for (``.facts``); a large one also a copy of the vectors in bytes (``.i8``). Rows that have a vector
+come first.
 """
 
 from __future__ import annotations
@@ -21,14 +22,20 @@ import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
 from mmrag.roles import Vectors
-from mmrag.stores.facts import facts_of
+from mmrag.stores.codes import Codes, write_codes
+from mmrag.stores.facts import as_said, facts_of, joint_schema
 from mmrag.stores.files import sync_to_disk
 from mmrag.stores.rows import COLUMNS, from_lists
 
 Refs = npt.NDArray[np.int64]
 
-SUFFIXES = (".npy", ".arrow", ".facts")
+SUFFIXES = (".npy", ".arrow", ".facts", ".i8")
 """Of the files of a segment."""
+
+LEAST_CODED = 100_000
+"""Segments of as many rows that have one vector keep a copy of them in bytes; small ones are searched at once."""
+
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class Segment:
         All rows: what their metadata says, a column for each name, as `mmrag.stores.facts` makes them.
     deleted : int64 ``(m,)``
         Positions of rows that are no longer in the table, ascending.
+    codes : Codes or None
+        The vectors in bytes, where that is worth it.
     """
 
     state: SegmentState
@@ -73,6 +82,7 @@ class Segment:
     columns: pa.Table
     facts: pa.Table
     deleted: Refs
+    codes: Codes | None = None
 
     @classmethod
     def open(cls, folder: Path, state: SegmentState, shape: tuple[int, ...]) -> Segment:
@@ -89,7 +99,11 @@ class Segment:
             raise ValueError(f"{state.name} has other vectors or rows than view.json says")
         if deleted.dtype != np.int64 or deleted.min(initial=0) < 0 or deleted.max(initial=-1) >= columns.num_rows:
             raise ValueError(f"{state.deletions} names rows that {state.name} does not have")
-        return cls(state, vectors, columns, facts, deleted)
+        in_bytes = folder / f"{state.name}.i8"
+        codes = Codes.open(in_bytes) if in_bytes.exists() else None
+        if codes is not None and codes.codes.shape != vectors.shape:
+            raise ValueError(f"{in_bytes.name} has other vectors than {state.name}")
+        return cls(state, vectors, columns, facts, deleted, codes)
 
     @cached_property
     def sound_columns(self) -> pa.Table:
@@ -144,63 +158,102 @@ def read_record(segment: Segment, row: int) -> dict[str, Any]:
     return found
 
 
-def _write_vectors(path: Path, parts: Sequence[Vectors], row_shape: tuple[int, ...]) -> None:
-    """Write an ``.npy`` file piece by piece; through a memory map, a full disk would end the process."""
-    shape = (sum(len(part) for part in parts), *row_shape)
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(np.ascontiguousarray(part, dtype="<f4").data)
-    sync_to_disk(path)
-
-
 @dataclass(frozen=True)
 class Part:
-    """Rows on their way into a segment; `vectors` holds those of the searchable rows, in order."""
+    """Rows on their way into a segment, read from where they are as they are written.
+
+    Attributes
+    ----------
+    columns, facts : pyarrow table
+        Of these rows and maybe of others.
+    vectors : float32 ``(m, *shape)``
+        Of the first rows.
+    rows : int64 ``(n,)``
+        Which rows are meant, ascending.
+    """
 
     columns: pa.Table
-    searchable: npt.NDArray[np.bool_]
+    facts: pa.Table
     vectors: Vectors
+    rows: Refs
 
     def __len__(self) -> int:
-        return int(self.columns.num_rows)
+        return len(self.rows)
+
+    @property
+    def searchable(self) -> Refs:
+        """Which of the rows have a vector."""
+        return self.rows[self.rows < len(self.vectors)]
+
+    @property
+    def failed(self) -> Refs:
+        """Which of the rows have none."""
+        return self.rows[self.rows >= len(self.vectors)]
 
     @classmethod
     def of_segment(cls, segment: Segment) -> Part:
         """Take the rows of a segment that are still in the table."""
-        rows = np.flatnonzero(segment.alive)
-        searchable = rows < len(segment.vectors)
-        return cls(segment.sound_columns.take(rows), searchable, segment.vectors[rows[searchable]])
+        return cls(segment.sound_columns, segment.sound_facts, segment.vectors, np.flatnonzero(segment.alive))
 
     @classmethod
-    def of_table(cls, rows: pa.Table, stamps: npt.NDArray[np.int64], shape: tuple[int, ...]) -> Part:
-        """Take the rows with these stamps out of what was read from the table."""
-        rows = rows.filter(np.isin(rows["stamp"].to_numpy(), stamps))
-        searchable = rows["vector"].is_valid().to_numpy()
+    def of_table(cls, rows: pa.Table, shape: tuple[int, ...]) -> Part:
+        """Take rows as they were read from the table."""
+        has_vector = rows["vector"].is_valid()
+        rows = pa.concat_tables([rows.filter(has_vector), rows.filter(rows["vector"].is_null())])
         vectors = from_lists(rows["vector"].combine_chunks(), shape)
         columns = rows.select(COLUMNS.names).cast(COLUMNS)
-        return cls(columns, searchable, vectors)
+        return cls(columns, facts_of(columns["metadata"]), vectors, np.arange(len(columns)))
 
 
 def write_segment(folder: Path, parts: Sequence[Part], shape: tuple[int, ...]) -> Segment:
-    """Write rows into a new segment: those that have a vector first."""
+    """Write rows into a new segment, block by block: those that have a vector first."""
     name = uuid.uuid4().hex[:12]
-    columns = pa.concat_tables(
-        [part.columns.filter(part.searchable) for part in parts]
-        + [part.columns.filter(~part.searchable) for part in parts]
-    ).combine_chunks()
-    _write_arrow(folder / f"{name}.arrow", columns)
-    _write_arrow(folder / f"{name}.facts", facts_of(columns["metadata"]))
-    searchable = sum(int(part.searchable.sum()) for part in parts)
+    runs = [(part, part.searchable) for part in parts] + [(part, part.failed) for part in parts]
+    _write_arrow(
+        folder / f"{name}.arrow", COLUMNS, (block for part, rows in runs for block in _taken(part.columns, rows))
+    )
+    facts = joint_schema([part.facts for part in parts])
+    blocks = (
+        as_said(block, about["metadata"], facts)
+        for part, rows in runs
+        for block, about in zip(_taken(part.facts, rows), _taken(part.columns, rows), strict=True)
+    )
+    _write_arrow(folder / f"{name}.facts", facts, blocks)
+    searchable = sum(len(part.searchable) for part in parts)
     if searchable:
-        _write_vectors(folder / f"{name}.npy", [part.vectors for part in parts], shape)
+        _write_vectors(folder / f"{name}.npy", parts, (searchable, *shape))
+    if searchable >= LEAST_CODED and len(shape) == 1:
+        write_codes(folder / f"{name}.i8", np.load(folder / f"{name}.npy", mmap_mode="r"))
     return Segment.open(folder, SegmentState(name, searchable), shape)
 
 
-def _write_arrow(path: Path, table: pa.Table) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
+def _taken(table: pa.Table, rows: Refs) -> Iterator[pa.Table]:
+    """Take rows out of a table that may be larger than the memory."""
+    for chosen in _blocks(rows):
+        first, last = int(chosen[0]), int(chosen[-1])
+        near = table.slice(first, last + 1 - first)
+        yield near if len(near) == len(chosen) else near.take(chosen - first)
+
+
+def _blocks(rows: Refs) -> Iterator[Refs]:
+    return (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
+
+
+def _write_vectors(path: Path, parts: Sequence[Part], shape: tuple[int, ...]) -> None:
+    """Write an ``.npy`` file piece by piece; through a memory map, a full disk would end the process."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            for chosen in _blocks(part.searchable):
+                file.write(np.ascontiguousarray(part.vectors[chosen], dtype="<f4").data)
+    sync_to_disk(path)
+
+
+def _write_arrow(path: Path, schema: pa.Schema, blocks: Iterator[pa.Table]) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for block in blocks:
+            writer.write_table(block.combine_chunks())
     sync_to_disk(path)
 
 

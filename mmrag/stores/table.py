@@ -6,6 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -37,6 +38,7 @@ _RETENTION = timedelta(hours=1)  # for others who are reading an old version
 _MARGIN = timedelta(minutes=1)  # Lance counts back from when it prunes, which is a little later
 _FOR_EVER = timedelta(days=36500)
 _ROWS_AT_ONCE = 4096
+_LEAST_INDEXED = 20_000
 _MOST_VERSIONS = 2**64 - 1
 _BACKWARDS_DIGITS = 20
 
@@ -66,6 +68,22 @@ def is_lancedbs(error: Exception) -> bool:
     return isinstance(error, (OSError, RuntimeError, ValueError)) or type(error).__name__ == "RustPanic"
 
 
+@dataclass(frozen=True)
+class RowChanges:
+    """What became of rows that were in the table.
+
+    Attributes
+    ----------
+    removed : int64 ``(n,)``
+        Stamps of rows that were deleted.
+    replaced : bool
+        Whether new rows have taken the place of others with the same id.
+    """
+
+    removed: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    replaced: bool = False
+
+
 class Table:
     """The rows of one index, opened when they are first needed.
 
@@ -89,6 +107,7 @@ class Table:
     def __init__(self, folder: Path, dimension: int, *, vectors: int = 1, create: bool = False) -> None:
         self.folder = folder
         self.shape = vector_shape(dimension, vectors)
+        self._changes: dict[int, RowChanges] = {}  # by the version that they made
         if create:
             self._create()
 
@@ -157,7 +176,28 @@ class Table:
     @_store_errors
     def rows_from(self, stamp: int) -> pa.Table:
         """Read all columns of the rows stamped `stamp` or later, by ascending stamp."""
-        return self._read(list(table_schema(self.shape).names), f"stamp >= {stamp}").sort_by("stamp")
+        return self._rows(f"stamp >= {stamp}")
+
+    @_store_errors
+    def rows_between(self, first: int, last: int) -> pa.Table:
+        """Read all columns of the rows stamped from `first` to `last`, by ascending stamp."""
+        return self._rows(f"stamp >= {first} AND stamp <= {last}")
+
+    def _rows(self, where: str) -> pa.Table:
+        return self._read(list(table_schema(self.shape).names), where).sort_by("stamp")
+
+    def changes_since(self, version: int) -> RowChanges | None:
+        """Tell what became of the rows of an earlier version; None if others than this object have changed them."""
+        changes = [self._changes.get(number) for number in range(version + 1, self.version + 1)]
+        if None in changes:
+            return None
+        known = [one for one in changes if one is not None]
+        empty = np.empty(0, dtype=np.int64)
+        return RowChanges(np.concatenate([empty, *(one.removed for one in known)]), any(one.replaced for one in known))
+
+    def _note(self, before: int, changes: RowChanges) -> None:
+        """Note what the versions after `before` did to rows."""
+        self._changes |= dict.fromkeys(range(before + 1, self.version + 1), changes)
 
     @_store_errors
     def upsert(self, rows: Sequence[Row]) -> None:
@@ -169,12 +209,16 @@ class Table:
         data = to_arrow(rows, (self.version + 1) * STAMPS_PER_VERSION, self.shape)
         merge: Any = self._table.merge_insert("id")
         merge.when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(data, on_bad_vectors="null")
+        before = self.version
+        result = merge.execute(data, on_bad_vectors="null")
+        self._note(before, RowChanges(replaced=result.num_updated_rows > 0))
 
     @_store_errors
     def delete(self, stamps: Sequence[int]) -> None:
         """Delete rows by their stamps, in one version."""
+        before = self.version
         self._table.delete(f"stamp IN ({', '.join(str(int(stamp)) for stamp in stamps)})")
+        self._note(before, RowChanges(np.asarray(stamps, dtype=np.int64)))
 
     @_store_errors
     def scattered(self) -> bool:
@@ -189,11 +233,27 @@ class Table:
 
     @_store_errors
     def compact(self) -> None:
-        """Join small fragments, and prune the versions that nobody can restore or is likely to be reading."""
+        """Join small fragments, and prune the versions that nobody can restore or is likely to be reading.
+
+        A large table gets indexes that find rows by id and by stamp: without them a commit looks at every row.
+        """
+        before = self.version
+        self._index()
         self._table.optimize(cleanup_older_than=_FOR_EVER)
         limit, prunable = self._prunable()
         if prunable:  # not in one go with joining: the limit would have moved when that is done
             self._table.optimize(cleanup_older_than=datetime.now(UTC) - limit + _MARGIN)
+        self._note(before, RowChanges())
+
+    def _index(self) -> None:
+        if self._table.count_rows() < _LEAST_INDEXED:
+            return
+        from lancedb.index import BTree
+
+        indexed = {tuple(one.columns) for one in self._table.list_indices()}
+        for name in ("id", "stamp"):
+            if (name,) not in indexed:
+                self._table.create_index(name, config=BTree())
 
     @_store_errors
     def keep(self, most: int) -> None:
@@ -225,6 +285,7 @@ class Table:
     def restore(self, version: int) -> None:
         """Commit the rows of an earlier version as a new one."""
         self._table.restore(version)
+        self._changes.clear()
         vars(self).pop("_table")  # it may have fewer columns, and opening adds them
 
     def withdraw_unreadable(self, *, since: int) -> bool:
@@ -240,6 +301,7 @@ class Table:
         """
         withdrawn = False
         vars(self).pop("_table", None)
+        self._changes.clear()  # the numbers of what is taken back will be used again
         while self.version > since and not self._is_readable():
             (newest,) = (p for p in _manifests(self.folder / f"{_NAME}.lance") if _number(p) == self.version)
             with disk_errors(self.folder):

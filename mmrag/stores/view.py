@@ -7,6 +7,7 @@ A view is a list of immutable segments (`mmrag.stores.segment`) plus deletions, 
 from __future__ import annotations
 
 import itertools
+import math
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from mmrag.recipe import build
 from mmrag.roles import Vectors
 from mmrag.similarity import vector_shape
 from mmrag.stores.files import disk_errors, read_json, sync_to_disk, write_json
+from mmrag.stores.manifest import STAMPS_PER_VERSION
 from mmrag.stores.segment import SUFFIXES, Part, Refs, Segment, SegmentState, damage_told, read_record, write_segment
 from mmrag.stores.table import Table
 from mmrag.stores.view_settings import ViewSettings
@@ -35,6 +37,8 @@ Allowed = Sequence[npt.NDArray[np.bool_]]
 SEGMENT_SHIFT = 40  # a ref is (segment << 40) | row
 
 _FEW = 64
+_BYTES_AT_ONCE = 1 << 27
+_LEAST_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -225,26 +229,55 @@ class View(ABC):
         """Bring the view to the table's current version and publish it.
 
         New rows become a segment, which takes in its smaller neighbours: there are O(log n)
-        segments, and a row is rewritten O(log n) times.
+        segments, and a row is rewritten O(log n) times. What the table itself has seen happen is all that is read of
+        it; where others have changed it meanwhile, all stamps are compared.
         """
         if self.table_version == table.version:
             return self
-        live = table.stamps()
         with damage_told(self.folder), disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            segments = [self._without_dead(segment, live) for segment in self.segments]
-            seen = np.concatenate([np.empty(0, np.int64), *(s.stamps for s in self.segments)])
-            fresh = live[~np.isin(live, seen)]
-            if len(fresh):
-                rows = table.rows_from(int(fresh[0]))
-                segments = self._with_fresh(segments, Part.of_table(rows, fresh, self.shape))
+            segments = self._followed(table)
+            if segments is None:
+                segments = self._compared(table)
             return self._publish(segments, table.version)
+
+    def _followed(self, table: Table) -> list[Segment] | None:
+        """Do what the table has seen happen since; None if that is not all that has happened."""
+        changes = table.changes_since(self.table_version)
+        if changes is None or not self.published:
+            return None
+        fresh = table.rows_from((self.table_version + 1) * STAMPS_PER_VERSION)
+        dead = np.sort(changes.removed)
+        segments = [self._without(segment, _found(segment.stamps, dead)) for segment in self.segments]
+        if changes.replaced:
+            ids = fresh["id"].combine_chunks()
+            segments = [self._without(segment, _namesakes(segment, ids)) for segment in segments]
+        if sum(int(segment.alive.sum()) for segment in segments) + len(fresh) != table.count():
+            return None
+        return self._with_fresh(segments, Part.of_table(fresh, self.shape)) if len(fresh) else segments
+
+    def _compared(self, table: Table) -> list[Segment]:
+        """Compare the stamps of all rows, and read those that are new some at once."""
+        live = table.stamps()
+        segments = [self._with_deleted(one, np.flatnonzero(~_is_in(one.stamps, live))) for one in self.segments]
+        seen = np.sort(np.concatenate([np.empty(0, np.int64), *(s.stamps for s in self.segments)]))
+        fresh = live[~_is_in(live, seen)]
+        at_once = max(_LEAST_AT_ONCE, _BYTES_AT_ONCE // (4 * math.prod(self.shape)))
+        for start in range(0, len(fresh), at_once):
+            some = fresh[start : start + at_once]
+            rows = table.rows_between(int(some[0]), int(some[-1]))
+            rows = rows.filter(pa.array(_is_in(rows["stamp"].to_numpy(), some)))
+            segments = self._with_fresh(segments, Part.of_table(rows, self.shape))
+        return segments
 
     def _locate(self, ref: int) -> tuple[Segment, int]:
         return self.segments[int(ref) >> SEGMENT_SHIFT], int(ref) & ((1 << SEGMENT_SHIFT) - 1)
 
-    def _without_dead(self, segment: Segment, live: npt.NDArray[np.int64]) -> Segment:
-        deleted = np.flatnonzero(~np.isin(segment.stamps, live))
+    def _without(self, segment: Segment, dead: Refs) -> Segment:
+        """Let rows of a segment be deleted, those that are so far too."""
+        return self._with_deleted(segment, np.union1d(segment.deleted, dead)) if len(dead) else segment
+
+    def _with_deleted(self, segment: Segment, deleted: Refs) -> Segment:
         if np.array_equal(deleted, segment.deleted):  # as many may be others: rows come back, too
             return segment
         deletions = f"{segment.state.name}-{uuid.uuid4().hex[:8]}.deleted.npy"
@@ -254,12 +287,21 @@ class View(ABC):
 
     def _with_fresh(self, segments: list[Segment], fresh: Part) -> list[Segment]:
         kept = [s for s in segments if s.alive.sum() * 2 > len(s.alive)]
-        parts = [Part.of_segment(s) for s in segments if s.alive.sum() * 2 <= len(s.alive)]
-        size = len(fresh) + sum(map(len, parts))
+        joined = [s for s in segments if s.alive.sum() * 2 <= len(s.alive)]
+        size = len(fresh) + sum(int(s.alive.sum()) for s in joined)
         while kept and len(kept[-1].alive) <= 2 * size:
-            parts.insert(0, Part.of_segment(kept.pop()))
-            size += len(parts[0])
-        return [*kept, write_segment(self.folder, [*parts, fresh], self.shape)]
+            joined.insert(0, kept.pop())
+            size += int(joined[0].alive.sum())
+        written = write_segment(self.folder, [*map(Part.of_segment, joined), fresh], self.shape)
+        self._drop_unpublished(joined)
+        return [*kept, written]
+
+    def _drop_unpublished(self, segments: Sequence[Segment]) -> None:
+        """Delete the files of segments that nobody else knows of."""
+        published = {segment.state.name for segment in self.segments}
+        for name in {segment.state.name for segment in segments} - published:
+            for suffix in SUFFIXES:
+                (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
 
     def _publish(self, segments: Sequence[Segment], table_version: int) -> Self:
         segments = [segment for segment in segments if segment.alive.any()]
@@ -271,6 +313,25 @@ class View(ABC):
         for path in view.leftovers():
             path.unlink()
         return view
+
+
+def _is_in(stamps: Refs, ascending: Refs) -> npt.NDArray[np.bool_]:
+    """Which of the stamps are among some that are sorted."""
+    if not len(ascending):
+        return np.zeros(len(stamps), dtype=bool)
+    places = np.minimum(np.searchsorted(ascending, stamps), len(ascending) - 1)
+    return np.asarray(ascending[places] == stamps)
+
+
+def _found(stamps: Refs, ascending: Refs) -> Refs:
+    return np.flatnonzero(_is_in(stamps, ascending))
+
+
+def _namesakes(segment: Segment, ids: pa.Array) -> Refs:
+    """Which rows of a segment have one of the ids: of rows with one id, only the newest is in the table."""
+    import pyarrow.compute as pc
+
+    return np.flatnonzero(pc.is_in(segment.sound_columns["id"], value_set=ids).to_numpy())
 
 
 def _read_state(folder: Path, dimension: int) -> ViewState:
