@@ -22,7 +22,6 @@ class Tag(NamedTuple):
     """A start or an end of an element; `name` is in lower case, `attributes` is what stands behind it."""
 
     name: str
-    line: int
     is_end: bool = False
     is_empty: bool = False
     attributes: str = ""
@@ -87,13 +86,7 @@ class _Scanner:
             return 0, None
         end = self._tag_end(name.end())
         inside = source[name.end() : end - 1]
-        tag = Tag(
-            name.group().lstrip("</").lower(),
-            self._line_at(start),
-            name.group()[1] == "/",
-            inside.endswith("/"),
-            inside,
-        )
+        tag = Tag(name.group().lstrip("</").lower(), name.group()[1] == "/", inside.endswith("/"), inside)
         return end, tag
 
     def _tag_end(self, position: int) -> int:
