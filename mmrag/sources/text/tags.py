@@ -35,9 +35,9 @@ class Text(NamedTuple):
 
 
 def attributes(tag: Tag) -> dict[str, str]:
-    """Give the attributes of a tag, in lower case."""
-    found = _ATTRIBUTE.findall(tag.attributes.lower())
-    return {name: html.unescape(value.strip("\"'")) for name, value in found}
+    """Give the attributes of a tag; their names are in lower case."""
+    found = _ATTRIBUTE.findall(tag.attributes)
+    return {name.lower(): html.unescape(value.strip("\"'")) for name, value in found}
 
 
 def scan(source: str) -> Iterator[Tag | Text]:
