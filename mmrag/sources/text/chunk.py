@@ -83,8 +83,9 @@ class _Draft:
         return "\n".join(filter(None, (self.section.head, body)))
 
     def finished(self) -> Chunk:
-        heading = [self.section.heading] if self.is_first and self.section.heading else []
-        within = [*heading, *self.units]
+        within: list[Block | _Unit] = [*self.units]
+        if self.is_first and self.section.heading:
+            within.append(self.section.heading)
         span = min(one.first_line for one in within), max(one.last_line for one in within)
         return Chunk(self.text, self.section.headings, span)
 
@@ -146,7 +147,7 @@ def _separator(gap: str) -> str:
 
 
 def _lines_of(text: str, start: int, end: int, first: int, last: int) -> tuple[int, int]:
-    """Tell the lines of a part of a text that takes some lines of a file, all of them where it has been laid out anew."""
+    """Tell the lines of a part of a text that takes some lines of a file; all where it was laid out anew."""
     if text.count("\n") != last - first:
         return first, last
     above = text.count("\n", 0, start)
