@@ -238,9 +238,12 @@ def _percent(**shares: list[Any]) -> dict[str, float]:
     return {name: round(100 * float(np.mean(values)), 1) for name, values in shares.items()}
 
 
+def _no_spread(_: Vectors) -> float:
+    return 1.0
+
+
 def measure(half: Half) -> dict[str, Any]:
     """All that needs no matcher."""
-    by_cosines: Spread = lambda _: 1.0  # noqa: E731
     return {
         "A without B, by strength": {str(one): without(half, one) for one in STRENGTHS},
         "caption without B, by strength": {str(one): captions_without(half, one) for one in STRENGTHS},
@@ -250,7 +253,7 @@ def measure(half: Half) -> dict[str, Any]:
             "picture alone": like(half, 1.0, half.spread, words=False),
             "words alone": like(half, None, half.spread),
             "standard scores, by the picture's weight": {str(one): like(half, one, half.spread) for one in WEIGHTS},
-            "cosines, by the picture's weight": {str(one): like(half, one, by_cosines) for one in WEIGHTS},
+            "cosines, by the picture's weight": {str(one): like(half, one, _no_spread) for one in WEIGHTS},
         },
     }
 
