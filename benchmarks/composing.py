@@ -1,13 +1,13 @@
 """What do "+", --without and --like do? Measured with names of things that captions of Flickr8k mention.
 
-    python -m benchmarks.composing                 # about two minutes on two cores
+    python -m benchmarks.composing                 # about two minutes on two idle cores
 
-A picture shows a thing if one of its five captions names it (names.txt); that misses things that nobody mentioned, so shares
-are too low, for all queries alike. The pictures are parted: what is chosen (how much an exclusion counts) is
-chosen on one half, and all is shown for both. Each query is asked of its half, and the first ten are looked at:
+A picture shows a thing if one of its five captions names it (names.txt). That misses what nobody mentioned, so the
+shares are too low, for all queries alike. How much an exclusion counts is chosen on one half of the pictures, and all
+is shown for both. Each query is asked of its half, and the first ten are looked at:
 
-- without: "a dog" without "a ball", for all pairs that occur together in at least five pictures; and captions, without a
-  thing that their picture does not show but three of the first ten do: does it go away, and does the picture stay?
+- without: "a dog" without "a ball", for all pairs that occur together in at least five pictures; and captions, without
+  what their picture does not show but three of the first ten do: does it go away, and does the picture stay?
 - rejecting: the same, and the built-in matcher judges the best 32 for what is not wanted
 - plus: captions that do not name a thing that their picture shows, with the thing added
 - parts: "a dog" + "a ball" against "a dog and a ball", and two captions of a picture against both as one text
@@ -22,6 +22,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def read_halves(paths: list[Path]) -> list[Half]:
     encoder = load_encoder("builtin")
     pairs = list(read_pairs(paths))
     images = (read_image(one.image, at_least=encoder.decode_at_least) for one in pairs)
-    pictures = np.concatenate([encoder.encode_image([next(images)]) for _ in pairs])
+    pictures = np.concatenate([encoder.encode_image(list(islice(images, 64))) for _ in range(0, len(pairs), 64)])
     captions = encoder.encode_query([text for one in pairs for text in one.texts[:5]]).reshape(len(pairs), 5, -1)
     lines = Path(__file__).with_name("names.txt").read_text("utf-8").splitlines()
     names = [f"{'an' if one[0] in 'aeiou' else 'a'} {one}" for one in lines]
@@ -237,9 +238,12 @@ def _percent(**shares: list[Any]) -> dict[str, float]:
     return {name: round(100 * float(np.mean(values)), 1) for name, values in shares.items()}
 
 
+def _no_spread(_: Vectors) -> float:
+    return 1.0
+
+
 def measure(half: Half) -> dict[str, Any]:
     """All that needs no matcher."""
-    by_cosines: Spread = lambda _: 1.0  # noqa: E731
     return {
         "A without B, by strength": {str(one): without(half, one) for one in STRENGTHS},
         "caption without B, by strength": {str(one): captions_without(half, one) for one in STRENGTHS},
@@ -249,7 +253,7 @@ def measure(half: Half) -> dict[str, Any]:
             "picture alone": like(half, 1.0, half.spread, words=False),
             "words alone": like(half, None, half.spread),
             "standard scores, by the picture's weight": {str(one): like(half, one, half.spread) for one in WEIGHTS},
-            "cosines, by the picture's weight": {str(one): like(half, one, by_cosines) for one in WEIGHTS},
+            "cosines, by the picture's weight": {str(one): like(half, one, _no_spread) for one in WEIGHTS},
         },
     }
 

@@ -224,6 +224,7 @@ class Hit:
         The scores that `score` was made from: "cosine" of recall; of a match also its "logit", and "itc", the cosine
         that was added, if the matcher has one. "probability", from 0 to 1, says how likely it is that it matches: by
         the matcher, or where words have found a picture by cosine, by the encoder's card, if that is calibrated.
+        "without" is how likely a matcher finds it that there is something in it that is not wanted.
     duplicates : tuple of str
         Uris of other files with the very same content, folded into this hit.
     near_duplicates : tuple of str

@@ -44,10 +44,10 @@ _ENGLISH = frozenset(
     "a an the of in on at with and or to for from by is are am as two three some who that his her its".split()  # noqa: SIM905
 )
 
-_SAYING_NOTHING = _ENGLISH | frozenset(
-    "it i me my we us our you your he him she they them their this these those there here "  # noqa: SIM905
-    "be was were been being has have had do does did can could will would shall should may might must "
-    "not no nor or but if so than then as into onto about also too very just some any each".split()
+_SAYING_NOTHING = (_ENGLISH - {"two", "three"}) | frozenset(
+    "it i me my we our you your he him she they them their this these those there here "  # noqa: SIM905
+    "be was were been being has have had do does did could would shall should "
+    "not no nor or but if so than then into onto about also too very just any each".split()
 )
 _CHINESE = frozenset("的了和与及或在是有我你他她它们这那一个吗呢吧啊就都而也很把被")
 
@@ -68,7 +68,8 @@ def says_nothing(text: str, languages: Collection[str]) -> bool:
     >>> says_nothing("the of a", ["en"]), says_nothing("the van", ["en", "nl"])
     (True, False)
     """
-    words = {word.lower() for word in re.findall(r"\w+", text)}
+    written = re.findall(r"\w+", text)
+    words = {word if word.isupper() and len(word) > 1 else word.lower() for word in written}  # IT and WHO are names
     if not words:
         return not any(
             unicodedata.category(char).startswith("S") for char in text

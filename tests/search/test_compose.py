@@ -171,6 +171,10 @@ def test_phrases_alone_are_looked_for_by_what_they_mean(index):
         ("der und das", ["en"], False),
         ("van", ["en", "nl"], False),
         ("42", ["en"], False),
+        ("IT", ["en"], False),
+        ("it", ["en"], True),
+        ("a can", ["en"], False),
+        ("two", ["en"], False),
     ],
 )
 def test_words_that_say_nothing(words, languages, nothing):
