@@ -35,6 +35,7 @@ from mmrag.search.condition import (
     mistake,
     parse,
 )
+from mmrag.stores.arrow import array_of, to_numpy, truths
 from mmrag.stores.columns import KINDS, FactColumns
 from mmrag.stores.facts import LISTS, NUMBERS, TEXTS, TRUTHS, WHOLE_NUMBERS
 from mmrag.stores.segment import Segment
@@ -111,11 +112,7 @@ def stamps_passing(view: View, where: str) -> list[int]:
 
 def _masks(view: View, where: str) -> Allowed:
     condition, columns = parse(where), FactColumns(view)
-    found: list[npt.NDArray[np.bool_]] = []
-    for segment in view.segments:
-        known = _Rows(where, columns, segment).evaluate(condition)
-        found.append(np.asarray(pc.fill_null(known, fill_value=False).to_numpy(zero_copy_only=False), dtype=bool))
-    return found
+    return [to_numpy(_Rows(where, columns, segment).evaluate(condition)) for segment in view.segments]
 
 
 class _Rows:
@@ -165,17 +162,17 @@ class _Rows:
                 raise self.mismatch(one.name, value)
         both = NUMBERS if NUMBERS in kinds else kind
         column = self.operand(one.name, both)
-        found = pc.is_in(column, value_set=pa.array([value.value for value in one.values], both))
-        return pc.if_else(pc.is_valid(column), found, None)
+        found = pc.is_in(column, value_set=array_of([value.value for value in one.values], both))
+        return pc.if_else(pc.is_valid(column), found, pa.nulls(len(column), TRUTHS))
 
     def contains(self, one: Contains) -> Any:
         lists = self.column(one.name, LISTS, "only a list contains a text")
         if not isinstance(one.value.value, str):
             raise mistake(self.where, one.value.at, "lists hold texts; write one in '…'")
-        owners = pc.list_parent_indices(lists).to_numpy()
+        equal = pc.equal(pc.list_flatten(lists), array_of([one.value.value], TEXTS)[0])
         found = np.zeros(len(lists), dtype=bool)
-        found[owners[pc.equal(pc.list_flatten(lists), one.value.value).to_numpy(zero_copy_only=False)]] = True
-        return pa.array(found, mask=pc.is_null(lists).to_numpy(zero_copy_only=False))
+        found[to_numpy(pc.list_parent_indices(lists))[to_numpy(equal)]] = True
+        return truths(found, to_numpy(pc.is_valid(lists)))
 
     def near(self, one: Near) -> Any:
         latitude, longitude = self.degrees("latitude", one.at), self.degrees("longitude", one.at)
@@ -183,13 +180,13 @@ class _Rows:
         apart = np.degrees(one.metres / _EARTH_METRES) + 1e-6  # no place further north or south is near
         rows = np.flatnonzero(np.abs(latitude - one.latitude) <= apart)
         found[rows] = _great_circle(latitude[rows], longitude[rows], one.latitude, one.longitude) <= one.metres
-        return pa.array(found, mask=np.isnan(latitude) | np.isnan(longitude))
+        return truths(found, ~(np.isnan(latitude) | np.isnan(longitude)))
 
     def degrees(self, name: str, at: int) -> npt.NDArray[np.float64]:
         kind = self.kind(Name(name, at))
         if kind not in (WHOLE_NUMBERS, NUMBERS):
             raise mistake(self.where, at, f"near compares degrees, and {name} is {KINDS[kind]} here")
-        return np.asarray(pc.fill_null(self.operand(Name(name, at), NUMBERS), float("nan")).to_numpy())
+        return to_numpy(self.operand(Name(name, at), NUMBERS), null=np.nan)
 
     def column(self, name: Name, kind: pa.DataType, wanted: str) -> pa.Array:
         found = self.kind(name)
@@ -204,7 +201,7 @@ class _Rows:
 
     def operand(self, one: Operand, kind: pa.DataType) -> Any:
         if isinstance(one, Value):
-            return pa.scalar(one.value, kind)
+            return array_of([one.value], kind)[0]
         column = self.any_column(one)
         return column if column.type == kind else column.cast(kind, safe=False)
 

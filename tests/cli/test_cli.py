@@ -80,13 +80,19 @@ def test_index_option_and_environment(corpus, tmp_path):
     assert run("search", "a cat", cwd=tmp_path, env=environment).stdout
 
 
-def test_cold_search_is_light(corpus):
+@pytest.mark.parametrize(
+    ("arguments", "spared"),
+    [([], ["pyarrow.compute"]), (["--where", "uri like '%chelsea%'", "--only", "images"], ["PIL"])],
+    ids=["plain", "filtered"],
+)
+def test_cold_search_is_light(corpus, arguments, spared):
     code = (
-        "import sys; sys.argv = ['mmrag', 'search', 'a cat'];"
+        f"import sys; sys.argv = ['mmrag', 'search', 'a cat', *{arguments}];"
         "from mmrag.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'lancedb', 'pandas', 'rich', 'PIL', 'onnx'} & set(sys.modules)\n"
+        f"absent = {{'torch', 'transformers', 'lancedb', 'pandas', 'rich', 'PIL', 'onnx', *{spared}}}\n"
+        "heavy = absent & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=corpus, capture_output=True, text=True, timeout=60)
