@@ -93,6 +93,10 @@ def search(
         str | None,
         typer.Option(metavar="NAME", help="Judge the best again with a model that sees words and picture together."),
     ] = None,
+    hybrid: Annotated[
+        bool,
+        typer.Option("--hybrid", help="Look at captions, tags, texts, what was read in pictures, and names, too."),
+    ] = False,
     top: Annotated[int | None, typer.Option(help="How many it judges; 128 unless the recipe says.")] = None,
     device: DeviceOption = Device.auto,
     precision: Annotated[Precision | None, typer.Option(help="What it judges in.")] = None,
@@ -121,9 +125,11 @@ def search(
     Prints rank, score (higher is better) and path. The score is the cosine, and where the model is calibrated, p says
     how likely it is that this picture matches; if none is likely to, that is said, and --all shows the best guesses.
     With --rerank, what was judged comes first and has the score of a match, the model's logit plus its cosine.
-
     A FILTER compares facts (mmrag info --facts lists them): = != < <= > >=, in (…), between … and …, like '%…%' (ilike
     without case), contains (of lists), is null, and, or, not, near(48.85, 2.35, '5km'). All filters given must pass.
+
+    With --hybrid, what has the words of the query among its own (caption, tags, generated, ocr, names) is found by
+    these, too, and both lists are fused by rank; the line says in which words they are.
     """
     from mmrag.errors import QueryError
     from mmrag.search.likelihood import nothing_likely
@@ -143,7 +149,7 @@ def search(
         where=_filter(where, near, after, before, only),
     )
     corpus = open_corpus(index_dir, model, device=device)
-    pipeline = load_pipeline(recipe).changed(k=k, min_score=min_score, rerank=rerank, top=top)
+    pipeline = load_pipeline(recipe).changed(k=k, min_score=min_score, rerank=rerank, top=top, hybrid=hybrid)
     matcher = _load_matcher(pipeline, device, precision)
     with progress_bar("judging", quiet=quiet or matcher is None) as progress:
         hits = corpus.search(query, pipeline=pipeline, rerank=matcher, progress=progress)
@@ -162,7 +168,7 @@ def search(
         else:
             typer.echo(_line(hit, on_disk))
     if not hits:
-        typer.echo(f"mmrag: {_UNLIKELY if unlikely else _why_nothing(corpus, query.where)}", err=True)
+        typer.echo(f"mmrag: {_UNLIKELY if unlikely else _why_nothing(corpus, query)}", err=True)
     if not (as_json or paths):
         offer_upgrade(corpus)
 
@@ -214,6 +220,7 @@ def _flat(hit: Hit) -> dict[str, object]:
         **item,
         "parts": dict(hit.parts),
         "duplicates": list(hit.duplicates),
+        "matched": list(hit.matched),
     }
 
 
@@ -222,7 +229,14 @@ def _line(hit: Hit, path: Path | None) -> str:
     if path and sys.stdout.isatty():
         name = f"\x1b]8;;{path.as_uri()}\x1b\\{name}\x1b]8;;\x1b\\"
     same = f"  (and {len(hit.duplicates)} with the same content)" if hit.duplicates else ""
-    return f"{hit.rank:>3}  {_score(hit)}  {name}{same}"
+    return f"{hit.rank:>3}  {_score(hit)}  {name}{_matched(hit)}{same}"
+
+
+def _matched(hit: Hit) -> str:
+    """Which of its words have those that were asked for; of a text that is shown, its own go without saying."""
+    caption = ("caption",) if hit.item.modality == "image" else ()
+    kinds = [kind for name in hit.matched for kind in (caption if name == "text" else (name,))]
+    return f"  ({', '.join(kinds)})" if kinds else ""
 
 
 def _score(hit: Hit) -> str:
@@ -238,12 +252,13 @@ def _short(share: float) -> str:
     return f"{share:.2f}".replace("0.", ".", 1)
 
 
-def _why_nothing(corpus: Index, where: str | None) -> str:
+def _why_nothing(corpus: Index, query: Query) -> str:
     if not len(corpus):
         return "the index is empty; add pictures: mmrag index FOLDER"
-    if where is None:
-        return "nothing scores that high; lower --min-score"
-    passing = corpus.count(where)
-    if not passing:
-        return f"no item passes {where}; what filters can ask for: mmrag info --facts"
-    return f"of the {passing:,} items that pass {where}, none scores that high; lower --min-score"
+    passing = "the index" if query.where is None else f"the {corpus.count(query.where):,} items that pass {query.where}"
+    if passing.startswith("the 0 "):
+        return f"no item passes {query.where}; what filters can ask for: mmrag info --facts"
+    if query.phrases:
+        quoted = " and ".join(f'"{printable(phrase)}"' for phrase in query.phrases)
+        return f"nothing in {passing} has {quoted} in its text, caption, tags, names or what was read in it"
+    return f"nothing in {passing} scores that high; lower --min-score"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Fusion = Literal["rrf", "weights"]
 
 _RANK_CONSTANT = 60
-_FEW = 1000  # so many stamps can be named in a question to the full-text index; else more is asked for than needed
+_LEAST_SHARE = 0.01
 _STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "  # noqa: SIM905
     "this to was will with".split()
@@ -90,7 +90,7 @@ class Hybrid:
         asked = content_words(words)
         depth = max(k, self.depth)
         by_vector = find(self.view, query_vector, k=depth, fold_duplicates=self.fold_duplicates, allowed=allowed)[0]
-        by_words = self._by_words(query_vector, asked, depth, mine, filtered=allowed is not None)
+        by_words = self._by_words(query_vector, asked, depth, mine)
         fused = self._fused(self._united(by_vector, by_words))[:k]
         kinds = self.full_text.kinds_with(asked, [one.record["stamp"] for one in fused])
         return [
@@ -99,11 +99,9 @@ class Hybrid:
             if (one.score or 0.0) >= min_score
         ]
 
-    def _by_words(self, query_vector: Vectors, words: str, k: int, mine: Allowed, *, filtered: bool) -> list[Found]:
-        among = _stamps(self.view, mine) if filtered and sum(int(one.sum()) for one in mine) <= _FEW else None
-
+    def _by_words(self, query_vector: Vectors, words: str, k: int, mine: Allowed) -> list[Found]:
         def search(wanted: int) -> Candidates:
-            scores, refs = self._best(words, wanted, mine, among)
+            scores, refs = self._best(words, wanted, mine)
             return Candidates(scores[None, :wanted], refs[None, :wanted])
 
         groups = best_contents(self.view, search, k, fold_duplicates=self.fold_duplicates)[0]
@@ -119,11 +117,15 @@ class Hybrid:
             for cosine, record, group in zip(similar, records, groups, strict=True)
         ]
 
-    def _best(self, words: str, wanted: int, mine: Allowed, among: Stamps | None) -> tuple[Vectors, Refs]:
-        """Find at least as many rows as wanted, or all there are; of equal scores either all or none."""
-        asked = wanted if among is None else len(among)
+    def _best(self, words: str, wanted: int, mine: Allowed) -> tuple[Vectors, Refs]:
+        """Find at least as many rows as wanted, or all there are; of equal scores either all or none.
+
+        More are asked for than may be found: were the stamps of those named, scores would depend on which these are.
+        """
+        share = sum(int(mask.sum()) for mask in mine) / max(1, sum(map(len, mine)))
+        asked = int(wanted / max(share, _LEAST_SHARE))
         while True:
-            scores, stamps = self.full_text.search(words, asked + 1, among=among)
+            scores, stamps = self.full_text.search(words, asked + 1)
             exhausted = len(scores) <= asked
             if not exhausted:
                 stamps = stamps[scores > scores[-1]]
@@ -206,11 +208,6 @@ def _searchable(view: View, allowed: Allowed | None) -> Allowed:
     if allowed is None:
         return alive
     return [here & mask[: len(here)] for here, mask in zip(alive, allowed, strict=True)]
-
-
-def _stamps(view: View, mine: Allowed) -> Stamps:
-    stamps = [segment.stamps[: len(mask)][mask] for segment, mask in zip(view.segments, mine, strict=True)]
-    return np.concatenate([np.empty(0, np.int64), *stamps])
 
 
 def _refs(view: View, stamps: Stamps, mine: Allowed) -> Refs:

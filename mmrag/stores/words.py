@@ -1,6 +1,8 @@
 """The words of the rows, for BM25: a LanceDB dataset beside the views of vectors, derived from them and rebuildable.
 
-It holds a row for each that has a vector: its stamp, and a column for each kind of words, each with a full-text index.
+It holds a row for each that has a vector: its stamp, a column for each kind of words, and one for all of them but
+names, by which rows are ranked: BM25 of a kind that few rows have would call each of its words a common one. Each
+column has a full-text index.
 Stamps are never given twice, so that whatever an interrupted writer left is told from what is missing by stamps alone.
 """
 
@@ -42,7 +44,9 @@ FORMAT = 1
 
 _NAMES_COUNT = 0.3  # a folder's name says little of each picture in it
 _TABLE, _STATE = "words", "words.json"
-_SCHEMA = pa.schema([pa.field("stamp", pa.int64(), nullable=False), *(pa.field(kind, pa.string()) for kind in KINDS)])
+_ALL = "words"
+_INDEXED = (*KINDS, _ALL)
+_SCHEMA = pa.schema([pa.field("stamp", pa.int64(), nullable=False), *(pa.field(one, pa.string()) for one in _INDEXED)])
 _COLUMNS = ("stamp", "text", *WORDS, "uri", "part")
 _ROWS_AT_ONCE = 8192
 _STAMPS_AT_ONCE = 1000
@@ -78,11 +82,11 @@ def names_of(uri: str, part: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class WordsState:
-    """What ``words.json`` says: up to which version of the table it goes, and which kinds of words there are."""
+    """What ``words.json`` says: up to which version of the table it goes, and which columns have words."""
 
     format: int
     table_version: int
-    kinds: tuple[str, ...] = ()
+    indexed: tuple[str, ...] = ()
 
 
 class WordsView:
@@ -120,12 +124,12 @@ class WordsView:
 
         return lancedb.connect(self.folder).open_table(_TABLE)
 
-    def search(self, words: str, k: int, *, among: Sequence[int] | Stamps | None = None) -> tuple[Scores, Stamps]:
+    def search(self, words: str, k: int) -> tuple[Scores, Stamps]:
         """Find the rows whose words are most like some words, by BM25.
 
-        A row scores the sum over its kinds of words (Robertson & Zaragoza 2009, section 3.6, with each kind's own
-        frequencies); names count less. English endings and accents do not count, nor does case. Chinese and
-        other languages without spaces are split by ICU's dictionaries.
+        A row scores by all its words together (Robertson & Zaragoza 2009, sections 3.4 and 3.6), and by its names
+        beside them, which count less. English endings and accents do not count, nor does case. Chinese and other
+        languages without spaces are split by ICU's dictionaries.
 
         Parameters
         ----------
@@ -133,8 +137,6 @@ class WordsView:
             One of them suffices.
         k : int
             How many; fewer come back if fewer have one of the words.
-        among : sequence of int, int64 array or None
-            Stamps of the rows that may be found; by default all.
 
         Returns
         -------
@@ -148,20 +150,22 @@ class WordsView:
         IndexFormatError
             If it is damaged.
         """
-        if not self.state.kinds or (among is not None and not len(among)):
+        if not {_ALL, "names"} & set(self.state.indexed):
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        found = self._find(self._query(words, self.state.kinds), k, among)
+        found = self._find(self._query(words), k)
         scores, stamps = found["_score"].to_numpy(), found["stamp"].to_numpy()
         order = np.lexsort((stamps, -scores))
         return np.asarray(scores[order], np.float32), np.asarray(stamps[order], np.int64)
 
     def kinds_with(self, words: str, stamps: Sequence[int]) -> dict[int, tuple[str, ...]]:
         """Tell for rows, by their stamps, which kinds of their words have one of some words."""
+        from lancedb.query import MatchQuery
+
         matched: dict[int, tuple[str, ...]] = {}
-        for kind in self.state.kinds if len(stamps) else ():
-            found = self._find(self._query(words, [kind]), len(stamps), stamps)
-            for stamp in found["stamp"].to_pylist():
-                matched[stamp] = (*matched.get(stamp, ()), kind)
+        for kind in KINDS if len(stamps) else ():
+            if kind in self.state.indexed:
+                for stamp in self._find(MatchQuery(words, kind), len(stamps), stamps)["stamp"].to_pylist():
+                    matched[stamp] = (*matched.get(stamp, ()), kind)
         return matched
 
     def sync(self, view: View) -> WordsView:
@@ -207,8 +211,8 @@ class WordsView:
         try:
             with _damage_told(self.folder):
                 mine = self._table.search().to_arrow().select(_SCHEMA.names).sort_by("stamp").cast(_SCHEMA)
-            if self.state.kinds:
-                self._find(self._query("a", self.state.kinds), 1, None)
+            if self.state.indexed:
+                self._find(self._query("a"), 1)
         except IndexFormatError as error:
             return str(error)
         batches = _words_of(view, [_searchable(segment) for segment in view.segments])
@@ -228,40 +232,41 @@ class WordsView:
             fresh = [some[~np.isin(own, here)] for some, own in zip(rows, stamps, strict=True)]
             if any(map(len, fresh)):
                 table.add(pa.RecordBatchReader.from_batches(_SCHEMA, _words_of(view, fresh)))
-            kinds = self._indexed()
+            indexed = self._index()
         with disk_errors(self.folder):
-            write_json(self.folder / _STATE, asdict(state := WordsState(FORMAT, view.table_version, kinds)))
+            write_json(self.folder / _STATE, asdict(state := WordsState(FORMAT, view.table_version, indexed)))
         return WordsView(self.folder, state)
 
-    def _indexed(self) -> tuple[str, ...]:
-        """Index what is new as far as that is worth it, and give the kinds of words that there are."""
+    def _index(self) -> tuple[str, ...]:
+        """Index what is new as far as that is worth it, and give the columns that have an index."""
         from lancedb.index import FTS
 
-        table, known = self._table, self.state.kinds
-        new = [kind for kind in KINDS if kind not in known and table.count_rows(f"{kind} IS NOT NULL")]
-        for kind in new:  # ICU finds no Chinese word in a sentence while stop words are removed
-            table.create_index(kind, config=FTS(base_tokenizer="icu", remove_stop_words=False))
+        table, known = self._table, self.state.indexed
+        new = [one for one in _INDEXED if one not in known and table.count_rows(f"{one} IS NOT NULL")]
+        for one in new:  # ICU finds no Chinese word in a sentence while stop words are removed
+            table.create_index(one, config=FTS(base_tokenizer="icu", remove_stop_words=False))
         if known and self._is_behind():
             table.optimize(cleanup_older_than=_RETENTION)
-        return tuple(kind for kind in KINDS if kind in {*known, *new})
+        return tuple(one for one in _INDEXED if one in {*known, *new})
 
     def _is_behind(self) -> bool:
         """Tell whether it is time to write the indexes anew: what they lack is looked at row by row in each search."""
         stats = self._table.stats()
         if stats["fragment_stats"]["num_fragments"] > _MANY_FRAGMENTS:
             return True
-        counts = [self._table.index_stats(f"{kind}_idx") for kind in self.state.kinds]
+        counts = [self._table.index_stats(f"{one}_idx") for one in self.state.indexed]
         lacking = max(one.num_unindexed_rows for one in counts if one)
         gone = max(one.num_indexed_rows + one.num_unindexed_rows for one in counts if one) - stats["num_rows"]
         return bool(lacking + gone > max(_FEW, stats["num_rows"] // _SHARE))
 
-    def _query(self, words: str, kinds: Sequence[str]) -> FullTextQuery:
+    def _query(self, words: str) -> FullTextQuery:
         from lancedb.query import BooleanQuery, MatchQuery, Occur
 
-        counts = {kind: _NAMES_COUNT if kind == "names" else 1.0 for kind in kinds}
-        return BooleanQuery([(Occur.SHOULD, MatchQuery(words, kind, boost=counts[kind])) for kind in kinds])
+        counts = {_ALL: 1.0, "names": _NAMES_COUNT}
+        asked = [MatchQuery(words, one, boost=counts[one]) for one in counts if one in self.state.indexed]
+        return BooleanQuery([(Occur.SHOULD, one) for one in asked])
 
-    def _find(self, query: FullTextQuery, k: int, among: Sequence[int] | Stamps | None) -> pa.Table:
+    def _find(self, query: FullTextQuery, k: int, among: Sequence[int] | None = None) -> pa.Table:
         with _damage_told(self.folder):
             try:
                 return self._ask(query, k, among)
@@ -271,14 +276,14 @@ class WordsView:
                 self._table.checkout_latest()  # the files of an older one may have been removed by another process
                 return self._ask(query, k, among)
 
-    def _ask(self, query: FullTextQuery, k: int, among: Sequence[int] | Stamps | None) -> pa.Table:
+    def _ask(self, query: FullTextQuery, k: int, among: Sequence[int] | None) -> pa.Table:
         asked: Any = self._table.search(query, query_type="fts").select(["stamp", "_score"]).limit(k)
         if among is not None:
             asked = asked.where(_among(among), prefilter=True)
         return asked.to_arrow()
 
 
-def _among(stamps: Sequence[int] | Stamps) -> str:
+def _among(stamps: Sequence[int]) -> str:
     return f"stamp IN ({', '.join(str(int(stamp)) for stamp in stamps)})"
 
 
@@ -294,9 +299,11 @@ def _words_of(view: View, rows: Sequence[npt.NDArray[np.int64]]) -> Iterator[pa.
             with damage_told(view.folder):
                 columns = segment.sound_columns.select(_COLUMNS).take(chosen[start : start + _ROWS_AT_ONCE])
             places = zip(columns["uri"].to_pylist(), columns["part"].to_pylist(), strict=True)
-            names = pa.array([names_of(*place) or None for place in places], pa.string())
-            arrays = [columns[name].combine_chunks() for name in _SCHEMA.names[:-1]]
-            yield pa.RecordBatch.from_arrays([*arrays, names], schema=_SCHEMA)
+            own = [columns[kind].to_pylist() for kind in ("text", *WORDS)]
+            together = ["\n".join(filter(None, some)) or None for some in zip(*own, strict=True)]
+            names = [names_of(*place) or None for place in places]
+            arrays = [pa.array(some, pa.string()) for some in (*own, names, together)]
+            yield pa.RecordBatch.from_arrays([columns["stamp"].combine_chunks(), *arrays], schema=_SCHEMA)
 
 
 @contextmanager
