@@ -125,6 +125,7 @@ def search(
     Prints rank, score (higher is better) and path. The score is the cosine, and where the model is calibrated, p says
     how likely it is that this picture matches; if none is likely to, that is said, and --all shows the best guesses.
     With --rerank, what was judged comes first and has the score of a match, the model's logit plus its cosine.
+
     A FILTER compares facts (mmrag info --facts lists them): = != < <= > >=, in (…), between … and …, like '%…%' (ilike
     without case), contains (of lists), is null, and, or, not, near(48.85, 2.35, '5km'). All filters given must pass.
 
@@ -255,10 +256,11 @@ def _short(share: float) -> str:
 def _why_nothing(corpus: Index, query: Query) -> str:
     if not len(corpus):
         return "the index is empty; add pictures: mmrag index FOLDER"
-    passing = "the index" if query.where is None else f"the {corpus.count(query.where):,} items that pass {query.where}"
-    if passing.startswith("the 0 "):
+    passing = len(corpus) if query.where is None else corpus.count(query.where)
+    if not passing:
         return f"no item passes {query.where}; what filters can ask for: mmrag info --facts"
+    where = "the index" if query.where is None else f"the {passing:,} items that pass {query.where}"
     if query.phrases:
         quoted = " and ".join(f'"{printable(phrase)}"' for phrase in query.phrases)
-        return f"nothing in {passing} has {quoted} in its text, caption, tags, names or what was read in it"
-    return f"nothing in {passing} scores that high; lower --min-score"
+        return f"nothing in {where} has {quoted} in its text, caption, tags, names or what was read in it"
+    return f"nothing in {where} scores that high; lower --min-score"
