@@ -24,15 +24,17 @@ from mmrag.errors import (
     Interrupted,
     StoreError,
 )
+from mmrag.ingest.notes import Notes
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
+from mmrag.ingest.words import KINDS
 from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.pipeline import Pipeline, load_pipeline, run
 from mmrag.search.queries import as_query
 from mmrag.similarity import vector_shape
-from mmrag.sources.uri import absolute
+from mmrag.sources.uri import absolute, to_uri
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
@@ -156,6 +158,7 @@ class Index:
         sources: Addable | Sequence[Addable],
         *,
         exclude: Sequence[str] = (),
+        captions: str | Path | Sequence[str | Path] | None = None,
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
@@ -172,6 +175,10 @@ class Index:
             Paths are relative to the current folder.
         exclude : sequence of str
             Globs to leave out of folders, by name (``*.png``) or by path below the folder.
+        captions : path, sequence of paths, or None
+            Files that tell of pictures, as `mmrag.sources.captions.read_captions` reads them, relative to the current
+            folder. They are remembered, and looked at in each later run; None leaves those that are remembered, and
+            an empty sequence forgets them.
         recipe : str or IndexRecipe
             A shipped recipe's name or a path; only its source and commit settings are used.
         progress : callable or None
@@ -187,7 +194,7 @@ class Index:
         Raises
         ------
         InputError
-            If a path does not exist, or a source is of no kind that can be added.
+            If a path does not exist, a source is of no kind that can be added, or captions cannot be read.
         ModelError
             If the model does not see pictures, or does not read texts, and such are given.
         IndexLockedError
@@ -207,7 +214,7 @@ class Index:
         items = self._name_items([one for one in listed if not isinstance(one, (str, Path))])
         # later folders are of the first one's kind, and a run over what has not changed needs no encoder
         self._check_modalities({one.modality for one in items} | ({"image"} if paths and not self._roots() else set()))
-        with self._ingest(options, progress, profile) as ingest:
+        with self._ingest(options, progress, profile, captions) as ingest:
             changes = Changes()
             if paths:
                 roots = [Root(str(path), globs) for path in paths]
@@ -220,18 +227,19 @@ class Index:
     def update(
         self,
         *,
+        captions: str | Path | Sequence[str | Path] | None = None,
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
     ) -> Changes:
-        """Look again at everything that was added by its path, with the globs it was added with.
+        """Look again at everything that was added by its path, with the globs and captions it was added with.
 
         A folder that is not there any more, such as an unmounted disk, is reported as a failure, and
-        its pictures are kept.
+        its pictures are kept. Parameters and errors are those of `add`.
         """
         if not self.manifest.folders:
             raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
-        with self._ingest(load_recipe(recipe), progress, profile) as ingest:
+        with self._ingest(load_recipe(recipe), progress, profile, captions) as ingest:
             return self._look_at(ingest, self._roots())
 
     def watch(
@@ -239,6 +247,7 @@ class Index:
         sources: str | Path | Sequence[str | Path] | None = None,
         *,
         exclude: Sequence[str] = (),
+        captions: str | Path | Sequence[str | Path] | None = None,
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
@@ -254,8 +263,8 @@ class Index:
         ----------
         sources : path, sequence of paths, or None
             Folders and files to add, as for `add`; by default everything that was added by its path.
-        exclude, recipe, progress, profile
-            As for `add`.
+        exclude, captions, recipe, progress, profile
+            As for `add`. A change of a captions file is seen by the next run.
         stop : Event or None
             Ends it when it is set, within a second.
 
@@ -288,8 +297,10 @@ class Index:
 
         def begin() -> Changes:
             if not named:
-                return self.update(recipe=options, progress=progress, profile=profile)
-            return self.add(named, exclude=exclude, recipe=options, progress=progress, profile=profile)
+                return self.update(captions=captions, recipe=options, progress=progress, profile=profile)
+            return self.add(
+                named, exclude=exclude, captions=captions, recipe=options, progress=progress, profile=profile
+            )
 
         begun = False
         for only in changed_paths(watched, stop):
@@ -620,19 +631,23 @@ class Index:
 
     def info(self) -> dict[str, Any]:
         """Describe the index: counts, model, folders, size on disk."""
-        rows = list(self._view.scan(("modality", "failure")))
-        found = [modality for _, modality, failure in rows if failure is None]
+        rows = list(self._view.scan(("modality", "failure", *KINDS)))
+        sound = [row for row in rows if row[2] is None]
+        found = [modality for _, modality, *_ in sound]
+        pictures = [row[3:] for row in sound if row[1] == "image"]
         return {
             "home": str(self.home),
             "items": len(found),
             "images": found.count("image"),
             "texts": found.count("text"),
             "failed": len(rows) - len(found),
+            "words": {kind: sum(bool(row[n]) for row in pictures) for n, kind in enumerate(KINDS)},
             "model": self.manifest.model,
             "identity": dataclasses.asdict(self.manifest.identity),
             "view": self.manifest.view,
             "table_version": self._view.table_version,
             "folders": [dataclasses.asdict(one) for one in self.manifest.folders],
+            "captions": list(self.manifest.captions),
             "created": self.manifest.created,
             "format": self.manifest.format,
             "writer": dataclasses.asdict(self.manifest.writer),
@@ -710,10 +725,16 @@ class Index:
 
     @contextmanager
     def _ingest(
-        self, options: IndexRecipe, progress: Progress | None = None, profile: Profile | None = None
+        self,
+        options: IndexRecipe,
+        progress: Progress | None = None,
+        profile: Profile | None = None,
+        captions: str | Path | Sequence[str | Path] | None = None,
     ) -> Iterator[Ingest]:
         with self._writing, write_lock(self.folder):
             self._take(Manifest.read_to_write(self.folder))
+            if captions is not None:
+                self._go_by(_as_list(captions))
             table = self._open_table()
             published = self._published_view()
             view = self._synced(published, table)
@@ -787,6 +808,7 @@ class Index:
             view=view,
             load_encoder=load,
             home=self.home,
+            notes=Notes(self.home, self.manifest.captions),
             max_pixels=options.source.max_pixels,
             max_seconds=options.source.max_seconds,
             commit_every=options.store.commit_every,
@@ -800,6 +822,13 @@ class Index:
         encoder.verify()
         self._write_manifest(replace(self.manifest, writer=Writer(encoder.engine, encoder.precision)))
         return encoder
+
+    def _go_by(self, captions: Sequence[str | Path]) -> None:
+        """Remember captions files beside those that are; none forgets them all."""
+        uris = [to_uri(absolute(path, self.home), self.home) for path in captions]
+        Notes(self.home, uris).load()
+        known = dict.fromkeys((*self.manifest.captions, *uris)) if uris else ()
+        self._write_manifest(replace(self.manifest, captions=tuple(known)))
 
     def _look_at(self, ingest: Ingest, roots: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
         changes, kept = look_at(ingest, roots, self._roots(), only=only)

@@ -49,6 +49,16 @@ def index(
         list[str] | None,
         typer.Option(metavar="GLOB", help="Leave out, by name or by path below the folder. Repeatable."),
     ] = None,
+    captions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Texts and facts of pictures: .jsonl, .csv, .tsv, .parquet, COCO's .json; remembered. Repeatable.",
+        ),
+    ] = None,
+    no_captions: Annotated[
+        bool, typer.Option("--no-captions", help="Forget the captions files, and what they told.")
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME."),
@@ -86,19 +96,29 @@ def index(
 
     if exclude and not paths:
         raise InputError("--exclude needs the folder that it belongs to: mmrag index FOLDER --exclude GLOB")
+    if captions and no_captions:
+        raise InputError("--captions names a file and --no-captions forgets all; give one of them")
+    told = [] if no_captions else captions
     profile = Profile() if profiled else None
     start = time.perf_counter()
     corpus = _open_or_create(paths or [], index_dir, model, precision, device, recipe)
     with progress_bar("indexing", quiet=quiet or as_json) as progress:
         if watch:
             batches = corpus.watch(
-                paths or None, exclude=exclude or (), recipe=recipe, progress=progress, profile=profile
+                paths or None,
+                exclude=exclude or (),
+                captions=told,
+                recipe=recipe,
+                progress=progress,
+                profile=profile,
             )
             changes = next(batches)
         elif paths:
-            changes = corpus.add(paths, exclude=exclude or (), recipe=recipe, progress=progress, profile=profile)
+            changes = corpus.add(
+                paths, exclude=exclude or (), captions=told, recipe=recipe, progress=progress, profile=profile
+            )
         else:
-            changes = corpus.update(recipe=recipe, progress=progress, profile=profile)
+            changes = corpus.update(captions=told, recipe=recipe, progress=progress, profile=profile)
     if profile:
         for line in _profile_lines(profile, time.perf_counter() - start):
             typer.echo(line, err=True)
@@ -244,6 +264,12 @@ def _folder(folder: dict[str, Any]) -> str:
     return printable(folder["uri"] + without)
 
 
+def _words(counts: dict[str, int]) -> str:
+    names = {"text": "captions", "tags": "tags", "generated": "generated captions", "ocr": "text in the picture"}
+    told = [f"{count:,} pictures with {names[kind]}" for kind, count in counts.items() if count]
+    return ", ".join(told) or "none with the pictures"
+
+
 def _info_lines(facts: dict[str, Any]) -> list[str]:
     identity = facts["identity"]
     folders = ", ".join(_folder(folder) for folder in facts["folders"]) or "none"
@@ -251,6 +277,7 @@ def _info_lines(facts: dict[str, Any]) -> list[str]:
     return [
         f"index    {printable(facts['home'])}",
         f"items    {facts['images']:,} pictures, {facts['texts']:,} texts{failed}",
+        f"words    {_words(facts['words'])}",
         f"model    {facts['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
         f"engine   {facts['writer']['engine']} in {facts['writer']['precision']}",
         f"folders  {folders}",

@@ -72,6 +72,8 @@ class Manifest:
         How many versions can be restored.
     store : str
         Name of the folder, inside the index's own, that holds its table and views; empty for that folder itself.
+    captions : tuple of str
+        Uris of the captions files that tell of its pictures.
     """
 
     format: int
@@ -84,6 +86,7 @@ class Manifest:
     writer: Writer = Writer()
     keep_versions: int = KEEP_VERSIONS
     store: str = ""
+    captions: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
