@@ -26,7 +26,7 @@ from mmrag.errors import (
 )
 from mmrag.ingest.notes import Notes
 from mmrag.ingest.profile import Profile
-from mmrag.ingest.recipe import IndexRecipe, load_recipe
+from mmrag.ingest.recipe import EnrichOptions, IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
 from mmrag.ingest.words import KINDS
 from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
@@ -46,6 +46,7 @@ from mmrag.version import __version__
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mmrag.ingest.enrich import Writer as EnrichWriter
     from mmrag.ingest.watch import Told
     from mmrag.ingest.write import Ingest, Progress
     from mmrag.search.explain import Explanation
@@ -180,7 +181,7 @@ class Index:
             folder. They are remembered, and looked at in each later run; None leaves those that are remembered, and
             an empty sequence forgets them.
         recipe : str or IndexRecipe
-            A shipped recipe's name or a path; only its source and commit settings are used.
+            A shipped recipe's name or a path; only its source, commit and enrich settings are used.
         progress : callable or None
             Called with how many files are done and how many there are.
         profile : Profile or None
@@ -214,6 +215,7 @@ class Index:
         items = self._name_items([one for one in listed if not isinstance(one, (str, Path))])
         # later folders are of the first one's kind, and a run over what has not changed needs no encoder
         self._check_modalities({one.modality for one in items} | ({"image"} if paths and not self._roots() else set()))
+        writers = _load_writers(options.enrich)
         with self._ingest(options, progress, profile, captions) as ingest:
             changes = Changes()
             if paths:
@@ -222,6 +224,7 @@ class Index:
                 changes += self._look_at(ingest, inside(self._roots(), roots))
             if items:
                 changes += ingest.add_items(items)
+            changes += ingest.enrich(writers)
         return changes
 
     def update(
@@ -239,8 +242,36 @@ class Index:
         """
         if not self.manifest.folders:
             raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
-        with self._ingest(load_recipe(recipe), progress, profile, captions) as ingest:
-            return self._look_at(ingest, self._roots())
+        options = load_recipe(recipe)
+        writers = _load_writers(options.enrich)
+        with self._ingest(options, progress, profile, captions) as ingest:
+            return self._look_at(ingest, self._roots()) + ingest.enrich(writers)
+
+    def enrich(self, *, caption: str | None = None, ocr: bool = False, progress: Progress | None = None) -> Changes:
+        """Have models say what is in the pictures, where they have not yet; nothing is embedded.
+
+        A run that is stopped keeps what it has done, and the same call goes on. An index recipe whose ``[enrich]``
+        says the same has `add`, `update` and `watch` do it with each new picture.
+
+        Parameters
+        ----------
+        caption : str or None
+            The generator that writes a caption: "builtin", or as `mmrag models` lists them.
+        ocr : bool
+            Whether to read what stands in the pictures; needs the extra ``ocr``.
+        progress : callable or None
+            Called with how many pictures are done and how many there are.
+
+        Raises
+        ------
+        ModelError
+            If there is no such generator, or an extra is missing.
+        IndexLockedError, Interrupted
+            As `add`.
+        """
+        writers = _load_writers(EnrichOptions(caption, ocr))
+        with self._ingest(IndexRecipe(), progress) as ingest:
+            return ingest.enrich(writers)
 
     def watch(
         self,
@@ -287,13 +318,15 @@ class Index:
         options, named = load_recipe(recipe), [] if sources is None else _as_list(sources)
         chosen = [Root(str(absolute(source, self.home))) for source in named]
         told: set[Told] = set()
+        writers = _load_writers(options.enrich)
 
         def watched() -> list[Root]:
             return inside(joined(chosen, self._roots()), chosen) if chosen else self._roots()
 
         def catch_up(only: Sequence[str] | None) -> Changes:
             with self._ingest(options, progress, profile) as ingest:
-                return self._look_at(ingest, inside(self._roots(), chosen or self._roots()), only=only)
+                changes = self._look_at(ingest, inside(self._roots(), chosen or self._roots()), only=only)
+                return changes + ingest.enrich(writers)
 
         def begin() -> Changes:
             if not named:
@@ -964,6 +997,14 @@ def find_home(path: str | Path = ".") -> Path:
         if has_manifest(folder / FOLDER_NAME):
             return folder
     raise IndexNotFoundError(f"there is no index in {start} or above it; make one: mmrag index FOLDER")
+
+
+def _load_writers(options: EnrichOptions) -> list[EnrichWriter]:
+    if not (options.caption or options.ocr):
+        return []
+    from mmrag.ingest.enrich import load_writers  # imports the decoders
+
+    return load_writers(options)
 
 
 def _view_folder(folder: Path, manifest: Manifest) -> Path:

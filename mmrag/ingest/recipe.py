@@ -36,6 +36,14 @@ class StoreOptions:
 
 
 @dataclass(frozen=True)
+class EnrichOptions:
+    """What models are to say of pictures: which generator writes captions, and whether text in them is read."""
+
+    caption: str | None = None
+    ocr: bool = False
+
+
+@dataclass(frozen=True)
 class IndexRecipe:
     """How a corpus is stored, as a recipe in ``indexes/`` says."""
 
@@ -43,6 +51,7 @@ class IndexRecipe:
     source: SourceOptions = field(default_factory=SourceOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     store: StoreOptions = field(default_factory=StoreOptions)
+    enrich: EnrichOptions = field(default_factory=EnrichOptions)
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot work."""

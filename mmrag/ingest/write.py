@@ -28,6 +28,7 @@ from mmrag.stores.view import View
 from mmrag.types import Changes, Item
 
 if TYPE_CHECKING:
+    from mmrag.ingest.enrich import Writer
     from mmrag.ingest.load import Loaded, Loader
 
 T = TypeVar("T")
@@ -94,6 +95,14 @@ class Ingest:
         """Commit rows as they are."""
         for some in _batched(rows, self.commit_every):
             self._commit({row.id: row for row in some})
+
+    def enrich(self, writers: Sequence[Writer]) -> Changes:
+        """Have models say what is in the pictures, as far as they have not; see `mmrag.ingest.enrich`."""
+        if not writers:
+            return Changes()
+        from mmrag.ingest.enrich import enrich  # imports the decoders
+
+        return Changes(enriched=sum(enrich(self, writer) for writer in writers))
 
     def remove(self, stamps: Sequence[int]) -> None:
         """Delete rows by their stamps."""
