@@ -25,16 +25,18 @@ from mmrag.errors import (
     Interrupted,
     StoreError,
 )
+from mmrag.ingest.notes import Notes
 from mmrag.ingest.profile import Profile
-from mmrag.ingest.recipe import IndexRecipe, load_recipe
+from mmrag.ingest.recipe import EnrichOptions, IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
+from mmrag.ingest.words import KINDS
 from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.condition import both
 from mmrag.search.parse import as_query
 from mmrag.search.pipeline import Pipeline, load_pipeline, looks_at_words, run
 from mmrag.similarity import vector_shape
-from mmrag.sources.uri import absolute
+from mmrag.sources.uri import absolute, to_uri
 from mmrag.stores.auto import first_choice
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
@@ -47,6 +49,7 @@ from mmrag.version import __version__
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mmrag.ingest.enrich import Writer as EnrichWriter
     from mmrag.ingest.watch import Told
     from mmrag.ingest.write import Ingest, Progress
     from mmrag.search.explain import Explanation
@@ -171,6 +174,7 @@ class Index:
         sources: Addable | Sequence[Addable],
         *,
         exclude: Sequence[str] = (),
+        captions: str | Path | Sequence[str | Path] | None = None,
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
@@ -187,8 +191,12 @@ class Index:
             Paths are relative to the current folder.
         exclude : sequence of str
             Globs to leave out of folders, by name (``*.png``) or by path below the folder.
+        captions : path, sequence of paths, or None
+            Files that tell of pictures, as `mmrag.sources.captions.read_captions` reads them, relative to the current
+            folder. They are remembered, and looked at in each later run; None leaves those that are remembered, and
+            an empty sequence forgets them.
         recipe : str or IndexRecipe
-            A shipped recipe's name or a path; only its source and commit settings are used.
+            A shipped recipe's name or a path; only its source, commit and enrich settings are used.
         progress : callable or None
             Called with how many files are done and how many there are.
         profile : Profile or None
@@ -202,7 +210,7 @@ class Index:
         Raises
         ------
         InputError
-            If a path does not exist, or a source is of no kind that can be added.
+            If a path does not exist, a source is of no kind that can be added, or captions cannot be read.
         ModelError
             If the model does not see pictures, or does not read texts, and such are given.
         IndexLockedError
@@ -222,7 +230,8 @@ class Index:
         items = self._name_items([one for one in listed if not isinstance(one, (str, Path))])
         # later folders are of the first one's kind, and a run over what has not changed needs no encoder
         self._check_modalities({one.modality for one in items} | ({"image"} if paths and not self._roots() else set()))
-        with self._ingest(options, progress, profile) as ingest:
+        writers = _load_writers(options.enrich)
+        with self._ingest(options, progress, profile, captions) as ingest:
             changes = Changes()
             if paths:
                 roots = [Root(str(path), globs) for path in paths]
@@ -230,30 +239,61 @@ class Index:
                 changes += self._look_at(ingest, inside(self._roots(), roots))
             if items:
                 changes += ingest.add_items(items)
+            changes += ingest.enrich(writers)
         return changes
 
     def update(
         self,
         *,
+        captions: str | Path | Sequence[str | Path] | None = None,
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
     ) -> Changes:
-        """Look again at everything that was added by its path, with the globs it was added with.
+        """Look again at everything that was added by its path, with the globs and captions it was added with.
 
         A folder that is not there any more, such as an unmounted disk, is reported as a failure, and
-        its pictures are kept.
+        its pictures are kept. Parameters and errors are those of `add`.
         """
         if not self.manifest.folders:
             raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
-        with self._ingest(load_recipe(recipe), progress, profile) as ingest:
-            return self._look_at(ingest, self._roots())
+        options = load_recipe(recipe)
+        writers = _load_writers(options.enrich)
+        with self._ingest(options, progress, profile, captions) as ingest:
+            return self._look_at(ingest, self._roots()) + ingest.enrich(writers)
+
+    def enrich(self, *, caption: str | None = None, ocr: bool = False, progress: Progress | None = None) -> Changes:
+        """Have models say what is in the pictures, where they have not yet; nothing is embedded.
+
+        A run that is stopped keeps what it has done, and the same call goes on. An index recipe whose ``[enrich]``
+        says the same has `add`, `update` and `watch` do it with each new picture.
+
+        Parameters
+        ----------
+        caption : str or None
+            The generator that writes a caption: "builtin", or as `mmrag models` lists them.
+        ocr : bool
+            Whether to read what stands in the pictures; needs the extra ``ocr``.
+        progress : callable or None
+            Called with how many pictures are done and how many there are.
+
+        Raises
+        ------
+        ModelError
+            If there is no such generator, or an extra is missing.
+        IndexLockedError, Interrupted
+            As `add`.
+        """
+        writers = _load_writers(EnrichOptions(caption, ocr))
+        with self._ingest(IndexRecipe(), progress) as ingest:
+            return ingest.enrich(writers)
 
     def watch(
         self,
         sources: str | Path | Sequence[str | Path] | None = None,
         *,
         exclude: Sequence[str] = (),
+        captions: str | Path | Sequence[str | Path] | None = None,
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
@@ -269,8 +309,8 @@ class Index:
         ----------
         sources : path, sequence of paths, or None
             Folders and files to add, as for `add`; by default everything that was added by its path.
-        exclude, recipe, progress, profile
-            As for `add`.
+        exclude, captions, recipe, progress, profile
+            As for `add`. A change of a captions file is seen by the next run.
         stop : Event or None
             Ends it when it is set, within a second.
 
@@ -293,18 +333,22 @@ class Index:
         options, named = load_recipe(recipe), [] if sources is None else _as_list(sources)
         chosen = [Root(str(absolute(source, self.home))) for source in named]
         told: set[Told] = set()
+        writers = _load_writers(options.enrich)
 
         def watched() -> list[Root]:
             return inside(joined(chosen, self._roots()), chosen) if chosen else self._roots()
 
         def catch_up(only: Sequence[str] | None) -> Changes:
             with self._ingest(options, progress, profile) as ingest:
-                return self._look_at(ingest, inside(self._roots(), chosen or self._roots()), only=only)
+                changes = self._look_at(ingest, inside(self._roots(), chosen or self._roots()), only=only)
+                return changes + ingest.enrich(writers)
 
         def begin() -> Changes:
             if not named:
-                return self.update(recipe=options, progress=progress, profile=profile)
-            return self.add(named, exclude=exclude, recipe=options, progress=progress, profile=profile)
+                return self.update(captions=captions, recipe=options, progress=progress, profile=profile)
+            return self.add(
+                named, exclude=exclude, captions=captions, recipe=options, progress=progress, profile=profile
+            )
 
         begun = False
         for only in changed_paths(watched, stop):
@@ -685,19 +729,23 @@ class Index:
 
     def info(self) -> dict[str, Any]:
         """Describe the index: counts, model, folders, size on disk."""
-        rows = list(self._view.scan(("modality", "failure")))
-        found = [modality for _, modality, failure in rows if failure is None]
+        rows = list(self._view.scan(("modality", "failure", *KINDS)))
+        sound = [row for row in rows if row[2] is None]
+        found = [modality for _, modality, *_ in sound]
+        pictures = [row[3:] for row in sound if row[1] == "image"]
         return {
             "home": str(self.home),
             "items": len(found),
             "images": found.count("image"),
             "texts": found.count("text"),
             "failed": len(rows) - len(found),
+            "words": {kind: sum(bool(row[n]) for row in pictures) for n, kind in enumerate(KINDS)},
             "model": self.manifest.model,
             "identity": dataclasses.asdict(self.manifest.identity),
             "view": dataclasses.asdict(self.manifest.view),
             "table_version": self._view.table_version,
             "folders": [dataclasses.asdict(one) for one in self.manifest.folders],
+            "captions": list(self.manifest.captions),
             "created": self.manifest.created,
             "format": self.manifest.format,
             "writer": dataclasses.asdict(self.manifest.writer),
@@ -814,10 +862,16 @@ class Index:
 
     @contextmanager
     def _ingest(
-        self, options: IndexRecipe, progress: Progress | None = None, profile: Profile | None = None
+        self,
+        options: IndexRecipe,
+        progress: Progress | None = None,
+        profile: Profile | None = None,
+        captions: str | Path | Sequence[str | Path] | None = None,
     ) -> Iterator[Ingest]:
         with self._writing, write_lock(self.folder):
             self._take(Manifest.read_to_write(self.folder))
+            if captions is not None:
+                self._go_by(_as_list(captions))
             table = self._open_table()
             published = self._published_view()
             view = self._synced(published, table)
@@ -892,6 +946,7 @@ class Index:
             view=view,
             load_encoder=load,
             home=self.home,
+            notes=Notes(self.home, self.manifest.captions),
             max_pixels=options.source.max_pixels,
             max_seconds=options.source.max_seconds,
             commit_every=options.store.commit_every,
@@ -905,6 +960,13 @@ class Index:
         encoder.verify()
         self._write_manifest(replace(self.manifest, writer=Writer(encoder.engine, encoder.precision)))
         return encoder
+
+    def _go_by(self, captions: Sequence[str | Path]) -> None:
+        """Remember captions files beside those that are; none forgets them all."""
+        uris = [to_uri(absolute(path, self.home), self.home) for path in captions]
+        Notes(self.home, uris).load()
+        known = dict.fromkeys((*self.manifest.captions, *uris)) if uris else ()
+        self._write_manifest(replace(self.manifest, captions=tuple(known)))
 
     def _look_at(self, ingest: Ingest, roots: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
         changes, kept = look_at(ingest, roots, self._roots(), only=only)
@@ -1041,6 +1103,14 @@ def find_home(path: str | Path = ".") -> Path:
         if has_manifest(folder / FOLDER_NAME):
             return folder
     raise IndexNotFoundError(f"there is no index in {start} or above it; make one: mmrag index FOLDER")
+
+
+def _load_writers(options: EnrichOptions) -> list[EnrichWriter]:
+    if not (options.caption or options.ocr):
+        return []
+    from mmrag.ingest.enrich import load_writers  # imports the decoders
+
+    return load_writers(options)
 
 
 def _home(path: str | Path) -> Path:

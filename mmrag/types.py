@@ -352,7 +352,8 @@ class Changes:
     """What a change to an index came to, in items.
 
     `failed` holds the failures of this run; those of earlier runs, on files that have not changed
-    since, are counted in `still_failing` and listed by `Index.failures`.
+    since, are counted in `still_failing` and listed by `Index.failures`. `enriched` counts what models have said of
+    pictures: captions, and texts that stand in them.
     """
 
     added: int = 0
@@ -362,6 +363,7 @@ class Changes:
     unchanged: int = 0
     failed: tuple[Failure, ...] = ()
     still_failing: int = 0
+    enriched: int = 0
 
     def __add__(self, other: Changes) -> Changes:
         """Sum up two changes."""
@@ -369,11 +371,12 @@ class Changes:
 
     def any(self) -> bool:
         """Tell whether there is something to tell."""
-        return bool(self.added or self.updated or self.moved or self.removed or self.failed)
+        return bool(self.added or self.updated or self.moved or self.removed or self.failed or self.enriched)
 
     def __str__(self) -> str:
         """One line, as the command line prints it."""
         parts = ["added", "updated", "moved", "removed", "unchanged"]
         line = " · ".join(f"{getattr(self, part):,} {part}" for part in parts)
         failing = len(self.failed) + self.still_failing
-        return f"{line} · {failing:,} failed"
+        enriched = f" · {self.enriched:,} enriched" if self.enriched else ""
+        return f"{line} · {failing:,} failed{enriched}"

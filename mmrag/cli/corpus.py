@@ -30,6 +30,7 @@ from mmrag.cli.options import (
 if TYPE_CHECKING:
     from mmrag.index import Index
     from mmrag.ingest.profile import Profile
+    from mmrag.ingest.recipe import IndexRecipe
     from mmrag.types import Changes
 
 _FACT_SHOWN = 32
@@ -51,6 +52,23 @@ def index(
         list[str] | None,
         typer.Option(metavar="GLOB", help="Leave out, by name or by path below the folder. Repeatable."),
     ] = None,
+    captions: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Texts and facts of pictures: .jsonl, .csv, .tsv, .parquet, COCO's .json; remembered. Repeatable.",
+        ),
+    ] = None,
+    no_captions: Annotated[
+        bool, typer.Option("--no-captions", help="Forget the captions files, and what they told.")
+    ] = False,
+    caption: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Have a model describe each picture that it has not: builtin, or another."),
+    ] = None,
+    ocr: Annotated[
+        bool, typer.Option("--ocr", help="Read what stands in each picture that was not read; needs the extra ocr.")
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME."),
@@ -85,28 +103,46 @@ def index(
     """
     from mmrag.errors import InputError
     from mmrag.ingest.profile import Profile
+    from mmrag.ingest.recipe import load_recipe
 
     if exclude and not paths:
         raise InputError("--exclude needs the folder that it belongs to: mmrag index FOLDER --exclude GLOB")
+    if captions and no_captions:
+        raise InputError("--captions names a file and --no-captions forgets all; give one of them")
+    told = [] if no_captions else captions
+    options = _enriched(load_recipe(recipe), caption, ocr=ocr)
     profile = Profile() if profiled else None
     start = time.perf_counter()
-    corpus = _open_or_create(paths or [], index_dir, model, precision, device, recipe)
+    corpus = _open_or_create(paths or [], index_dir, model, precision, device, options)
     with progress_bar("indexing", quiet=quiet or as_json) as progress:
         if watch:
             batches = corpus.watch(
-                paths or None, exclude=exclude or (), recipe=recipe, progress=progress, profile=profile
+                paths or None,
+                exclude=exclude or (),
+                captions=told,
+                recipe=options,
+                progress=progress,
+                profile=profile,
             )
             changes = next(batches)
         elif paths:
-            changes = corpus.add(paths, exclude=exclude or (), recipe=recipe, progress=progress, profile=profile)
+            changes = corpus.add(
+                paths, exclude=exclude or (), captions=told, recipe=options, progress=progress, profile=profile
+            )
         else:
-            changes = corpus.update(recipe=recipe, progress=progress, profile=profile)
+            changes = corpus.update(captions=told, recipe=options, progress=progress, profile=profile)
     if profile:
         for line in _profile_lines(profile, time.perf_counter() - start):
             typer.echo(line, err=True)
     _tell(changes, as_json=as_json)
     if watch:
         _keep_up(batches, changes, as_json=as_json)
+
+
+def _enriched(recipe: IndexRecipe, caption: str | None, *, ocr: bool) -> IndexRecipe:
+    """Have a recipe ask for what the command line asks for, too."""
+    enrich = dataclasses.replace(recipe.enrich, caption=caption or recipe.enrich.caption, ocr=ocr or recipe.enrich.ocr)
+    return dataclasses.replace(recipe, enrich=enrich)
 
 
 def _keep_up(batches: Iterator[Changes], total: Changes, *, as_json: bool) -> None:
@@ -237,7 +273,7 @@ def _open_or_create(
     model: str | None,
     precision: Precision | None,
     device: Device,
-    recipe: str,
+    recipe: IndexRecipe,
 ) -> Index:
     from mmrag.errors import InputError
     from mmrag.index import FOLDER_NAME, create
@@ -278,6 +314,12 @@ def _folder(folder: dict[str, Any]) -> str:
     return printable(folder["uri"] + without)
 
 
+def _words(counts: dict[str, int]) -> str:
+    names = {"text": "captions", "tags": "tags", "generated": "generated captions", "ocr": "text in the picture"}
+    told = [f"{count:,} pictures with {names[kind]}" for kind, count in counts.items() if count]
+    return ", ".join(told) or "none with the pictures"
+
+
 def _info_lines(about: dict[str, Any]) -> list[str]:
     identity = about["identity"]
     folders = ", ".join(_folder(folder) for folder in about["folders"]) or "none"
@@ -285,6 +327,7 @@ def _info_lines(about: dict[str, Any]) -> list[str]:
     return [
         f"index    {printable(about['home'])}",
         f"items    {about['images']:,} pictures, {about['texts']:,} texts{failed}",
+        f"words    {_words(about['words'])}",
         f"model    {about['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
         f"engine   {about['writer']['engine']} in {about['writer']['precision']}",
         f"folders  {folders}",

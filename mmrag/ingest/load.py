@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -13,8 +12,11 @@ from typing import Any
 from PIL import Image
 
 from mmrag.errors import ItemError, TooLargeError
+from mmrag.ingest.notes import Notes
 from mmrag.ingest.profile import Profile
+from mmrag.ingest.words import Words
 from mmrag.roles import Encoder, Pixels
+from mmrag.sources.facts import embedded_in, read_embedded
 from mmrag.sources.file import hash_bytes
 from mmrag.sources.image import as_rgb
 from mmrag.sources.rooms import Rooms
@@ -22,6 +24,8 @@ from mmrag.sources.uri import item_id
 from mmrag.sources.walk import File, describe
 from mmrag.stores.rows import Row
 from mmrag.types import Item
+
+_NOTHING = Words()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,15 @@ class Loader:
     ----------
     content : mapping of str to int
         Content hash → ref of a row that has a vector for it.
+    notes : Notes or None
+        What lies beside the files; None where vectors are wanted, and no words.
     """
 
     encoder: Encoder
     home: Path
     max_pixels: int
     content: Mapping[str, int]
+    notes: Notes | None = None
     profile: Profile = field(default_factory=Profile)
     rooms: Rooms = field(default_factory=Rooms)
 
@@ -93,7 +100,7 @@ class Loader:
         if isinstance(source.image, (str, Path)):
             content = self.rooms.read(str(source.image), held)
             return self._load_bytes(content.data, row, held)
-        return self._load_picture(as_rgb(source.image), row)
+        return self._load_picture(source.image, row)
 
     def _file_of(self, item: Item) -> File:
         file = describe(str(self.home / item.uri), self.home)
@@ -108,11 +115,18 @@ class Loader:
         with self.profile.stage("read"):
             content = self.rooms.read(file.path, held)
         row |= {"size": content.size, "mtime_ns": content.mtime_ns}
-        return self._load_bytes(content.data, row, held)
+        beside = self._look_beside(file, self.notes, row) if self.notes else _NOTHING
+        return self._load_bytes(content.data, row, held, beside)
 
-    def _load_bytes(self, data: bytes, row: dict[str, Any], held: ExitStack) -> Loaded:
+    def _look_beside(self, file: File, notes: Notes, row: dict[str, Any]) -> Words:
+        row |= {"given": Words.of_row(row).to_json(), "beside": notes.state(file.path, file.uri)}
+        return notes.words(file.path, file.uri)
+
+    def _load_bytes(self, data: bytes, row: dict[str, Any], held: ExitStack, beside: Words = _NOTHING) -> Loaded:
         with self.profile.stage("read", items=0):
             row["content_hash"] = hash_bytes(data)
+            if self.notes:
+                _put_under(row, beside.over(Words.of_embedded(read_embedded(data))))
         same_as = self.content.get(row["content_hash"])
         if same_as is not None:
             return Loaded(Row(**row), same_as=same_as)
@@ -124,8 +138,11 @@ class Loader:
             raise
         return Loaded(Row(**row), pixels=self._preprocess(image))
 
-    def _load_picture(self, image: Image.Image, row: dict[str, Any]) -> Loaded:
+    def _load_picture(self, given: Image.Image, row: dict[str, Any]) -> Loaded:
+        image = as_rgb(given)
         row["content_hash"] = hash_pixels(image)
+        if self.notes:
+            _put_under(row, Words.of_embedded(embedded_in(given)))
         same_as = self.content.get(row["content_hash"])
         if same_as is not None:
             return Loaded(Row(**row), same_as=same_as)
@@ -149,21 +166,20 @@ def _describe(source: File | Item) -> dict[str, Any]:
             "modality": "image",
             "size": source.size,
             "mtime_ns": source.mtime_ns,
+            **_NOTHING.columns(),
         }
     return {
         "id": source.id,
         "uri": source.uri,
         "part": source.part,
         "modality": source.modality,
-        "text": source.text,
-        **source.words,
-        "origins": _json(source.origins),
-        "metadata": _json(source.metadata),
+        **Words.of_item(source).columns(),
     }
 
 
-def _json(mapping: Mapping[str, Any]) -> str | None:
-    return json.dumps(dict(mapping), ensure_ascii=False) if mapping else None
+def _put_under(row: dict[str, Any], words: Words) -> None:
+    """Let a row tell what others do, as far as it does not say it itself."""
+    row |= Words.of_row(row).over(words).columns()
 
 
 def hash_pixels(image: Image.Image) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmrag.ingest.notes import Notes
 from mmrag.ingest.roots import Root, innermost
 from mmrag.sources.uri import is_below, to_uri
 from mmrag.sources.walk import File, walk
@@ -65,7 +66,13 @@ def known_rows(view: View, refs: Iterable[int]) -> dict[str, Known]:
 
 
 def make_plan(
-    roots: Sequence[Root], others: Sequence[Root], view: View, home: Path, *, only: Sequence[str] | None = None
+    roots: Sequence[Root],
+    others: Sequence[Root],
+    view: View,
+    home: Path,
+    notes: Notes,
+    *,
+    only: Sequence[str] | None = None,
 ) -> Plan:
     """Compare the files below `roots` with what is known of them.
 
@@ -81,19 +88,23 @@ def make_plan(
         What the index remembers.
     home : path
         The folder that uris are relative to.
+    notes : Notes
+        What lies beside pictures; where that has changed, the picture is read again.
     only : sequence of str or None
         Paths: look at them, and what lies below them, alone.
     """
     if only is not None and any(is_below(str(home), path) for path in only):
         only = None  # uris in the home do not begin with its path
     refs = None if only is None else view.find_below([to_uri(path, home) for path in only])
-    rows = view.scan(("uri", "size", "mtime_ns", "failure"), refs)
+    rows = view.scan(("uri", "size", "mtime_ns", "failure", "beside"), refs)
     remembered = {row[1]: row for row in rows if row[3] is not None}  # the others live only in memory
     files, unlisted = _find_files(roots, [*others, *roots], home, only)
     settled = {
         uri
         for uri, file in files.items()
-        if (row := remembered.get(uri)) and row[2] == file.size and row[3] == file.mtime_ns and row[4] is None
+        if (row := remembered.get(uri))
+        and row[2:5] == (file.size, file.mtime_ns, None)
+        and (row[5] or "") == notes.state(file.path, uri)
     }
     doubtful = [file for uri, file in files.items() if uri not in settled]
     plan = Plan(unchanged=len(settled))
@@ -133,7 +144,7 @@ def _in_root(only: Sequence[str] | None, root: Root) -> list[str] | None:
 def _sort_in(plan: Plan, file: File) -> None:
     before = plan.known.get(file.uri)
     same = before is not None and (before.size, before.mtime_ns) == (file.size, file.mtime_ns)
-    if before is None or not same or before.content_hash is None:
+    if before is None or not same or before.content_hash is None or not before.failed:
         plan.read.append(file)
     else:
         plan.still_failing += 1

@@ -36,6 +36,14 @@ class StoreOptions:
 
 
 @dataclass(frozen=True)
+class EnrichOptions:
+    """What models are to say of pictures: which generator writes captions, and whether text in them is read."""
+
+    caption: str | None = None
+    ocr: bool = False
+
+
+@dataclass(frozen=True)
 class IndexRecipe:
     """How a corpus is stored, as a recipe in ``indexes/`` says."""
 
@@ -44,6 +52,7 @@ class IndexRecipe:
     model: ModelOptions = field(default_factory=ModelOptions)
     store: StoreOptions = field(default_factory=StoreOptions)
     view: ViewSettings = field(default_factory=lambda: ViewSettings(kind="auto"))
+    enrich: EnrichOptions = field(default_factory=EnrichOptions)
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot work."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import InputError, Interrupted, StoreError
 from mmrag.ingest.roots import roots_of
+from mmrag.ingest.words import ENRICHED, given_of
 from mmrag.ingest.write import Ingest
 from mmrag.sources.uri import to_uri
 from mmrag.sources.walk import File, describe
@@ -37,6 +38,7 @@ _COPIES = 4
 """Table and view, and each once more while small parts of it are joined."""
 
 _ABOUT = tuple(name for name in COLUMNS.names if name != "stamp")
+_OF_PICTURES = ("uri", "part", "content_hash", "size", "mtime_ns", "failure", *ENRICHED)
 
 
 def store_name(identity: Identity) -> str:
@@ -188,7 +190,11 @@ def _about(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same(row: dict[str, Any], other: dict[str, Any]) -> bool:
-    return _about(row) == _about(other)
+    """Tell whether what was embedded is still what it was; words that stand in files are read with them."""
+    if row["modality"] == "text":
+        return _about(row) == _about(other)
+    kept = all(row[name] == other[name] for name in _OF_PICTURES)
+    return kept and given_of(row) == given_of(other)
 
 
 def _source(row: dict[str, Any], home: Path) -> File | Item:

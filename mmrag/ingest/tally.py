@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mmrag.ingest.plan import Known
+from mmrag.ingest.words import SAID, as_before, enriched_as_before
 from mmrag.sources.uri import item_id
 from mmrag.stores.rows import Row
 from mmrag.stores.view import View
@@ -16,7 +17,7 @@ from mmrag.types import Changes, Failure
 class Tally:
     """Counts rows on their way into the table, and finds out which of them have merely moved.
 
-    A file keeps what a caller once said of it: its own id, its text, its metadata. Where the caller
+    A file keeps what a caller once said of it: its own id, its words, its facts. Where the caller
     brings the items (`caller_knows_best`), what the items say replaces it.
 
     Parameters
@@ -78,7 +79,6 @@ class Tally:
             self._updated += 1
         if self._caller_knows_best:
             self._replace_namesake(row)
-            return row
         return self._in_place_of(before, row) if before else row
 
     def changes(self, *, unchanged: int = 0, still_failing: int = 0) -> Changes:
@@ -94,10 +94,8 @@ class Tally:
         )
 
     def _says_otherwise(self, before: Known, row: Row) -> bool:
-        if not self._caller_knows_best:
-            return False
-        record = self._view.records([before.ref])[0]
-        return (record["uri"], record["text"], record["metadata"]) != (row.uri, row.text, row.metadata)
+        record, row = self._view.records([before.ref])[0], self._in_place_of(before, row)
+        return any(record[name] != getattr(row, name) for name in SAID)
 
     def _replace_namesake(self, row: Row) -> None:
         """One uri names one item: an item of another id that had this uri goes."""
@@ -107,5 +105,7 @@ class Tally:
 
     def _in_place_of(self, before: Known, row: Row) -> Row:
         record = self._view.records([before.ref])[0]
+        if self._caller_knows_best:
+            return enriched_as_before(row, record)
         own_id = before.id != item_id(before.uri)
-        return replace(row, id=before.id if own_id else row.id, text=record["text"], metadata=record["metadata"])
+        return replace(as_before(row, record), id=before.id if own_id else row.id)

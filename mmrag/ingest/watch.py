@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from mmrag.errors import IndexLockedError, WatchError
 from mmrag.ingest.plan import Known, known_rows
 from mmrag.ingest.roots import Root, innermost
+from mmrag.sources.sidecar import pictures_beside
 from mmrag.sources.uri import is_below
 from mmrag.sources.walk import has_suffix, is_wanted
 from mmrag.stores.view import View
@@ -108,7 +109,8 @@ def _until_unsure(
         now, current = time.monotonic(), roots()
         if any(_place(path) != place for path, place in places.items()):
             return
-        fresh = {path for change, path in changes if _matters(change.name, path, current)}
+        named = ((change.name, one) for change, path in changes for one in (path, *pictures_beside(path)))
+        fresh = {path for change, path in named if _matters(change, path, current)}
         first, last = first if pending else now, now if fresh else last
         pending |= fresh
         unsure = unsure or len(pending) > _MANY or any(_is_behind_link(path, current) for path in fresh)

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmrag.errors import Interrupted
 from mmrag.ingest.batches import in_batches
+from mmrag.ingest.notes import Notes
 from mmrag.ingest.plan import known_rows, make_plan
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.roots import Root
@@ -27,6 +28,7 @@ from mmrag.stores.view import View
 from mmrag.types import Changes, Item
 
 if TYPE_CHECKING:
+    from mmrag.ingest.enrich import Writer
     from mmrag.ingest.load import Loaded, Loader
 
 T = TypeVar("T")
@@ -45,6 +47,8 @@ class Ingest:
     ----------
     view : View
         The newest that was published; replaced by every commit.
+    notes : Notes
+        What lies beside pictures.
     max_pixels, max_seconds, commit_every
         As in an index recipe.
     """
@@ -53,6 +57,7 @@ class Ingest:
     view: View
     load_encoder: Callable[[], Encoder]
     home: Path
+    notes: Notes
     max_pixels: int
     max_seconds: float
     commit_every: int
@@ -62,12 +67,14 @@ class Ingest:
     def add_files(self, roots: Sequence[Root], others: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
         """Make the rows below `roots` agree with the files there; `only` and `others` are as in `make_plan`."""
         start = time.perf_counter()
-        plan = make_plan(roots, others, self.view, self.home, only=only)
+        plan = make_plan(roots, others, self.view, self.home, self.notes, only=only)
         self.profile.add("walk", plan.unchanged + plan.still_failing + len(plan.read), time.perf_counter() - start)
         tally = Tally(self.view, plan.known, plan.vanished, plan.lost)
         if plan.read:
             self._write(tally, plan.read)
         self.remove(tally.doomed)
+        if only is None:
+            self.notes.tell_strays(uri for _, uri in self.view.scan(("uri",)))
         return tally.changes(unchanged=plan.unchanged, still_failing=plan.still_failing)
 
     def add_items(self, items: Sequence[Item]) -> Changes:
@@ -88,6 +95,14 @@ class Ingest:
         """Commit rows as they are."""
         for some in _batched(rows, self.commit_every):
             self._commit({row.id: row for row in some})
+
+    def enrich(self, writers: Sequence[Writer]) -> Changes:
+        """Have models say what is in the pictures, as far as they have not; see `mmrag.ingest.enrich`."""
+        if not writers:
+            return Changes()
+        from mmrag.ingest.enrich import enrich  # imports the decoders
+
+        return Changes(enriched=sum(enrich(self, writer) for writer in writers))
 
     def remove(self, stamps: Sequence[int]) -> None:
         """Delete rows by their stamps."""
@@ -119,7 +134,7 @@ class Ingest:
 
         rows = self.view.scan(("content_hash", "failure"))
         content = {content_hash: ref for ref, content_hash, failure in rows if failure is None}
-        return Loader(self.encoder, self.home, self.max_pixels, content, self.profile)
+        return Loader(self.encoder, self.home, self.max_pixels, content, self.notes, self.profile)
 
     def _rows(self, sources: Sequence[File | Item]) -> Generator[Row]:
         view = self.view

@@ -77,6 +77,8 @@ class Manifest:
         Who chose the view, and why.
     tuning : Tuning or None
         What the view was measured to find; None if it was not.
+    captions : tuple of str
+        Uris of the captions files that tell of its pictures.
     """
 
     format: int
@@ -91,6 +93,7 @@ class Manifest:
     store: str = ""
     choice: Choice = field(default_factory=Choice)
     tuning: Tuning | None = None
+    captions: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

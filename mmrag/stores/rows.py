@@ -29,6 +29,8 @@ COLUMNS = pa.schema(
         pa.field("ocr", pa.string()),
         pa.field("origins", pa.string()),
         pa.field("metadata", pa.string()),
+        pa.field("given", pa.string()),
+        pa.field("beside", pa.string()),
         pa.field("failure", pa.string()),
     ]
 )
@@ -54,6 +56,10 @@ class Row:
         JSON: where each of these comes from.
     metadata : str or None
         JSON: facts by name.
+    given : str or None
+        JSON: what of the words and facts a caller has said, where the rest can be read again from a file.
+    beside : str or None
+        What lay beside the file of a picture when its words were read. None of all others.
     failure : str or None
         Why the item has no vector.
     vector : float32 ``(dimension,)`` or ``(vectors, dimension)``, or None
@@ -74,6 +80,8 @@ class Row:
     ocr: str | None = None
     origins: str | None = None
     metadata: str | None = None
+    given: str | None = None
+    beside: str | None = None
     failure: str | None = None
     vector: Vectors | None = None
 

@@ -18,16 +18,27 @@ _SHAPES = (
 
 def caption_rows(path: Path, split: str, text_key: str | None, images: Path | None) -> Iterator[Row]:
     """List the pictures of a JSON file of captions, as COCO or Karpathy lay it out."""
-    data = parse_json(path.read_bytes(), str(path))
-    try:
-        karpathy = "annotations" not in data and "sentences" in data["images"][0]
-        texts = _karpathy(data, split, path) if karpathy else _coco(data, split, path)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError(f"{path} holds no captions in a layout that is known: {_SHAPES}") from error
+    texts = caption_texts(parse_json(path.read_bytes(), str(path)), path, split=split)
     yield from named_rows(texts, path, text_key, images)
 
 
-def _coco(data: Any, split: str, path: Path) -> dict[str, list[str]]:
+def caption_texts(data: Any, path: Path, *, split: str | None = None) -> dict[str, list[str]]:
+    """Take the texts of each picture, by its path, out of a parsed file; of all splits if none is named.
+
+    Raises
+    ------
+    InputError
+        If it is laid out in another way, or `split` is not one of its own.
+    """
+    try:
+        if "annotations" not in data and "sentences" in data["images"][0]:
+            return _karpathy(data, split, path)
+        return _coco(data, split, path)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(f"{path} holds no captions in a layout that is known: {_SHAPES}") from error
+
+
+def _coco(data: Any, split: str | None, path: Path) -> dict[str, list[str]]:
     if split:
         raise InputError(f"{path} has no splits, and {split!r} was asked for; give the file alone")
     names = {image["id"]: str(image["file_name"]) for image in data["images"]}
@@ -37,9 +48,9 @@ def _coco(data: Any, split: str, path: Path) -> dict[str, list[str]]:
     return texts
 
 
-def _karpathy(data: Any, split: str, path: Path) -> dict[str, list[str]]:
+def _karpathy(data: Any, split: str | None, path: Path) -> dict[str, list[str]]:
     splits = {str(image["split"]) for image in data["images"]}
-    wanted = check_splits(split, splits, path)
+    wanted = splits if split is None else check_splits(split, splits, path)
     return {
         str(Path(image.get("filepath", ""), image["filename"])): [str(one["raw"]) for one in image["sentences"]]
         for image in data["images"]

@@ -1,0 +1,190 @@
+"""Words that models make of pictures which are in the index already: captions, and what stands in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmrag.errors import Interrupted, ItemError
+from mmrag.ingest.ahead import ahead
+from mmrag.ingest.words import Words, given_of
+from mmrag.machine import usable_cores
+from mmrag.models.ocr import Reader
+from mmrag.models.registry import load_generator
+from mmrag.sources.file import hash_bytes
+from mmrag.sources.image import reduced
+from mmrag.sources.rooms import Rooms
+from mmrag.stores.rows import COLUMNS, Row
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmrag.ingest.recipe import EnrichOptions
+    from mmrag.ingest.write import Ingest
+    from mmrag.roles import Generator
+    from mmrag.stores.view import View
+
+_log = logging.getLogger(__name__)
+
+_COMMIT_SECONDS = 10.0
+_NAMES = tuple(name for name in COLUMNS.names if name != "stamp")
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What makes words of one kind.
+
+    Attributes
+    ----------
+    kind : {"generated", "ocr"}
+        The column that they go into.
+    origin : str
+        Names the model. Pictures of which it has told already are left alone, even if it found nothing to say.
+    tell : callable
+        Upright RGB pictures → a text for each.
+    decode_at_least : int or None
+        The shortest side that it needs, in pixels; None: all there are.
+    batch : int
+        How many pictures it takes at once.
+    """
+
+    kind: Literal["generated", "ocr"]
+    origin: str
+    tell: Callable[[Sequence[Image]], list[str]]
+    decode_at_least: int | None
+    batch: int
+
+
+def load_writers(options: EnrichOptions) -> list[Writer]:
+    """Load what an index recipe asks for.
+
+    Raises
+    ------
+    ModelError
+        If there is no such generator, or an extra is missing.
+    """
+    writers = []
+    if options.caption:
+        writers.append(caption_writer(load_generator(options.caption)))
+    if options.ocr:
+        reader = Reader()
+        writers.append(Writer("ocr", reader.origin, reader.read, reader.decode_at_least, reader.batch))
+    return writers
+
+
+def caption_writer(generator: Generator) -> Writer:
+    """Have a generator write one plain caption for each picture."""
+    card = generator.card
+    origin = f"{card.name} {card.revision[:8]}".strip()
+    return Writer("generated", origin, generator.caption, generator.decode_at_least, generator.batch)
+
+
+def enrich(ingest: Ingest, writer: Writer) -> int:
+    """Have words made of each picture in a file that has none by this writer, and commit them as they come.
+
+    Nothing is embedded. What a caller has said in their place stays, and a picture that has changed since it was
+    indexed waits for the next run.
+
+    Returns
+    -------
+    int
+        How many pictures have such words now that had none.
+
+    Raises
+    ------
+    Interrupted
+        On Ctrl-C, after what was done is committed.
+    """
+    view = ingest.view
+    todo = _todo(view, writer)
+    done = 0
+    committed = time.monotonic()
+    pending: list[Row] = []
+    try:
+        for some in _told(ingest, todo, writer):
+            pending += [_with_words(view, ref, writer, text) for content, text in some for ref in todo[content]]
+            done += len(some)
+            if ingest.progress:
+                ingest.progress(done, len(todo))
+            if len(pending) >= ingest.commit_every or time.monotonic() - committed > _COMMIT_SECONDS:
+                ingest.copy(pending)
+                pending, committed = [], time.monotonic()
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"stopped; {done:,} of {len(todo):,} pictures have their words ({writer.kind}), and can be searched. "
+            "Run the same command to go on"
+        ) from error
+    finally:
+        ingest.copy(pending)
+    return done
+
+
+def _todo(view: View, writer: Writer) -> dict[str, list[int]]:
+    """List the refs of the pictures that lack words, by their content: what looks the same reads the same."""
+    names = ("content_hash", "modality", "part", "size", "failure", "origins", "given", "beside")
+    todo: dict[str, list[int]] = defaultdict(list)
+    for ref, *values in view.scan(names):
+        row = dict(zip(names, values, strict=True))
+        in_file = row["modality"] == "image" and row["size"] is not None and row["part"] is None
+        if in_file and row["failure"] is None and not _is_told(row, writer):
+            todo[row["content_hash"]].append(ref)
+    return todo
+
+
+def _is_told(row: dict[str, Any], writer: Writer) -> bool:
+    origins = json.loads(row["origins"]) if row["origins"] else {}
+    by_caller = row["given"] is not None and writer.kind in given_of(row).texts
+    return by_caller or origins.get(writer.kind) == writer.origin
+
+
+def _with_words(view: View, ref: int, writer: Writer, text: str) -> Row:
+    record = view.records([ref])[0]
+    told = Words({writer.kind: text} if text else {}, {}, {writer.kind: writer.origin})
+    before = Words.of_row({**record, writer.kind: None})
+    row = Row(**{name: record[name] for name in _NAMES}, vector=view.vector(ref))
+    return replace(row, **told.over(before).columns())
+
+
+def _told(ingest: Ingest, todo: dict[str, list[int]], writer: Writer) -> Iterator[list[tuple[str, str]]]:
+    """Read pictures a little ahead, in several threads, and give the words of each with its content's hash."""
+    batch = writer.batch if writer.decode_at_least else 1  # whole pictures may be large
+    uris = {uri: content for content, refs in todo.items() for _, uri in ingest.view.scan(("uri",), refs[:1])}
+    opened = ahead(
+        partial(_open, ingest, Rooms(), writer),
+        list(uris.items()),
+        threads=usable_cores(),
+        depth=usable_cores() + batch,
+        seconds=ingest.max_seconds,
+        instead=lambda one, reason: _left_out(one[0], reason),
+    )
+    with closing(opened) as images:
+        while some := list(islice(images, batch)):
+            seen = [(content, image) for content, image in some if image is not None]
+            texts = writer.tell([image for _, image in seen]) if seen else []
+            yield [(content, text.strip()) for (content, _), text in zip(seen, texts, strict=True)]
+
+
+def _open(ingest: Ingest, rooms: Rooms, writer: Writer, one: tuple[str, str]) -> tuple[str, Image | None]:
+    uri, content = one
+    try:
+        with ExitStack() as held:
+            data = rooms.read(str(ingest.home / uri), held).data
+            if hash_bytes(data) != content:
+                return _left_out(uri, "it has changed since it was indexed; run the same command again")
+            image = rooms.decode(data, held, at_least=writer.decode_at_least, max_pixels=ingest.max_pixels)
+            return content, reduced(image, writer.decode_at_least)
+    except ItemError as error:
+        return _left_out(uri, str(error))
+
+
+def _left_out(uri: str, reason: str) -> tuple[str, None]:
+    _log.warning("%s gets no words: %s", uri, reason)
+    return "", None
