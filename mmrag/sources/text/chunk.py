@@ -165,7 +165,7 @@ def _put_heads(sections: list[_Section], limit: int, special: int, count_tokens:
             (line for line in choice if costs.get(line, limit + 1) - special <= limit * _HEADINGS_SHARE), ""
         )
         section.room = max(1, limit - (costs[section.head] if section.head else special))
-        if section.heading and not section.head:
+        if section.heading and not (section.head and section.heading.text == section.headings[-1]):
             section.units[:0] = _units(replace(section.heading, kind="paragraph"), -1 - number)
 
 

@@ -165,6 +165,23 @@ def test_an_unknown_suffix_names_those_that_are_known():
         read_document(b"text", ".pdf")
 
 
+def test_headings_around_the_main_text_are_not_above_it():
+    page = "<header><h1>Site</h1></header><p>One</p><aside><h2>Ads</h2></aside><h2>Two</h2><p>Three</p>"
+    assert said(read(page, ".html")) == [("One", (), 1, 1), ("Two", ("Two",), 1, 1), ("Three", ("Two",), 1, 1)]
+
+
+def test_an_empty_script_ends_where_it_begins():
+    assert [block.text for block in read("<script src='a.js'/><p>Text</p>", ".xhtml").blocks] == ["Text"]
+
+
+@pytest.mark.parametrize("page", ["# {}\n\ntext", "<h1>{}</h1><p>text"])
+def test_very_long_headings_are_cut_where_others_stand_below_them(page):
+    long = "word " * 1000 + "end"
+    heading, text = read(page.format(long), ".md" if page[0] == "#" else ".html").blocks
+    assert heading.text == long
+    assert heading.headings == text.headings == (("word " * 40).rstrip() + " …",)
+
+
 HOSTILE = {
     ".html": [
         *("<", "<!--", "<a ", "<![", "</", "<?", '<a x="', "<a x='\">", "&", "&#x1", "<script>", "<div>", "</b>"),
