@@ -23,7 +23,7 @@ _DEEPEST = 40
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.{0,4096}?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _MARKS_ONLY = re.compile(r"[\W_]*")
-_QUOTED = re.compile(r"(?:\s{0,3}>)+ ?")
+_QUOTED = re.compile(r"^(?:\s{0,3}>)+ ?")
 
 
 def read_markdown(text: str) -> Document:

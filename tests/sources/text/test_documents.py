@@ -61,8 +61,8 @@ def test_html_within_markdown():
 
 
 def test_what_is_nested_too_deeply_for_the_parser_is_not_lost():
-    document = read("> " * 100 + "deep inside\n\nafter", ".md")
-    assert [block.text for block in document.blocks] == ["deep inside", "after"]
+    document = read("> " * 100 + "deep > inside\n\nafter", ".md")
+    assert [block.text for block in document.blocks] == ["deep > inside", "after"]
 
 
 def test_restructured_text():
