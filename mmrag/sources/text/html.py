@@ -171,10 +171,10 @@ class _Reader:
         text = _shown((part for part, _ in parts), kind, is_code=self._names["pre"] > 0)
         if not text.strip(" |\n"):
             return
-        path = self._outline.enter(level, text) if level else self._outline.path
+        beside = self._meanings["beside"] > 0
+        path = self._outline.enter(level, text) if level and not beside else self._outline.path
         linked = sum(len("".join(part.split())) for part, is_link in parts if is_link) / len("".join(text.split()))
         block = Block(text, path, first, last, kind)
-        beside = self._meanings["beside"] > 0
         self.found.append(_Found(block, self._meanings["main"] > 0, beside, 0 if level else linked))
 
 

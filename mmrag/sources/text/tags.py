@@ -69,7 +69,7 @@ class _Scanner:
             text_from = position
             if tag:
                 yield tag
-                if tag.name in _RAW and not tag.is_end:
+                if tag.name in _RAW and not tag.is_end and not tag.is_empty:
                     position = text_from = self._raw_end(tag.name, end)
                     yield from self._text(end, position)
         yield from self._text(text_from, len(source))

@@ -107,6 +107,11 @@ def test_headings_that_are_too_long_stand_in_their_own_section():
     assert is_within(blocks[:1], made[:-1])
 
 
+def test_a_heading_that_was_cut_stands_whole_in_its_own_section():
+    blocks = [Block("a b c d", ("a b …",), 1, 1, "heading"), Block("Text.", ("a b …",), 2, 2)]
+    assert [one.text for one in chunks(blocks)] == ["a b …\na b c d\nText."]
+
+
 def test_a_paragraph_is_begun_anew_where_half_of_the_chunk_is_used():
     made = chunks(paragraphs("a b c d. E f g h i.", "K l. M n. O p."), limit=14, overlap=0)
     assert [one.text for one in made] == ["a b c d. E f g h i.", "K l. M n. O p."]

@@ -61,8 +61,8 @@ def test_html_within_markdown():
 
 
 def test_what_is_nested_too_deeply_for_the_parser_is_not_lost():
-    document = read("> " * 100 + "deep inside\n\nafter", ".md")
-    assert [block.text for block in document.blocks] == ["deep inside", "after"]
+    document = read("> " * 100 + "deep > inside\n\nafter", ".md")
+    assert [block.text for block in document.blocks] == ["deep > inside", "after"]
 
 
 def test_restructured_text():
@@ -163,6 +163,23 @@ def test_too_large_a_text_is_refused_before_it_is_read():
 def test_an_unknown_suffix_names_those_that_are_known():
     with pytest.raises(InputError, match=r"\.markdown, \.md"):
         read_document(b"text", ".pdf")
+
+
+def test_headings_around_the_main_text_are_not_above_it():
+    page = "<header><h1>Site</h1></header><p>One</p><aside><h2>Ads</h2></aside><h2>Two</h2><p>Three</p>"
+    assert said(read(page, ".html")) == [("One", (), 1, 1), ("Two", ("Two",), 1, 1), ("Three", ("Two",), 1, 1)]
+
+
+def test_an_empty_script_ends_where_it_begins():
+    assert [block.text for block in read("<script src='a.js'/><p>Text</p>", ".xhtml").blocks] == ["Text"]
+
+
+@pytest.mark.parametrize("page", ["# {}\n\ntext", "<h1>{}</h1><p>text"])
+def test_very_long_headings_are_cut_where_others_stand_below_them(page):
+    long = "word " * 1000 + "end"
+    heading, text = read(page.format(long), ".md" if page[0] == "#" else ".html").blocks
+    assert heading.text == long
+    assert heading.headings == text.headings == (("word " * 40).rstrip() + " …",)
 
 
 HOSTILE = {
