@@ -40,6 +40,7 @@ def test_an_index_of_format_1_is_read_and_written_as_format_4(colours):
         "writer": {"engine": "onnxruntime", "precision": "fp32"},
         "keep_versions": 10,
         "store": "",
+        "captions": [],
     }
     assert Manifest.read(old.folder) == old.manifest
 
