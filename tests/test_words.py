@@ -348,7 +348,7 @@ def test_the_command_line_takes_and_shows_words(command, colours):
     hit = json.loads(command("search", "red", "-k", "1", "--json")[1])
     assert (hit["text"], hit["words"], hit["metadata"]["year"]) == ("a wall", {"generated": "red"}, 1999)
     assert hit["origins"] == {"text": "images/c.csv", "generated": "teller 1"}
-    assert "words    1 pictures with captions, 6 pictures with generated captions" in command("info")[1]
+    assert "words    pictures with captions 1, generated captions 6" in command("info")[1]
     assert command("index", "--no-captions")[0] == 0
     assert json.loads(command("search", "red", "-k", "1", "--json")[1])["text"] is None
     assert command("index", "--no-captions", "--captions", "images/c.csv")[0] == 1
