@@ -41,5 +41,5 @@ def assert_like_new(home: Path, *sources, model="toy:1", exclude=()):
         assert np.allclose(vector, expected[uri][1], atol=1e-5)
     index = mmrag.open(home)
     changes = index.update()
-    assert (changes.added, changes.updated, changes.moved, changes.removed, changes.failed) == (0, 0, 0, 0, ())
+    assert (changes.added, changes.updated, changes.moved, changes.removed, changes.failed) == (0, 0, 0, 0, ()), changes
     assert not index.check().wrong

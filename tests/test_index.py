@@ -274,7 +274,11 @@ def test_items_of_the_callers_own(index):
     item = mmrag.Item(uri="paint/red", id="r-1", image=red, text="paint", metadata={"price": 3, "tags": ["ü"]})
     assert counts(index.add([item, red])) == (2, 0, 0, 0, 0, 0)
     found = index.get("r-1")
-    assert (found.uri, found.text, found.metadata) == ("paint/red", "paint", {"price": 3, "tags": ["ü"]})
+    assert (found.uri, found.text, found.metadata) == (
+        "paint/red",
+        "paint",
+        {"price": 3, "tags": ["ü"], "width": 5, "height": 5},
+    )
     assert counts(index.add([replace(item, text="dye", metadata={}), red])) == (0, 1, 0, 0, 1, 0)
     assert counts(index.add([replace(item, text="dye", metadata={}), red])) == (0, 0, 0, 0, 2, 0)
     assert (index.get("r-1").text, index.get("r-1").metadata) == ("dye", {})
@@ -302,7 +306,11 @@ def test_a_file_keeps_what_its_item_said_when_it_changes_or_moves(index, colours
     shutil.move(colours / "red.png", colours / "wall.png")
     assert counts(index.add("images")) == (0, 0, 1, 0, 5, 0)
     item = index.get("mine")
-    assert (item.uri, item.text, item.metadata) == ("images/wall.png", "a wall", {"a": 1})
+    assert (item.uri, item.text, item.metadata) == (
+        "images/wall.png",
+        "a wall",
+        {"a": 1, "width": 9, "height": 9, "format": "PNG"},
+    )
     assert len(index) == 6
 
 

@@ -107,7 +107,8 @@ def test_ids_words_and_metadata_stay(index):
     index.add(mmrag.Item(uri="note", modality="text", text="blue in words", metadata={"page": 7}))
     index.reindex("toy:2")
     item = index.get("mine")
-    assert (item.uri, item.text, item.metadata) == ("images/red.png", "a red one", {"price": 3})
+    facts = {"price": 3, "width": 32, "height": 24, "format": "PNG"}
+    assert (item.uri, item.text, item.metadata) == ("images/red.png", "a red one", facts)
     found = {hit.item.uri: hit for hit in index.search("blue", k=7)}
     assert found["note"].item.metadata == {"page": 7}
     assert found["note"].score == pytest.approx(1, abs=1e-6)

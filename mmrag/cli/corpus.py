@@ -315,9 +315,9 @@ def _folder(folder: dict[str, Any]) -> str:
 
 
 def _words(counts: dict[str, int]) -> str:
-    names = {"text": "captions", "tags": "tags", "generated": "generated captions", "ocr": "text in the picture"}
-    told = [f"{count:,} pictures with {names[kind]}" for kind, count in counts.items() if count]
-    return ", ".join(told) or "none with the pictures"
+    names = {"text": "captions", "tags": "tags", "generated": "generated captions", "ocr": "text in them"}
+    told = [f"{names[kind]} {count:,}" for kind, count in counts.items() if count]
+    return f"pictures with {', '.join(told)}" if told else "none with the pictures"
 
 
 def _info_lines(about: dict[str, Any]) -> list[str]:

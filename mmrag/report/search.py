@@ -125,8 +125,8 @@ def _parts(hit: Hit) -> str:
 
 
 def _words(hit: Hit) -> str:
-    words = hit.item.text if hit.item.modality == "image" else None
-    return f'\n<p class="words">{text(_cut(words))}</p>' if words else ""
+    told = [hit.item.text, *hit.item.words.values()] if hit.item.modality == "image" else []
+    return "".join(f'\n<p class="words">{text(_cut(words))}</p>' for words in told if words)
 
 
 def _duplicates(hit: Hit) -> str:

@@ -23,6 +23,7 @@ import mmrag
 from mmrag.errors import InputError
 from mmrag.ingest import watch
 from mmrag.ingest.roots import Root
+from mmrag.sources.uri import item_id
 from mmrag.stores.lock import write_lock
 from tests.fresh import assert_like_new
 
@@ -143,6 +144,17 @@ def test_what_is_none_of_its_business_is_not_told(colours, start):
     watching.quiet()
     picture(colours / "new.png", (1, 1, 1))
     assert watching.next() == line(added=1)
+
+
+def test_what_lies_beside_a_picture_is_a_change_of_it(colours, start):
+    watching = start("images")
+    assert watching.next() == line(added=6)
+    (colours / "red.txt").write_text("a wall")
+    assert watching.next() == line(updated=1)
+    assert mmrag.open(".").get(item_id("images/red.png")).text == "a wall"
+    (colours / "red.txt").unlink()
+    assert watching.next() == line(updated=1)
+    assert mmrag.open(".").get(item_id("images/red.png")).text is None
 
 
 def test_a_failure_is_told_once(colours, start):

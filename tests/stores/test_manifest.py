@@ -45,6 +45,7 @@ def test_an_index_of_format_1_is_read_and_written_as_format_5(colours):
         "view": dataclasses.asdict(ViewSettings()),
         "choice": {"auto": False, "why": ""},
         "tuning": None,
+        "captions": [],
     }
     assert Manifest.read(old.folder) == old.manifest
 
