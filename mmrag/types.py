@@ -152,6 +152,8 @@ class Query:
 
     def __post_init__(self) -> None:
         """Refuse a query with nothing to say."""
+        if not all(isinstance(one, Term) for one in (*self.plus, *self.without)):
+            raise QueryError('what a Query has in plus and without are Terms, such as without=(Term("a leash"),)')
         if not self.terms and not any(phrase.strip() for phrase in self.phrases):
             raise QueryError(self._what_is_missing())
         for text in (self.text, self.where, *self.phrases):

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+))"
 _WEIGHT = re.compile(rf"\^{_NUMBER}$")
 _PICTURE_WEIGHT = re.compile(rf":{_NUMBER}$")
-_PHRASE = re.compile(r'"([^"]*)"')
-_PLUS = re.compile(r'(?:^|(?<=\s))\+(?=\s|$)(?=(?:[^"]*"[^"]*")*[^"]*$)')  # between spaces, and outside of quotes
+_PLUS = re.compile(r"(?:^|(?<=\s))\+(?=\s|$)")
 
 
 def parse_query(
@@ -70,9 +69,12 @@ def parse_query(
     """
     if words.count('"') % 2:
         raise QueryError(f'a quote has no other end in {words!r}; quoted words look so: harbour "Fujifilm X100V"')
-    parts = _PLUS.split(words)
-    terms = [term for part in parts for term in _terms(part, alone=len(parts) == 1)]
-    phrases = tuple(" ".join(phrase.split()) for phrase in _PHRASE.findall(words))
+    for name, given in (("like", like), ("without", without), ("without_like", without_like)):
+        if isinstance(given, (str, bytes, Path)):
+            raise QueryError(f"{name} takes a list; put the one into a list: {name}=[{given!r}]")
+    parts = _split(words)
+    terms = [term for part in parts for term in _terms(*part, alone=len(parts) == 1)]
+    phrases = tuple(" ".join(phrase.split()) for _, quoted in parts for phrase in quoted)
     first = terms.pop(0).text if terms and terms[0].weight == 1 else None
     return Query(
         text=first,
@@ -103,17 +105,28 @@ def as_query(asked: Any) -> Query:
     )
 
 
-def _terms(part: str, *, alone: bool) -> list[Term]:
+def _split(words: str) -> list[tuple[str, list[str]]]:
+    """Part a query at its pluses: for each term, its words and its phrases."""
+    parts: list[tuple[str, list[str]]] = [("", [])]
+    for n, piece in enumerate(words.split('"')):
+        text, phrases = parts[-1]
+        if n % 2:  # what stands in quotes
+            phrases.append(piece)
+            continue
+        first, *others = _PLUS.split(piece)
+        parts[-1] = f"{text} {first}", phrases
+        parts += [(other, []) for other in others]
+    return parts
+
+
+def _terms(text: str, phrases: Sequence[str], *, alone: bool) -> list[Term]:
     """Read what stands between two pluses: words, or none if it is all phrases."""
-    text = " ".join(_PHRASE.sub(" ", part).split())
-    phrases = _PHRASE.findall(part)
+    text = " ".join(text.split())
     if not all(phrase.strip() for phrase in phrases):
         raise QueryError('nothing stands in the quotes; quoted words look so: harbour "Fujifilm X100V"')
-    if text:
-        return [_weighted(text)]
-    if not phrases and not alone:
+    if not (text or phrases or alone):
         raise QueryError('a plus stands between two things to look for, and here is one: "a dog" + "on a beach"')
-    return []
+    return [_weighted(text)] if text else []
 
 
 def _weighted(text: str) -> Term:

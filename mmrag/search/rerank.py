@@ -164,14 +164,14 @@ class _Asked:
 
 def _note(matches: list[dict[int, Hit]], asked: Sequence[_Asked], judged: Judgement) -> None:
     """Make hits of the first judgements, for each query by their places; what was not judged gets none."""
+    scores = judged.scores.tolist()
     for n, one in enumerate(asked):
-        score = float(judged.scores[n])
-        if np.isnan(score):
+        if np.isnan(scores[n]):
             continue
         parts = {"logit": float(judged.logits[n]), "probability": float(judged.probabilities[n])}
         if judged.cosines is not None:
             parts["itc"] = float(judged.cosines[n])
-        matches[one.query][one.place] = one.found.hit(score, "match", parts)
+        matches[one.query][one.place] = one.found.hit(scores[n], "match", parts)
 
 
 def _note_contained(contained: list[dict[int, float]], unwanted: Sequence[_Asked], judged: Scores) -> None:

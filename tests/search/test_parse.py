@@ -61,6 +61,7 @@ def test_what_says_nothing(words, message):
         ({"words": "a dog", "without": [" "]}, 'an exclusion has no words; it looks so: --without "a leash"'),
         ({"words": "a dog", "without": ['"leash"']}, "cannot be quoted.*use a filter: --where"),
         ({"words": "a dog", "like": ["x.jpg:0"]}, "a number above 0"),
+        ({"words": "a dog", "without": "a leash"}, r"without takes a list.*: without=\['a leash'\]"),
     ],
 )
 def test_options_that_say_nothing(given, message):
@@ -109,5 +110,7 @@ def test_plain_words():
 
 
 def test_what_is_no_query():
+    with pytest.raises(QueryError, match=r"are Terms, such as without=\(Term"):
+        Query("a dog", without=("a leash",))
     with pytest.raises(QueryError, match=r"a query is words \(str\), a picture .* or a Query, not int"):
         as_query(3)
