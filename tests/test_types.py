@@ -16,6 +16,14 @@ def test_an_item_needs_a_uri_and_a_text_item_its_text():
         Item(uri="note", modality="sound")
 
 
+@pytest.mark.parametrize(
+    "broken", [{"text": "\ud800"}, {"metadata": {"camera": "\ud800"}}, {"metadata": {"\ud800": 1}}]
+)
+def test_an_item_is_valid_unicode(broken):
+    with pytest.raises(InputError, match="uri, id, text and metadata must be valid Unicode"):
+        Item(uri="a", **broken)
+
+
 @pytest.mark.parametrize("nothing", [{}, {"text": ""}, {"text": " \n"}])
 def test_an_empty_query_is_an_error_with_an_example(nothing):
     with pytest.raises(QueryError, match="a dog on a beach"):

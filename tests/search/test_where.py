@@ -136,6 +136,11 @@ def test_numbers_beyond_what_columns_hold(tmp_path):
     assert ids(view, f"n < {'9' * 5000}") == numbered(0, 1)
 
 
+@pytest.fixture(scope="module")
+def one_row(tmp_path_factory):
+    return make_view(tmp_path_factory.mktemp("one"), [{"year": 3, "camera": "a", "flag": True, "keywords": ["a"]}])
+
+
 @pytest.mark.parametrize(
     ("where", "at", "problem"),
     [
@@ -178,14 +183,18 @@ def test_numbers_beyond_what_columns_hold(tmp_path):
         ("(" * DEEPEST + "year", DEEPEST + 5, "expected '\\)'"),
     ],
 )
-def test_mistakes_are_shown_with_their_place(tmp_path, where, at, problem):
-    view = make_view(tmp_path, [{"year": 3, "camera": "a", "flag": True, "keywords": ["a"]}])
+def test_mistakes_are_shown_with_their_place(one_row, where, at, problem):
     with pytest.raises(QueryError, match=problem) as caught:
-        masks(view, where)
+        masks(one_row, where)
     first, excerpt, caret = str(caught.value).splitlines()
     assert first.startswith(f"the filter is wrong at character {at}: ")
     shown = where[at - 1 : at] or ""
     assert excerpt[caret.index("^") :][: len(shown)] == shown
+
+
+def test_a_number_that_no_column_holds_is_text(tmp_path):
+    view = make_view(tmp_path, [{"n": 10**400}, {"n": 3}, {"n": True}])
+    assert ids(view, f"n = '1{'0' * 400}' or n = 'true'") == numbered(0, 2)
 
 
 def test_near_needs_degrees(tmp_path):
