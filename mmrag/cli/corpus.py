@@ -248,6 +248,7 @@ def _info_lines(facts: dict[str, Any]) -> list[str]:
     identity = facts["identity"]
     folders = ", ".join(_folder(folder) for folder in facts["folders"]) or "none"
     failed = f", {facts['failed']:,} failed (mmrag info --failed)" if facts["failed"] else ""
+    full_text = f" ({facts['full_text_bytes'] / 1e6:,.1f} of them words)" if facts["full_text_bytes"] else ""
     return [
         f"index    {printable(facts['home'])}",
         f"items    {facts['images']:,} pictures, {facts['texts']:,} texts{failed}",
@@ -256,5 +257,5 @@ def _info_lines(facts: dict[str, Any]) -> list[str]:
         f"folders  {folders}",
         f"view     {facts['view']}, of table version {facts['table_version']}",
         f"versions the last {facts['keep_versions']} are kept (mmrag info --versions, mmrag restore)",
-        f"on disk  {facts['bytes'] / 1e6:,.1f} MB, made {facts['created']}",
+        f"on disk  {facts['bytes'] / 1e6:,.1f} MB{full_text}, made {facts['created']}",
     ]

@@ -39,7 +39,7 @@ class Hybrid:
     full_text : WordsView
         Where words are.
     depth : int
-        How many contents of each list count.
+        How many contents of each list count, but at least as many as are asked for.
     fusion : {"rrf", "weights"}
         By reciprocal ranks, Σ 1/(60 + rank) (Cormack et al. 2009); or by weighted scores, where cosines are scaled so
         that the lowest is 0 and the highest 1, and BM25 so that the highest is 1 (Bruch et al. 2023, section 3).
@@ -74,7 +74,7 @@ class Hybrid:
         words : str
             What BM25 looks for.
         k : int
-            How many; fewer if fewer rows are allowed, at most twice `depth`.
+            How many; fewer if fewer rows are allowed.
         min_score : float
             Lowest score, of the kind that `fusion` makes.
         allowed : sequence of bool arrays, or None

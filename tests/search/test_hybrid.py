@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mmrag.errors import QueryError
 from mmrag.search.hybrid import Hybrid, content_words
 from mmrag.search.phrases import rows_with, with_matched
 from mmrag.search.recall import find
@@ -214,6 +215,18 @@ def test_a_phrase_stands_exactly_so(phrased, phrase, names):
     every = find(phrased, QUERY, k=20)[0]
     matched = {one.record["id"]: one.matched for one in with_matched(every, [phrase]) if one.matched}
     assert matched == {name: (kind,) for name, kind in names.items()}
+
+
+def test_white_space_of_any_kind_is_white_space(tmp_path):
+    view, _ = made(tmp_path, [row("a", text="Fujifilm\u00a0X100V", ocr="北京\u3000大学")])
+    for phrase in ("Fujifilm X100V", " fujifilm\tx100v ", "北京大学"):
+        assert rows_with(view, [phrase])[0].tolist() == [True]
+
+
+def test_a_phrase_may_be_long_but_not_endless(phrased):
+    assert not any(mask.any() for mask in rows_with(phrased, ["ÄB" * 150, " "]))
+    with pytest.raises(QueryError, match="at most 300 characters, and this one has 301"):
+        rows_with(phrased, ["x" * 301])
 
 
 def test_every_phrase_must_stand_somewhere(phrased):
