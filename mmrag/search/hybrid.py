@@ -151,8 +151,9 @@ class Hybrid:
         return found.content if self.fold_duplicates else str(found.record["id"])
 
     def _fused(self, found: Sequence[Found]) -> list[Found]:
-        scores, kind = (_by_rank(found), "rrf")
-        if self.fusion == "weights":
+        if self.fusion == "rrf":
+            scores, kind = _by_rank(found), "rrf"
+        else:
             scores, kind = _by_score(found, self.words_weight), "weighted"
         scored = [replace(one, score=score, kind=kind) for one, score in zip(found, scores, strict=True)]
         return sorted(scored, key=lambda one: (-(one.score or 0.0), -one.cosine))
@@ -184,8 +185,9 @@ def _by_rank(found: Sequence[Found]) -> list[float]:
 
 
 def _by_score(found: Sequence[Found], words_weight: float) -> list[float]:
-    lowest, highest = min(one.cosine for one in found), max(one.cosine for one in found)
-    most = max(one.parts.get("bm25", 0.0) for one in found) or 1.0
+    similar = [one.cosine for one in found]
+    lowest, highest = min(similar, default=0.0), max(similar, default=0.0)
+    most = max((one.parts.get("bm25", 0.0) for one in found), default=0.0) or 1.0
     return [
         (1 - words_weight) * ((one.cosine - lowest) / (highest - lowest) if highest > lowest else 1.0)
         + words_weight * one.parts.get("bm25", 0.0) / most

@@ -146,6 +146,18 @@ def test_weights_say_what_counts(tmp_path, weight, best):
     assert found[0].record["id"] == best
     assert found[0].kind == "weighted"
     assert all(0 <= one.score <= 1 for one in found)
+    nothing = [np.zeros(len(segment.alive), bool) for segment in view.segments]
+    assert Hybrid(view, full_text, 100, "weights", weight, True).find(QUERY, "harbour", k=8, allowed=nothing) == []
+
+
+def test_weighted_scores_by_hand(tmp_path):
+    rows = [row("a", angle=0.0, text="boat"), row("b", angle=np.pi / 3, text="boat boat"), row("c", angle=np.pi / 2)]
+    view, full_text = made(tmp_path, rows)
+    found = Hybrid(view, full_text, 100, "weights", 0.25, True).find(QUERY, "boat", k=3)
+    bm25 = {one.record["id"]: one.parts.get("bm25", 0.0) for one in found}
+    assert (bm25["c"], max(bm25.values())) == (0, bm25["b"])
+    expected = {"a": 0.75 + 0.25 * bm25["a"] / bm25["b"], "b": 0.75 * 0.5 + 0.25, "c": 0.0}
+    assert {one.record["id"]: one.score for one in found} == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_lowest_score_is_one_of_the_fused(stores):
