@@ -570,9 +570,10 @@ class Index:
         k : int or None
             How many hits; by default the pipeline's.
         min_score : float or None
-            Lowest score of a hit, by default the pipeline's: a cosine, or what a matcher's hits are ranked by.
+            Lowest score of a hit, by default the pipeline's: of the kind that its hits are ranked by.
         pipeline : str or Pipeline
-            A shipped recipe's name, a path that ends in ``.toml``, or a Pipeline.
+            A shipped recipe's name, a path that ends in ``.toml``, or a Pipeline. "hybrid" looks at the words of items
+            too; the first such search makes the full-text index.
         rerank : str, Matcher or None
             What judges the best candidates again, by name or loaded; by default the pipeline's, if it names one.
             By name, it is loaded in the precision and onto the device that this index was opened with. Where it also
@@ -751,6 +752,7 @@ class Index:
             "writer": dataclasses.asdict(self.manifest.writer),
             "keep_versions": self.manifest.keep_versions,
             "bytes": size_on_disk(self.folder),
+            "full_text_bytes": size_on_disk(self._view.folder.parent / "words"),
         }
 
     def _published_view(self) -> View:
@@ -786,6 +788,7 @@ class Index:
     def _words_of(self, view: View) -> WordsView:
         """Open the full-text index, made or brought up to date if it is behind a view.
 
+        One that is ahead, of another process, serves as it is: rows that the view does not know are not found.
         While another process is writing, one that is behind serves, and one that is not there may soon be.
         """
         from mmrag.stores.words import WordsView

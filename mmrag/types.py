@@ -218,12 +218,14 @@ class Hit:
     score : float
         Higher is better, whatever its kind.
     kind : str
-        What the score is: "cosine" (of unit vectors, in [-1, 1]), or "match" (a matcher's logit plus its
-        cosine, unbounded). Hits of a kind are in the order of their scores.
+        What the score is: "cosine" (of unit vectors, in [-1, 1]), "rrf" (the sum of the reciprocal ranks by cosine and
+        by words, at most 2/61), "weighted" (a weighted mean of both, from 0 to 1), or "match" (a matcher's logit plus
+        its cosine, unbounded). Hits of a kind are in the order of their scores.
     item : Item
         What was found.
     parts : mapping of str to float
-        The scores that `score` was made from: "cosine" of recall; of a match also its "logit", and "itc", the cosine
+        The scores that `score` was made from: "cosine" of recall; where words were looked at, "bm25", and the places
+        among the best by each, "cosine_rank" and "bm25_rank"; of a match also its "logit", and "itc", the cosine
         that was added, if the matcher has one. "probability", from 0 to 1, says how likely it is that it matches: by
         the matcher, or where words have found a picture by cosine, by the encoder's card, if that is calibrated.
         "without" is how likely a matcher finds it that there is something in it that is not wanted.

@@ -62,9 +62,10 @@ def test_the_full_text_index_is_made_by_the_first_that_needs_it_and_kept_up_from
     folder = tmp_path / ".mmrag" / "views" / "words"
     index.search("red")
     index.search(Query("red", phrases=("harbour",)))
+    assert index.info()["full_text_bytes"] == 0
     assert not folder.exists()
     index.search("harbour", pipeline="hybrid")
-    assert folder.exists()
+    assert index.info()["full_text_bytes"] > 1000
     index.add(Item("e", id="e", image=Image.new("RGB", (16, 16)), text="a zeppelin"))
     state = json.loads((folder / "words.json").read_text())
     assert state["table_version"] == index.info()["table_version"]
@@ -131,6 +132,16 @@ def test_quoted_words_are_had_by_every_hit_and_ranked_by_the_rest(index):
     assert found(index.search(Query(phrases=("no parking",)))) == [("b", ("ocr",))]
     assert index.search(Query("red", phrases=("harbour", "zebra"))) == []
     assert found(index.search(Query(image=BLUE, phrases=("harbour",))))[0] == ("b", ("tags",))
+
+
+def test_chinese_captions_are_found_by_words_inside_them(tmp_path):
+    captions = {"a": "一只狗在沙滩上奔跑", "b": "两个孩子在公园里踢足球", "c": "一个女人在厨房做饭"}
+    index = mmrag.create(tmp_path, model="toy:1")
+    index.add([Item(name, id=name, modality="text", text=text) for name, text in captions.items()])
+    asked = {"沙滩上的狗": "a", "孩子踢足球": "b", "厨房": "c"}
+    for words, name in asked.items():
+        assert found(index.search(words, pipeline="hybrid", k=1)) == [(name, ("text",))]
+    assert found(index.search(Query(phrases=("沙滩",)))) == [("a", ("text",))]
 
 
 def test_other_models_find_words_again_after_a_reindex(index, tmp_path):

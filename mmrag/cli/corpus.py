@@ -324,6 +324,7 @@ def _info_lines(about: dict[str, Any]) -> list[str]:
     identity = about["identity"]
     folders = ", ".join(_folder(folder) for folder in about["folders"]) or "none"
     failed = f", {about['failed']:,} failed (mmrag info --failed)" if about["failed"] else ""
+    full_text = f" ({about['full_text_bytes'] / 1e6:,.1f} of them words)" if about["full_text_bytes"] else ""
     return [
         f"index    {printable(about['home'])}",
         f"items    {about['images']:,} pictures, {about['texts']:,} texts{failed}",
@@ -333,5 +334,5 @@ def _info_lines(about: dict[str, Any]) -> list[str]:
         f"folders  {folders}",
         f"view     {about['view']['kind']}, of table version {about['table_version']}",
         f"versions the last {about['keep_versions']} are kept (mmrag info --versions, mmrag restore)",
-        f"on disk  {about['bytes'] / 1e6:,.1f} MB, made {about['created']}",
+        f"on disk  {about['bytes'] / 1e6:,.1f} MB{full_text}, made {about['created']}",
     ]

@@ -39,7 +39,7 @@ class Hybrid:
     full_text : WordsView
         Where words are.
     depth : int
-        How many contents of each list count.
+        How many contents of each list count, but at least as many as are asked for.
     fusion : {"rrf", "weights"}
         By reciprocal ranks, Σ 1/(60 + rank) (Cormack et al. 2009); or by weighted scores, where cosines are scaled so
         that the lowest is 0 and the highest 1, and BM25 so that the highest is 1 (Bruch et al. 2023, section 3).
@@ -74,7 +74,7 @@ class Hybrid:
         words : str
             What BM25 looks for.
         k : int
-            How many; fewer if fewer rows are allowed, at most twice `depth`.
+            How many; fewer if fewer rows are allowed.
         min_score : float
             Lowest score, of the kind that `fusion` makes.
         allowed : sequence of bool arrays, or None
@@ -151,8 +151,9 @@ class Hybrid:
         return found.content if self.fold_duplicates else str(found.record["id"])
 
     def _fused(self, found: Sequence[Found]) -> list[Found]:
-        scores, kind = (_by_rank(found), "rrf")
-        if self.fusion == "weights":
+        if self.fusion == "rrf":
+            scores, kind = _by_rank(found), "rrf"
+        else:
             scores, kind = _by_score(found, self.words_weight), "weighted"
         scored = [replace(one, score=score, kind=kind) for one, score in zip(found, scores, strict=True)]
         return sorted(scored, key=lambda one: (-(one.score or 0.0), -one.cosine))
@@ -184,8 +185,9 @@ def _by_rank(found: Sequence[Found]) -> list[float]:
 
 
 def _by_score(found: Sequence[Found], words_weight: float) -> list[float]:
-    lowest, highest = min(one.cosine for one in found), max(one.cosine for one in found)
-    most = max(one.parts.get("bm25", 0.0) for one in found) or 1.0
+    similar = [one.cosine for one in found]
+    lowest, highest = min(similar, default=0.0), max(similar, default=0.0)
+    most = max((one.parts.get("bm25", 0.0) for one in found), default=0.0) or 1.0
     return [
         (1 - words_weight) * ((one.cosine - lowest) / (highest - lowest) if highest > lowest else 1.0)
         + words_weight * one.parts.get("bm25", 0.0) / most

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mmrag.errors import QueryError
 from mmrag.search.recall import Found
 from mmrag.stores.segment import damage_told
 from mmrag.stores.view import Allowed, View
@@ -28,18 +29,26 @@ _COLUMNS = ("text", *WORDS, "uri", "part")
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _UNSPACED_NAMES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 _NO_LETTER = r"[^\p{L}\p{M}\p{N}]"
+_SPACE = r"[\s\p{Z}]"  # \s alone is ASCII's
 _INSIDE_WORDS = 4
+_MOST_CHARACTERS = 300  # a pattern grows with it
 _NAME_GAP = re.compile(r"[\s_\-./]+")
 
 
 def rows_with(view: View, phrases: Sequence[str]) -> Allowed:
-    """Tell which rows have every one of some phrases in their words; for each segment, bool ``(rows,)``."""
-    masks = []
+    """Tell which rows have every one of some phrases in their words; for each segment, bool ``(rows,)``.
+
+    Raises
+    ------
+    QueryError
+        If a phrase is too long.
+    """
+    said, masks = _checked(phrases), []
     for segment in view.segments:
         with damage_told(view.folder):
             columns = segment.sound_columns.select(_COLUMNS)
         mask = np.ones(columns.num_rows, dtype=bool)
-        for phrase in phrases:
+        for phrase in said:
             mask &= np.logical_or.reduce(list(_standing(columns, phrase).values()))
         masks.append(mask)
     return masks
@@ -49,7 +58,7 @@ def with_matched(found: Sequence[Found], phrases: Sequence[str]) -> list[Found]:
     """Note of what was found in which kinds of its words the phrases stand, beside what is known to match."""
     records = [one.record for one in found]
     columns = pa.table({name: pa.array([one[name] for one in records], pa.string()) for name in _COLUMNS})
-    standing = [_standing(columns, phrase) for phrase in phrases]
+    standing = [_standing(columns, phrase) for phrase in _checked(phrases)]
     return [
         replace(
             one,
@@ -59,13 +68,23 @@ def with_matched(found: Sequence[Found], phrases: Sequence[str]) -> list[Found]:
     ]
 
 
+def _checked(phrases: Sequence[str]) -> list[str]:
+    said = [phrase.strip() for phrase in phrases if phrase.strip()]
+    longest = max(map(len, said), default=0)
+    if longest > _MOST_CHARACTERS:
+        raise QueryError(
+            f"a quoted phrase has at most {_MOST_CHARACTERS} characters, and this one has {longest:,}; quote less of it"
+        )
+    return said
+
+
 def _standing(columns: pa.Table, phrase: str) -> dict[str, npt.NDArray[np.bool_]]:
     """Tell for each kind of words in which rows a phrase stands."""
     found = {kind: _matching(columns[kind], _pattern(phrase)) for kind in ("text", "tags", "generated")}
     found["ocr"] = _matching(columns["ocr"], _pattern_read(phrase))
     names = _pattern_of_name(phrase)
     found["names"] = _matching(columns["uri"], names)
-    if not phrase.strip().isdecimal():  # most parts have no name but a number
+    if not phrase.isdecimal():  # most parts have no name but a number
         found["names"] |= _matching(columns["part"], names)
     return found
 
@@ -80,13 +99,13 @@ def _matching(column: pa.ChunkedArray, pattern: str) -> npt.NDArray[np.bool_]:
 
 def _pattern(phrase: str) -> str:
     """Match a phrase at the borders of words, with any white space where it has some."""
-    return _bordered(phrase.strip(), r"\s+".join(map(re.escape, phrase.split())))
+    return _bordered(phrase, f"{_SPACE}+".join(map(re.escape, phrase.split())))
 
 
 def _pattern_read(phrase: str) -> str:
     """Match a phrase whatever the white space, and inside words unless it is short."""
     letters = "".join(phrase.split())
-    body = r"\s*".join(map(re.escape, letters))
+    body = f"{_SPACE}*".join(map(re.escape, letters))
     return body if len(letters) >= _INSIDE_WORDS else _bordered(letters, body)
 
 
@@ -95,7 +114,9 @@ def _pattern_of_name(phrase: str) -> str:
     pieces = [piece for piece in _NAME_GAP.split(phrase) if piece]
     if not pieces:
         return r"[^\s\S]"  # nothing: there is no name in it
-    return _bordered(pieces[0] + pieces[-1], r"[\s_\-./]+".join(map(re.escape, pieces)), before=r"[^\p{L}\p{M}\p{N}.]")
+    return _bordered(
+        pieces[0] + pieces[-1], r"[\s\p{Z}_\-./]+".join(map(re.escape, pieces)), before=r"[^\p{L}\p{M}\p{N}.]"
+    )
 
 
 def _bordered(phrase: str, body: str, *, before: str = _NO_LETTER) -> str:

@@ -169,7 +169,8 @@ class View(ABC):
                 return [read_record(segment, row) for segment, row in located]
             for segment in self.segments:
                 positions = [n for n, (owner, _) in enumerate(located) if owner is segment]
-                taken = segment.sound_columns.take([located[n][1] for n in positions]).to_pylist()
+                rows = pa.array([located[n][1] for n in positions], pa.int64())
+                taken = segment.sound_columns.take(rows).to_pylist()
                 found |= dict(zip(positions, taken, strict=True))
         return [found[n] for n in range(len(located))]
 

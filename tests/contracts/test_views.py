@@ -98,6 +98,17 @@ def test_equals_a_plain_sort_through_additions_updates_and_deletions(view_class,
     assert len(files) <= 1 + 5 * len(view.segments)
 
 
+def test_many_records_may_all_be_of_one_segment(view_class, table, tmp_path):
+    random = np.random.default_rng(3)
+    view = view_class.open(tmp_path / "view", DIMENSION)
+    for number, start in ((300, 0), (5, 300)):
+        table.upsert(rows_of(unit(random, number), start))
+        view = view.sync(table)
+    assert len(view.segments) == 2
+    refs = [ref for ref, _ in view.scan(("id",))][:100]
+    assert [record["id"] for record in view.records(refs)] == [f"i{n}" for n in range(100)]
+
+
 def test_equal_scores_come_in_the_order_of_the_rows(view_class, table, tmp_path):
     vector = unit(np.random.default_rng(1), 1)[0]
     table.upsert(rows_of([vector] * 50))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mmrag.errors import QueryError
 from mmrag.search.hybrid import Hybrid, content_words
 from mmrag.search.phrases import rows_with, with_matched
 from mmrag.search.recall import find
@@ -145,6 +146,18 @@ def test_weights_say_what_counts(tmp_path, weight, best):
     assert found[0].record["id"] == best
     assert found[0].kind == "weighted"
     assert all(0 <= one.score <= 1 for one in found)
+    nothing = [np.zeros(len(segment.alive), bool) for segment in view.segments]
+    assert Hybrid(view, full_text, 100, "weights", weight, True).find(QUERY, "harbour", k=8, allowed=nothing) == []
+
+
+def test_weighted_scores_by_hand(tmp_path):
+    rows = [row("a", angle=0.0, text="boat"), row("b", angle=np.pi / 3, text="boat boat"), row("c", angle=np.pi / 2)]
+    view, full_text = made(tmp_path, rows)
+    found = Hybrid(view, full_text, 100, "weights", 0.25, True).find(QUERY, "boat", k=3)
+    bm25 = {one.record["id"]: one.parts.get("bm25", 0.0) for one in found}
+    assert (bm25["c"], max(bm25.values())) == (0, bm25["b"])
+    expected = {"a": 0.75 + 0.25 * bm25["a"] / bm25["b"], "b": 0.75 * 0.5 + 0.25, "c": 0.0}
+    assert {one.record["id"]: one.score for one in found} == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_lowest_score_is_one_of_the_fused(stores):
@@ -214,6 +227,18 @@ def test_a_phrase_stands_exactly_so(phrased, phrase, names):
     every = find(phrased, QUERY, k=20)[0]
     matched = {one.record["id"]: one.matched for one in with_matched(every, [phrase]) if one.matched}
     assert matched == {name: (kind,) for name, kind in names.items()}
+
+
+def test_white_space_of_any_kind_is_white_space(tmp_path):
+    view, _ = made(tmp_path, [row("a", text="Fujifilm\u00a0X100V", ocr="北京\u3000大学")])
+    for phrase in ("Fujifilm X100V", " fujifilm\tx100v ", "北京大学"):
+        assert rows_with(view, [phrase])[0].tolist() == [True]
+
+
+def test_a_phrase_may_be_long_but_not_endless(phrased):
+    assert not any(mask.any() for mask in rows_with(phrased, ["ÄB" * 150, " "]))
+    with pytest.raises(QueryError, match="at most 300 characters, and this one has 301"):
+        rows_with(phrased, ["x" * 301])
 
 
 def test_every_phrase_must_stand_somewhere(phrased):

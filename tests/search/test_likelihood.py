@@ -55,6 +55,16 @@ def test_hits_of_words_have_a_probability_and_those_of_a_picture_none(index, col
     assert not nothing_likely([], CARD)
 
 
+def test_what_has_the_words_is_never_held_back(index):
+    assert nothing_likely(index.search("green", pipeline="hybrid"), CARD)
+    for query in ("green red", mmrag.Query("green", phrases=("red",))):
+        hits = index.search(query, pipeline="hybrid")
+        assert not nothing_likely(hits, CARD)
+        (named,) = [hit for hit in hits if hit.matched]
+        assert (named.item.uri, named.matched) == ("images/red.png", ("names",))
+        assert "probability" not in named.parts
+
+
 def test_a_matcher_has_its_own_and_nothing_is_held_back_that_it_judged(index):
     first, *others = index.search("green", k=5, rerank="judge:1", top=2)
     assert first.kind == "match"
