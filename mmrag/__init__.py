@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import MmragError
-from mmrag.types import Changes, Checkup, Classification, Failure, Hit, Item, Query, Term, Version
+from mmrag.types import Changes, Checkup, Classification, Compaction, Failure, Hit, Item, Query, Term, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "Changes",
     "Checkup",
     "Classification",
+    "Compaction",
     "Encoder",
     "Failure",
     "Generator",

@@ -8,8 +8,20 @@ import mmrag
 
 def test_the_public_names_are_exactly_these():
     assert mmrag.__all__ == [
-        *("Card", "Changes", "Checkup", "Classification", "Encoder", "Failure", "Generator", "Hit", "Identity"),
-        *("Index", "Item", "Judgement", "Matcher", "MmragError", "Model", "Query", "Term", "Version"),
+        *("Card", "Changes", "Checkup", "Classification", "Compaction", "Encoder", "Failure", "Generator"),
+        *(
+            "Hit",
+            "Identity",
+            "Index",
+            "Item",
+            "Judgement",
+            "Matcher",
+            "MmragError",
+            "Model",
+            "Query",
+            "Term",
+            "Version",
+        ),
         *("__version__",),
         *("classify", "create", "evaluate_captions", "evaluate_pairs"),
         *("load_encoder", "load_generator", "load_matcher", "open", "register"),

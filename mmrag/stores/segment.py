@@ -105,6 +105,11 @@ class Segment:
             raise ValueError(f"{in_bytes.name} has other vectors than {state.name}")
         return cls(state, vectors, columns, facts, deleted, codes)
 
+    @property
+    def is_compact(self) -> bool:
+        """Whether writing it again would change nothing."""
+        return not len(self.deleted) and (self.codes is not None) == _is_coded(self.vectors.shape)
+
     @cached_property
     def sound_columns(self) -> pa.Table:
         """The columns, after a look at every value: reading text where there is none can end the process."""
@@ -218,9 +223,13 @@ def write_segment(folder: Path, parts: Sequence[Part], shape: tuple[int, ...]) -
     searchable = sum(len(part.searchable) for part in parts)
     if searchable:
         _write_vectors(folder / f"{name}.npy", parts, (searchable, *shape))
-    if searchable >= LEAST_CODED and len(shape) == 1:
+    if _is_coded((searchable, *shape)):
         write_codes(folder / f"{name}.i8", np.load(folder / f"{name}.npy", mmap_mode="r"))
     return Segment.open(folder, SegmentState(name, searchable), shape)
+
+
+def _is_coded(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] >= LEAST_CODED
 
 
 def _taken(table: pa.Table, rows: Refs) -> Iterator[pa.Table]:

@@ -241,6 +241,22 @@ class View(ABC):
                 segments = self._compared(table)
             return self._publish(segments, table.version)
 
+    def built(self) -> Self:
+        """Build what makes search in large segments fast, where that is more than the rows themselves, and publish it.
+
+        It takes longer than writing rows, and is done once a run has ended.
+        """
+        return self
+
+    def compacted(self) -> Self:
+        """Join all segments into one without deleted rows, build what belongs to it, and publish it."""
+        with damage_told(self.folder), disk_errors(self.folder):
+            whole = [segment for segment in self.segments if segment.is_compact]
+            if len(self.segments) < 2 and len(whole) == len(self.segments):
+                return self.built()
+            parts = [Part.of_segment(segment) for segment in self.segments]
+            return self._publish([write_segment(self.folder, parts, self.shape)], self.table_version).built()
+
     def _followed(self, table: Table) -> list[Segment] | None:
         """Do what the table has seen happen since; None if that is not all that has happened."""
         changes = table.changes_since(self.table_version)
