@@ -26,7 +26,7 @@ class ExactView(View):
 
     def search(self, query_vectors: Vectors, k: int, *, allowed: Allowed | None = None) -> Candidates:
         """Find the rows most similar to each query; equal scores come in the order of the rows."""
-        wanted = _wanted(self.segments, allowed)
+        wanted = wanted_rows(self.segments, allowed)
         each = math.prod(self.shape[:-1]) * math.prod(query_vectors.shape[1:-1])  # cosines between a query and a row
         at_once = max(1, _SCORES_AT_ONCE // (_LEAST_ROWS * each))
         blocks = [query_vectors[i : i + at_once] for i in range(0, len(query_vectors), at_once)]
@@ -47,10 +47,10 @@ class ExactView(View):
                 chunk_scores, rows = _best(segment, chunk, wanted[number][chunk], query_vectors, k)
                 scores.append(chunk_scores)
                 refs.append(rows | (number << SEGMENT_SHIFT))
-        return _merged(np.concatenate(scores, axis=1), np.concatenate(refs, axis=1), k)
+        return merged(np.concatenate(scores, axis=1), np.concatenate(refs, axis=1), k)
 
 
-def _wanted(segments: Sequence[Segment], allowed: Allowed | None) -> Allowed:
+def wanted_rows(segments: Sequence[Segment], allowed: Allowed | None) -> Allowed:
     """Which of the rows that have a vector count, by segment."""
     alive = [segment.alive[: len(segment.vectors)] for segment in segments]
     if allowed is None:
@@ -98,6 +98,7 @@ def _top(scores: Vectors, k: int) -> Refs:
     return np.concatenate([above, level[: k - len(above)]])
 
 
-def _merged(scores: Vectors, refs: Refs, k: int) -> Candidates:
+def merged(scores: Vectors, refs: Refs, k: int) -> Candidates:
+    """Keep the k best of what was found in several places, ``(queries, m)``."""
     order = np.lexsort((refs, -scores), axis=1)[:, :k]
     return Candidates(np.take_along_axis(scores, order, axis=1), np.take_along_axis(refs, order, axis=1))

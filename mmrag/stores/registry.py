@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _VIEWS = {
     "exact": "mmrag.stores.exact:ExactView",
+    "lance": "mmrag.stores.lance_index:LanceView",
 }
 
 

@@ -29,8 +29,8 @@ from mmrag.stores.rows import COLUMNS, from_lists
 
 Refs = npt.NDArray[np.int64]
 
-SUFFIXES = (".npy", ".arrow", ".facts", ".i8")
-"""Of the files of a segment."""
+SUFFIXES = (".npy", ".arrow", ".facts", ".i8", ".lance")
+"""Of the files of a segment, and of the folders that a view adds."""
 
 LEAST_CODED = 100_000
 """Segments of as many rows that have one vector keep a copy of them in bytes; small ones are searched at once."""

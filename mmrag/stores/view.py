@@ -23,7 +23,7 @@ from mmrag.errors import IndexFormatError
 from mmrag.recipe import build
 from mmrag.roles import Vectors
 from mmrag.similarity import vector_shape
-from mmrag.stores.files import disk_errors, read_json, sync_to_disk, write_json
+from mmrag.stores.files import delete, disk_errors, read_json, sync_to_disk, write_json
 from mmrag.stores.manifest import STAMPS_PER_VERSION
 from mmrag.stores.segment import SUFFIXES, Part, Refs, Segment, SegmentState, damage_told, read_record, write_segment
 from mmrag.stores.table import Table
@@ -316,8 +316,8 @@ class View(ABC):
         """Delete the files of segments that nobody else knows of."""
         published = {segment.state.name for segment in self.segments}
         for name in {segment.state.name for segment in segments} - published:
-            for suffix in SUFFIXES:
-                (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+            for path in self.folder.glob(f"{name}.*"):
+                delete(path)
 
     def _publish(self, segments: Sequence[Segment], table_version: int) -> Self:
         segments = [segment for segment in segments if segment.alive.any()]
@@ -327,7 +327,7 @@ class View(ABC):
             self.folder, self.shape, table_version=table_version, segments=segments, settings=self.settings
         )
         for path in view.leftovers():
-            path.unlink()
+            delete(path)
         return view
 
 
