@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _VIEWS = {
     "exact": "mmrag.stores.exact:ExactView",
+    "faiss": "mmrag.stores.faiss:FaissView",
 }
 
 

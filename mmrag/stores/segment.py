@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError  # numpy parses the head of a file as Python
@@ -43,11 +43,15 @@ class SegmentState:
         How many of its rows have a vector.
     deletions : str
         Name of the file that lists deleted rows, or empty.
+    built : dict of str to int
+        Suffixes of the files that a view has built beside them, each with the CRC-32 of what must not be read if it is
+        damaged, or 0.
     """
 
     name: str
     searchable: int
     deletions: str = ""
+    built: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
