@@ -13,7 +13,7 @@ from mmrag.roles import Vectors
 from mmrag.similarity import cosines
 from mmrag.stores.codes import MOST_QUERIES, Codes
 from mmrag.stores.segment import Refs, Segment
-from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates, View
+from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates, View, best_of
 
 _SCORES_AT_ONCE = 1 << 24
 _LEAST_ROWS = 1024
@@ -47,11 +47,11 @@ class ExactView(View):
                 chunk_scores, rows = _best(segment, chunk, wanted[number][chunk], query_vectors, k)
                 scores.append(chunk_scores)
                 refs.append(rows | (number << SEGMENT_SHIFT))
-        return merged(np.concatenate(scores, axis=1), np.concatenate(refs, axis=1), k)
+        return best_of([Candidates(*one) for one in zip(scores, refs, strict=True)], k)
 
 
 def wanted_rows(segments: Sequence[Segment], allowed: Allowed | None) -> Allowed:
-    """Which of the rows that have a vector count, by segment."""
+    """Tell which of the rows that have a vector may be found, by segment: bool ``(searchable,)`` of each."""
     alive = [segment.alive[: len(segment.vectors)] for segment in segments]
     if allowed is None:
         return alive
@@ -96,9 +96,3 @@ def _top(scores: Vectors, k: int) -> Refs:
     above = np.flatnonzero(scores > lowest_kept)
     level = np.flatnonzero(scores == lowest_kept)
     return np.concatenate([above, level[: k - len(above)]])
-
-
-def merged(scores: Vectors, refs: Refs, k: int) -> Candidates:
-    """Keep the k best of what was found in several places, ``(queries, m)``."""
-    order = np.lexsort((refs, -scores), axis=1)[:, :k]
-    return Candidates(np.take_along_axis(scores, order, axis=1), np.take_along_axis(refs, order, axis=1))

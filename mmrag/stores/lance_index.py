@@ -8,9 +8,8 @@ which a filter leaves few.
 from __future__ import annotations
 
 import functools
-import os
-import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,10 +20,10 @@ import pyarrow as pa
 from mmrag.errors import StoreError
 from mmrag.roles import Vectors
 from mmrag.similarity import cosines
-from mmrag.stores.exact import ExactView, merged, wanted_rows
-from mmrag.stores.files import disk_errors, sync_to_disk
+from mmrag.stores.exact import ExactView, wanted_rows
+from mmrag.stores.files import delete, disk_errors
 from mmrag.stores.segment import Refs, Segment, damage_told
-from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates
+from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates, best_of
 
 SUFFIX = ".lance"
 
@@ -40,27 +39,19 @@ class LanceView(ExactView):
 
     @functools.cached_property
     def _tables(self) -> dict[int, Any]:
-        """The datasets of the segments that have an index, by segment."""
+        """The datasets of the segments that have an index, by segment; a newer view may have replaced some."""
         import lancedb
 
-        folders = {number: self._place(segment) for number, segment in enumerate(self.segments)}
-        return {n: lancedb.connect(place).open_table(_NAME) for n, place in folders.items() if place.is_dir()}
+        places = {n: self._place(one) for n, one in enumerate(self.segments) if SUFFIX in one.state.built}
+        return {n: lancedb.connect(place).open_table(_NAME) for n, place in places.items() if place.is_dir()}
 
     def built(self) -> Self:
         """Build the indexes of the segments that have none and are large enough."""
-        lacking = [one for one in self.segments if self._is_worth_it(one) and not self._place(one).is_dir()]
-        with damage_told(self.folder), disk_errors(self.folder):
-            for segment in lacking:
-                self._build(segment)
-        if not lacking:
+        if not any(map(self._lacks_index, self.segments)):
             return self
-        return type(self)(
-            self.folder,
-            self.shape,
-            table_version=self.table_version,
-            segments=self.segments,
-            settings=self.settings,
-        )
+        with damage_told(self.folder), disk_errors(self.folder):
+            segments = [self._with_index(one) if self._lacks_index(one) else one for one in self.segments]
+            return self._publish(segments, self.table_version)
 
     def search(self, query_vectors: Vectors, k: int, *, allowed: Allowed | None = None) -> Candidates:
         """Find nearly always the rows most similar to each query; scores are cosines."""
@@ -71,9 +62,7 @@ class LanceView(ExactView):
         for number in indexed:
             with damage_told(self.folder):
                 found.append(self._find(number, query_vectors, k, wanted))
-        return merged(
-            np.concatenate([one.scores for one in found], axis=1), np.concatenate([one.refs for one in found], axis=1), k
-        )
+        return best_of(found, k)
 
     def _find(self, number: int, query_vectors: Vectors, k: int, wanted: Allowed) -> Candidates:
         """Search one segment; a query for which its index finds too few is compared with all that is wanted there."""
@@ -99,36 +88,48 @@ class LanceView(ExactView):
         asked = int(np.ceil(k * self.settings.rescore_factor / share))
         rows = np.empty(0, dtype=np.int64)
         for _ in range(_MOST_ATTEMPTS):
-            search = self._tables[number].search(query, vector_column_name="vector").distance_type("cosine")
-            search = search.nprobes(self.settings.nprobe).ef(self.settings.ef_search)
-            found = search.select(["row"]).limit(asked).to_arrow()["row"].to_numpy()
-            rows = np.asarray(found[wanted[found]], dtype=np.int64)
+            found = self._ask(number, query, asked)
+            rows = found[wanted[found]]
             if len(rows) >= k or len(found) < asked:
                 break
             asked *= 4
         return rows
 
-    def _is_worth_it(self, segment: Segment) -> bool:
-        return len(self.shape) == 1 and len(segment.vectors) >= self.settings.build_at
+    def _ask(self, number: int, query: Vectors, count: int) -> Refs:
+        """Let LanceDB find rows; none if a newer view has deleted its files meanwhile."""
+        search = self._tables[number].search(query, vector_column_name="vector").distance_type("cosine")
+        search = search.nprobes(self.settings.nprobe).ef(max(self.settings.ef_search, count)).limit(count)
+        try:
+            found = search.select(["row", "_distance"]).to_arrow()["row"].to_numpy()
+        except (OSError, RuntimeError, ValueError) as error:
+            if self._place(self.segments[number]).is_dir():
+                raise ValueError(error) from error
+            return np.empty(0, dtype=np.int64)
+        return np.asarray(found, dtype=np.int64)
+
+    def _lacks_index(self, segment: Segment) -> bool:
+        worthwhile = len(self.shape) == 1 and len(segment.vectors) >= self.settings.build_at
+        return worthwhile and SUFFIX not in segment.state.built
 
     def _place(self, segment: Segment) -> Path:
         return self.folder / f"{segment.state.name}{SUFFIX}"
 
-    def _build(self, segment: Segment) -> None:
-        """Build the index of a segment aside; it is there in one step."""
+    def _with_index(self, segment: Segment) -> Segment:
         import lancedb
 
         place = self._place(segment)
-        aside = place.with_suffix(f"{SUFFIX}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
+        delete(place)
         schema = pa.schema([("row", pa.int64()), ("vector", pa.list_(pa.float32(), self.shape[0]))])
         try:
-            table = lancedb.connect(aside).create_table(_NAME, _batches(segment.vectors, schema), schema=schema)
+            table = lancedb.connect(place).create_table(_NAME, _batches(segment.vectors, schema), schema=schema)
             table.create_index("vector", config=_config(self.settings.factory))
         except (RuntimeError, ValueError) as error:
-            raise StoreError(f"LanceDB did not build the index of {place}: {' '.join(str(error).split())}") from error
-        os.replace(aside, place)
-        sync_to_disk(self.folder)
+            reason = " ".join(str(error).split())
+            raise StoreError(
+                f"LanceDB did not build the index of {place} ({reason}). Where it has too few rows for that, raise "
+                "view.build_at"
+            ) from error
+        return replace(segment, state=replace(segment.state, built={SUFFIX: 0}))
 
 
 def _batches(vectors: Vectors, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

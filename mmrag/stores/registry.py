@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _VIEWS = {
     "exact": "mmrag.stores.exact:ExactView",
     "lance": "mmrag.stores.lance_index:LanceView",
+    "faiss": "mmrag.stores.faiss:FaissView",
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError  # numpy parses the head of a file as Python
@@ -29,8 +29,8 @@ from mmrag.stores.rows import COLUMNS, from_lists
 
 Refs = npt.NDArray[np.int64]
 
-SUFFIXES = (".npy", ".arrow", ".facts", ".i8", ".lance")
-"""Of the files of a segment, and of the folders that a view adds."""
+SUFFIXES = (".npy", ".arrow", ".facts", ".i8")
+"""Of the files of a segment."""
 
 LEAST_CODED = 100_000
 """Segments of as many rows that have one vector keep a copy of them in bytes; small ones are searched at once."""
@@ -50,11 +50,15 @@ class SegmentState:
         How many of its rows have a vector.
     deletions : str
         Name of the file that lists deleted rows, or empty.
+    built : dict of str to int
+        Suffixes of the files that a view has built beside them, each with the CRC-32 of what must not be read if it is
+        damaged, or 0.
     """
 
     name: str
     searchable: int
     deletions: str = ""
+    built: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

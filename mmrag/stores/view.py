@@ -67,6 +67,14 @@ class Candidates:
     refs: Refs
 
 
+def best_of(found: Sequence[Candidates], k: int) -> Candidates:
+    """Give the k best of what was found in several places; equal scores come in the order of the rows."""
+    scores = np.concatenate([one.scores for one in found], axis=1)
+    refs = np.concatenate([one.refs for one in found], axis=1)
+    order = np.lexsort((refs, -scores), axis=1)[:, :k]
+    return Candidates(np.take_along_axis(scores, order, axis=1), np.take_along_axis(refs, order, axis=1))
+
+
 class View(ABC):
     """A snapshot of the table, ready to be searched. Immutable: `sync` returns a new one.
 
@@ -222,7 +230,7 @@ class View(ABC):
         """List the files in its folder that are not its own: older ones, and what an interrupted writer left."""
         states = [segment.state for segment in self.segments]
         own = {"view.json", *(state.deletions for state in states)}
-        own |= {f"{state.name}{suffix}" for state in states for suffix in SUFFIXES}
+        own |= {f"{state.name}{suffix}" for state in states for suffix in (*SUFFIXES, *state.built)}
         return [path for path in self.folder.iterdir() if path.name not in own]
 
     def sync(self, table: Table) -> Self:
@@ -242,10 +250,7 @@ class View(ABC):
             return self._publish(segments, table.version)
 
     def built(self) -> Self:
-        """Build what makes search in large segments fast, where that is more than the rows themselves, and publish it.
-
-        It takes longer than writing rows, and is done once a run has ended.
-        """
+        """Build what a search of the large segments needs to be fast, where it is lacking; called when a run ends."""
         return self
 
     def compacted(self) -> Self:
