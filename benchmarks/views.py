@@ -248,7 +248,7 @@ def bandwidth(vectors: np.ndarray) -> float:
 
 
 def with_least_effort(search: Search, queries: np.ndarray, truth: np.ndarray) -> tuple[int, float]:
-    effort, found = 0, 0.0
+    effort, found = LADDER[0], 0.0
     for effort in LADDER:
         found = recall(search(queries, effort), truth)
         if found >= TARGET:
@@ -271,7 +271,7 @@ def measured(name: str, data: Path) -> dict[str, Any]:
     before = memory()
     search = contestant.load(folder)
     search(queries[:1], LADDER[0])
-    effort, found = with_least_effort(search, queries, truth) if contestant.has_effort else (0, None)
+    effort, found = with_least_effort(search, queries, truth) if contestant.has_effort else (LADDER[0], None)
     one = milliseconds(lambda n: search(queries[n % QUERIES][None], effort))
     after = memory()
     report: dict[str, Any] = {
@@ -301,7 +301,7 @@ def measured(name: str, data: Path) -> dict[str, Any]:
 
 
 def speed(search: Search, queries: np.ndarray, effort: int) -> float:
-    """Queries per second, in batches of these."""
+    """Measure queries per second, in batches of these."""
     return round(1000 * len(queries) / statistics.median(milliseconds(lambda _: search(queries, effort))), 1)
 
 
