@@ -17,6 +17,7 @@ PACKAGES = (
     *("numpy", "onnxruntime", "openvino", "torch", "transformers"),
     *("open_clip_torch", "sentence-transformers", "accelerate"),
     *("lancedb", "pyarrow", "pillow", "tokenizers", "typer"),
+    *("faiss-cpu", "numkong", "usearch"),
 )
 
 

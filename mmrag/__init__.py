@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import MmragError
-from mmrag.types import Changes, Checkup, Classification, Fact, Failure, Hit, Item, Query, Term, Version
+from mmrag.types import Changes, Checkup, Classification, Compaction, Fact, Failure, Hit, Item, Query, Term, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "Changes",
     "Checkup",
     "Classification",
+    "Compaction",
     "Encoder",
     "Fact",
     "Failure",

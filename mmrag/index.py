@@ -43,7 +43,7 @@ from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
 from mmrag.stores.records import to_item
 from mmrag.stores.registry import open_view, view_folder
-from mmrag.types import Changes, Checkup, Classification, Fact, Failure, Hit, Item, Query, Version
+from mmrag.types import Changes, Checkup, Classification, Compaction, Fact, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -518,6 +518,29 @@ class Index:
             dropped = ", ".join(drop_stores(self.folder, self.manifest.store))
         told = [f"removed what an interrupted or finished reindex left: {dropped}"] if dropped else []
         return replace(checkup, mended=(*checkup.mended, *told))
+
+    def compact(self) -> Compaction:
+        """Join what many runs have left into one, without what is deleted; searches go on.
+
+        Versions that can be restored stay.
+
+        Returns
+        -------
+        Compaction
+            What it came to.
+
+        Raises
+        ------
+        IndexLockedError
+            If another process is writing.
+        """
+        from mmrag.stores.compact import compact_store
+
+        with self._writing, write_lock(self.folder):
+            self._take(Manifest.read_to_write(self.folder))
+            table = self._open_table()
+            self._opened, compaction = compact_store(self.folder, table, self._synced(self._published_view(), table))
+        return compaction
 
     @overload
     def search(  # type: ignore[overload-overlap]

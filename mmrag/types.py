@@ -352,6 +352,44 @@ class Checkup:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """How much an index keeps.
+
+    Parameters
+    ----------
+    segments : int
+        Of its view.
+    rows : int
+        In these, with those that are deleted.
+    deleted : int
+        How many of them are.
+    bytes : int
+        On the disk: table, view, and the versions that can be restored.
+    """
+
+    segments: int
+    rows: int
+    deleted: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What compacting an index came to."""
+
+    before: Extent
+    after: Extent
+
+    def __str__(self) -> str:
+        """One line, as the command line prints it."""
+        one, other = self.before, self.after
+        return (
+            f"{one.segments:,} → {other.segments:,} segments · {one.rows:,} → {other.rows:,} rows · "
+            f"{one.bytes / 1e6:,.1f} → {other.bytes / 1e6:,.1f} MB"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What a change to an index came to, in items.
 

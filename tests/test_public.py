@@ -8,7 +8,18 @@ import mmrag
 
 def test_the_public_names_are_exactly_these():
     assert mmrag.__all__ == [
-        *("Card", "Changes", "Checkup", "Classification", "Encoder", "Fact", "Failure", "Generator", "Hit"),
+        *(
+            "Card",
+            "Changes",
+            "Checkup",
+            "Classification",
+            "Compaction",
+            "Encoder",
+            "Fact",
+            "Failure",
+            "Generator",
+            "Hit",
+        ),
         *("Identity", "Index", "Item", "Judgement", "Matcher", "MmragError", "Model", "Query", "Term", "Version"),
         *("__version__",),
         *("classify", "create", "evaluate_captions", "evaluate_pairs"),

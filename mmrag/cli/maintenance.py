@@ -1,4 +1,4 @@
-"""reindex, restore, check: another model, going back, and looking whether all is well."""
+"""reindex, restore, check, compact: another model, going back, looking whether all is well, and making it small."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example:  mmrag reindex --model ./my-model")(reindex)
     app.command(epilog="Example:  mmrag restore 12")(restore)
     app.command(epilog="Example:  mmrag check")(check)
+    app.command(epilog="Example:  mmrag compact")(compact)
 
 
 def reindex(
@@ -102,3 +103,16 @@ def check(index_dir: IndexOption = None, as_json: JsonOption = False, quiet: Qui
             typer.echo(f"{checkup.items:,} items and {checkup.failed:,} failures: all is well")
     if checkup.wrong:
         raise typer.Exit(1)
+
+
+def compact(index_dir: IndexOption = None, as_json: JsonOption = False) -> None:
+    """Join what many runs have left into one, without what is deleted. Searches go on.
+
+    Indexing does this in small steps by itself; after many changes this makes the index as small and fast as a new
+    one. Needs room for a second view on the disk. Versions that can be restored stay.
+    """
+    compaction = open_corpus(index_dir).compact()
+    if as_json:
+        print_json(dataclasses.asdict(compaction))
+    else:
+        typer.echo(str(compaction))

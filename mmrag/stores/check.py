@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
-from mmrag.stores.files import disk_errors
+from mmrag.stores.files import delete, disk_errors
 from mmrag.stores.registry import open_view, view_class, view_folder
 from mmrag.stores.rows import COLUMNS, from_lists
 from mmrag.stores.segment import Segment, damage_told
@@ -81,7 +81,7 @@ def _without_leftovers(folder: Path, view: View) -> list[str]:
     leftovers = [*view.leftovers(), *folder.glob("*.tmp")]
     with disk_errors(folder):
         for path in leftovers:
-            path.unlink()
+            delete(path)
     names = ", ".join(sorted(path.name for path in leftovers))
     return [f"removed what an interrupted writer left: {names}"] if names else []
 

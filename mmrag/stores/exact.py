@@ -13,7 +13,7 @@ from mmrag.roles import Vectors
 from mmrag.similarity import cosines
 from mmrag.stores.codes import MOST_QUERIES, Codes
 from mmrag.stores.segment import Refs, Segment
-from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates, View
+from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates, View, best_of
 
 _SCORES_AT_ONCE = 1 << 24
 _LEAST_ROWS = 1024
@@ -26,7 +26,7 @@ class ExactView(View):
 
     def search(self, query_vectors: Vectors, k: int, *, allowed: Allowed | None = None) -> Candidates:
         """Find the rows most similar to each query; equal scores come in the order of the rows."""
-        wanted = _wanted(self.segments, allowed)
+        wanted = wanted_rows(self.segments, allowed)
         each = math.prod(self.shape[:-1]) * math.prod(query_vectors.shape[1:-1])  # cosines between a query and a row
         at_once = max(1, _SCORES_AT_ONCE // (_LEAST_ROWS * each))
         blocks = [query_vectors[i : i + at_once] for i in range(0, len(query_vectors), at_once)]
@@ -47,11 +47,11 @@ class ExactView(View):
                 chunk_scores, rows = _best(segment, chunk, wanted[number][chunk], query_vectors, k)
                 scores.append(chunk_scores)
                 refs.append(rows | (number << SEGMENT_SHIFT))
-        return _merged(np.concatenate(scores, axis=1), np.concatenate(refs, axis=1), k)
+        return best_of([Candidates(*one) for one in zip(scores, refs, strict=True)], k)
 
 
-def _wanted(segments: Sequence[Segment], allowed: Allowed | None) -> Allowed:
-    """Which of the rows that have a vector count, by segment."""
+def wanted_rows(segments: Sequence[Segment], allowed: Allowed | None) -> Allowed:
+    """Tell which of the rows that have a vector may be found, by segment: bool ``(searchable,)`` of each."""
     alive = [segment.alive[: len(segment.vectors)] for segment in segments]
     if allowed is None:
         return alive
@@ -96,8 +96,3 @@ def _top(scores: Vectors, k: int) -> Refs:
     above = np.flatnonzero(scores > lowest_kept)
     level = np.flatnonzero(scores == lowest_kept)
     return np.concatenate([above, level[: k - len(above)]])
-
-
-def _merged(scores: Vectors, refs: Refs, k: int) -> Candidates:
-    order = np.lexsort((refs, -scores), axis=1)[:, :k]
-    return Candidates(np.take_along_axis(scores, order, axis=1), np.take_along_axis(refs, order, axis=1))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _VIEWS = {
     "exact": "mmrag.stores.exact:ExactView",
+    "lance": "mmrag.stores.lance_index:LanceView",
+    "faiss": "mmrag.stores.faiss:FaissView",
 }
 
 

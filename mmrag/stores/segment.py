@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError  # numpy parses the head of a file as Python
@@ -50,11 +50,15 @@ class SegmentState:
         How many of its rows have a vector.
     deletions : str
         Name of the file that lists deleted rows, or empty.
+    built : dict of str to int
+        Suffixes of the files that a view has built beside them, each with the CRC-32 of what must not be read if it is
+        damaged, or 0.
     """
 
     name: str
     searchable: int
     deletions: str = ""
+    built: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,11 @@ class Segment:
         if codes is not None and codes.codes.shape != vectors.shape:
             raise ValueError(f"{in_bytes.name} has other vectors than {state.name}")
         return cls(state, vectors, columns, facts, deleted, codes)
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether writing it again would change nothing."""
+        return not len(self.deleted) and (self.codes is not None) == _is_coded(self.vectors.shape)
 
     @cached_property
     def sound_columns(self) -> pa.Table:
@@ -222,9 +231,13 @@ def write_segment(folder: Path, parts: Sequence[Part], shape: tuple[int, ...]) -
     searchable = sum(len(part.searchable) for part in parts)
     if searchable:
         _write_vectors(folder / f"{name}.npy", parts, (searchable, *shape))
-    if searchable >= LEAST_CODED and len(shape) == 1:
+    if _is_coded((searchable, *shape)):
         write_codes(folder / f"{name}.i8", np.load(folder / f"{name}.npy", mmap_mode="r"))
     return Segment.open(folder, SegmentState(name, searchable), shape)
+
+
+def _is_coded(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] >= LEAST_CODED
 
 
 def _taken(table: pa.Table, rows: Refs) -> Iterator[pa.Table]:

@@ -23,7 +23,7 @@ from mmrag.errors import IndexFormatError
 from mmrag.recipe import build
 from mmrag.roles import Vectors
 from mmrag.similarity import vector_shape
-from mmrag.stores.files import disk_errors, read_json, sync_to_disk, write_json
+from mmrag.stores.files import delete, disk_errors, read_json, sync_to_disk, write_json
 from mmrag.stores.manifest import STAMPS_PER_VERSION
 from mmrag.stores.segment import SUFFIXES, Part, Refs, Segment, SegmentState, damage_told, read_record, write_segment
 from mmrag.stores.table import Table
@@ -65,6 +65,14 @@ class Candidates:
 
     scores: Vectors
     refs: Refs
+
+
+def best_of(found: Sequence[Candidates], k: int) -> Candidates:
+    """Give the k best of what was found in several places; equal scores come in the order of the rows."""
+    scores = np.concatenate([one.scores for one in found], axis=1)
+    refs = np.concatenate([one.refs for one in found], axis=1)
+    order = np.lexsort((refs, -scores), axis=1)[:, :k]
+    return Candidates(np.take_along_axis(scores, order, axis=1), np.take_along_axis(refs, order, axis=1))
 
 
 class View(ABC):
@@ -223,7 +231,7 @@ class View(ABC):
         """List the files in its folder that are not its own: older ones, and what an interrupted writer left."""
         states = [segment.state for segment in self.segments]
         own = {"view.json", *(state.deletions for state in states)}
-        own |= {f"{state.name}{suffix}" for state in states for suffix in SUFFIXES}
+        own |= {f"{state.name}{suffix}" for state in states for suffix in (*SUFFIXES, *state.built)}
         return [path for path in self.folder.iterdir() if path.name not in own]
 
     def sync(self, table: Table) -> Self:
@@ -241,6 +249,19 @@ class View(ABC):
             if segments is None:
                 segments = self._compared(table)
             return self._publish(segments, table.version)
+
+    def built(self) -> Self:
+        """Build what a search of the large segments needs to be fast, where it is lacking; called when a run ends."""
+        return self
+
+    def compacted(self) -> Self:
+        """Join all segments into one without deleted rows, build what belongs to it, and publish it."""
+        with damage_told(self.folder), disk_errors(self.folder):
+            whole = [segment for segment in self.segments if segment.is_compact]
+            if len(self.segments) < 2 and len(whole) == len(self.segments):
+                return self.built()
+            parts = [Part.of_segment(segment) for segment in self.segments]
+            return self._publish([write_segment(self.folder, parts, self.shape)], self.table_version).built()
 
     def _followed(self, table: Table) -> list[Segment] | None:
         """Do what the table has seen happen since; None if that is not all that has happened."""
@@ -301,8 +322,8 @@ class View(ABC):
         """Delete the files of segments that nobody else knows of."""
         published = {segment.state.name for segment in self.segments}
         for name in {segment.state.name for segment in segments} - published:
-            for suffix in SUFFIXES:
-                (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+            for path in self.folder.glob(f"{name}.*"):
+                delete(path)
 
     def _publish(self, segments: Sequence[Segment], table_version: int) -> Self:
         segments = [segment for segment in segments if segment.alive.any()]
@@ -312,7 +333,7 @@ class View(ABC):
             self.folder, self.shape, table_version=table_version, segments=segments, settings=self.settings
         )
         for path in view.leftovers():
-            path.unlink()
+            delete(path)
         return view
 
 

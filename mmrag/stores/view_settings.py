@@ -32,6 +32,9 @@ FACTORIES = (
 )
 """The forms of FAISS's index_factory that a recipe may ask for, with any numbers."""
 
+LANCE_FACTORIES = ("IVF_PQ", "IVF_HNSW_SQ", "IVF_RQ")
+"""The indexes of LanceDB that a recipe may ask for."""
+
 _FORM = re.compile(
     r"(?:SQ8|SQfp16|Flat|RaBitQ"
     r"|HNSW\d{1,3}(?:,SQ8|,SQfp16)?"
@@ -52,7 +55,7 @@ class ViewSettings:
         What looks for candidates; "auto" leaves it to mmrag, which decides by the number of rows whenever a run ends.
     factory : str
         For FAISS, what it builds, in the language of its index_factory, of the forms in `FACTORIES`; ``{lists}``
-        stands for about four times the square root of the rows.
+        stands for about four times the square root of the rows. For LanceDB, one of `LANCE_FACTORIES`.
     rescore : {"fp32", "fp16", "int8", ""}
         What the candidates' scores are computed from: the vectors themselves, or a smaller copy beside them, whose
         cosines differ in the fourth (fp16) or third decimal (int8). Empty leaves the scores that FAISS estimates.
@@ -84,8 +87,10 @@ class ViewSettings:
                 f"view.factory {self.factory!r} is no form that mmrag builds; choose one of {', '.join(FACTORIES)}, "
                 "with other numbers if you like"
             )
-        if self.kind != "faiss" and self.factory:
-            raise RecipeError(f'view.factory is for kind = "faiss", not {self.kind!r}; leave it out')
+        if self.kind == "lance" and self.factory not in LANCE_FACTORIES:
+            raise RecipeError(f"view.factory {self.factory!r} is none of {', '.join(LANCE_FACTORIES)}")
+        if self.kind not in ("faiss", "lance") and self.factory:
+            raise RecipeError(f'view.factory is for kind = "faiss" or "lance", not {self.kind!r}; leave it out')
         if min(self.nprobe, self.ef_search, self.build_at) < 1 or max(self.nprobe, self.ef_search) > _MOST_EFFORT:
             raise RecipeError(
                 f"view.nprobe and view.ef_search are from 1 to {_MOST_EFFORT:,}, view.build_at at least 1"

@@ -21,6 +21,7 @@ COMMANDS = [
         "reindex",
         "restore",
         "check",
+        "compact",
         "eval",
         "train",
         "models",

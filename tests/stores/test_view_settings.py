@@ -23,7 +23,7 @@ def test_other_forms_are_refused(factory):
     [
         ({"kind": "exact", "factory": "SQ8"}, "view.factory is for kind = \"faiss\", not 'exact'"),
         ({"kind": "fais"}, "must be one of 'auto', 'exact', 'faiss', 'lance', not 'fais'"),
-        ({"rescore": "int4"}, "must be one of 'fp32', 'fp16', 'int8', '', not 'int4'"),
+        ({"rescore": "int4"}, "must be one of '', 'fp32', 'fp16', 'int8', not 'int4'"),
         ({"target": 0.0}, "view.target is a share above 0 and up to 1, not 0"),
         ({"rescore_factor": float("nan")}, "view.rescore_factor is at least 1, not nan"),
         ({"nprobe": 0}, "view.nprobe and view.ef_search are from 1 to 1,048,576"),
