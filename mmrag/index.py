@@ -430,7 +430,7 @@ class Index:
         Parameters
         ----------
         recipe : str or IndexRecipe
-            A shipped recipe's name ("hnsw", "auto") or a path; only its view is used.
+            A shipped recipe's name ("hnsw"; "default" leaves it to mmrag) or a path; only its view is used.
 
         Raises
         ------

@@ -101,7 +101,8 @@ def tuning_line(facts: dict[str, Any]) -> str:
         return f"{', '.join(effort)}; not tuned: mmrag tune"
     return (
         f"{', '.join(effort)}: {100 * tuning['recall']:.1f} % of the ten best found, "
-        f"target {100 * view['target']:g} %, by {tuning['queries']:,} queries ({tuning['source']}) over {tuning['rows']:,} items"
+        f"target {100 * view['target']:g} %, by {tuning['queries']:,} queries ({tuning['source']}) "
+        f"over {tuning['rows']:,} items"
     )
 
 

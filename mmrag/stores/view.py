@@ -249,7 +249,7 @@ class View(ABC):
                 segments = self._with_fresh(segments, Part.of_table(rows, fresh, self.shape))
             return self._publish(segments, table.version)
 
-    @classmethod
+    @classmethod  # noqa: B027 - most views need nothing
     def check(cls, settings: ViewSettings, dimension: int) -> None:
         """Check that a view of such vectors can be built here.
 
