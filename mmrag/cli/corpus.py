@@ -25,6 +25,7 @@ from mmrag.cli.options import (
     printable,
     progress_bar,
     tell_failures,
+    tuning_line,
 )
 
 if TYPE_CHECKING:
@@ -320,6 +321,15 @@ def _words(counts: dict[str, int]) -> str:
     return f"pictures with {', '.join(told)}" if told else "none with the pictures"
 
 
+def _view_lines(about: dict[str, Any]) -> list[str]:
+    view, choice = about["view"], about["choice"]
+    name = " ".join(filter(None, (view["kind"], view["factory"])))
+    chosen = "chosen by mmrag: " if choice["auto"] else ""
+    why = f" ({chosen}{choice['why']})" if choice["why"] else ""
+    lines = [f"view     {name}, of table version {about['table_version']}{why}"]
+    return lines if view["kind"] == "exact" else [*lines, f"tuned    {tuning_line(about)}"]
+
+
 def _info_lines(about: dict[str, Any]) -> list[str]:
     identity = about["identity"]
     folders = ", ".join(_folder(folder) for folder in about["folders"]) or "none"
@@ -332,7 +342,7 @@ def _info_lines(about: dict[str, Any]) -> list[str]:
         f"model    {about['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
         f"engine   {about['writer']['engine']} in {about['writer']['precision']}",
         f"folders  {folders}",
-        f"view     {about['view']['kind']}, of table version {about['table_version']}",
+        *_view_lines(facts),
         f"versions the last {about['keep_versions']} are kept (mmrag info --versions, mmrag restore)",
         f"on disk  {about['bytes'] / 1e6:,.1f} MB{full_text}, made {about['created']}",
     ]

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
 from mmrag.stores.files import delete, disk_errors
-from mmrag.stores.registry import open_view, view_class, view_folder
+from mmrag.stores.registry import WORDS, open_view, view_class, view_folder
 from mmrag.stores.rows import COLUMNS, from_lists
 from mmrag.stores.segment import Segment, damage_told
 from mmrag.stores.table import Table
@@ -62,7 +62,7 @@ def check_store(
 
 def with_words(checkup: Checkup, view: View) -> Checkup:
     """Compare the full-text index beside a sound view with it, if there is one, and make it anew where it differs."""
-    folder = view.folder.parent / "words"
+    folder = view.folder.parent / WORDS
     if not folder.exists():
         return checkup
     from mmrag.stores.words import WordsView
@@ -138,7 +138,7 @@ def _sound_view(
         difference = f"it was damaged ({error.__cause__})"
     if difference is None:
         return view, ["brought the view up to the table's newest version"] if behind else []
-    view = view_class(settings.kind)(folder, table.shape, settings=settings).sync(table)
+    view = view_class(settings.kind)(folder, table.shape, settings=settings).sync(table).built()
     return view, [f"made the view again from the table: {difference}"]
 
 

@@ -19,6 +19,10 @@ _VIEWS = {
 }
 
 
+WORDS = "words"
+"""Name of the folder of the full-text index, beside those of views."""
+
+
 def view_class(kind: str) -> type[View]:
     """Find the class of a kind of view.
 
