@@ -24,11 +24,9 @@ from mmrag.errors import (
     Interrupted,
     StoreError,
 )
-from mmrag.ingest.notes import Notes
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import EnrichOptions, IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
-from mmrag.ingest.words import KINDS
 from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.pipeline import Pipeline, load_pipeline, run
@@ -40,7 +38,7 @@ from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
 from mmrag.stores.records import to_item
 from mmrag.stores.registry import view_class
-from mmrag.types import Changes, Checkup, Classification, Failure, Hit, Item, Query, Version
+from mmrag.types import WORDS, Changes, Checkup, Classification, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -664,7 +662,8 @@ class Index:
 
     def info(self) -> dict[str, Any]:
         """Describe the index: counts, model, folders, size on disk."""
-        rows = list(self._view.scan(("modality", "failure", *KINDS)))
+        kinds = ("text", *WORDS)
+        rows = list(self._view.scan(("modality", "failure", *kinds)))
         sound = [row for row in rows if row[2] is None]
         found = [modality for _, modality, *_ in sound]
         pictures = [row[3:] for row in sound if row[1] == "image"]
@@ -674,7 +673,7 @@ class Index:
             "images": found.count("image"),
             "texts": found.count("text"),
             "failed": len(rows) - len(found),
-            "words": {kind: sum(bool(row[n]) for row in pictures) for n, kind in enumerate(KINDS)},
+            "words": {kind: sum(bool(row[n]) for row in pictures) for n, kind in enumerate(kinds)},
             "model": self.manifest.model,
             "identity": dataclasses.asdict(self.manifest.identity),
             "view": self.manifest.view,
@@ -834,6 +833,7 @@ class Index:
         progress: Progress | None,
         profile: Profile | None,
     ) -> Ingest:
+        from mmrag.ingest.notes import Notes
         from mmrag.ingest.write import Ingest
 
         return Ingest(
@@ -858,6 +858,8 @@ class Index:
 
     def _go_by(self, captions: Sequence[str | Path]) -> None:
         """Remember captions files beside those that are; none forgets them all."""
+        from mmrag.ingest.notes import Notes
+
         uris = [to_uri(absolute(path, self.home), self.home) for path in captions]
         Notes(self.home, uris).load()
         known = dict.fromkeys((*self.manifest.captions, *uris)) if uris else ()
