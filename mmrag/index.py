@@ -25,11 +25,9 @@ from mmrag.errors import (
     Interrupted,
     StoreError,
 )
-from mmrag.ingest.notes import Notes
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import EnrichOptions, IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
-from mmrag.ingest.words import KINDS
 from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.condition import both
@@ -42,9 +40,9 @@ from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
 from mmrag.stores.records import to_item
-from mmrag.stores.registry import WORDS, open_view, view_class, view_folder
+from mmrag.stores.registry import WORDS_FOLDER, open_view, view_class, view_folder
 from mmrag.stores.view_settings import Choice, Tuning, ViewSettings
-from mmrag.types import Changes, Checkup, Classification, Compaction, Fact, Failure, Hit, Item, Query, Version
+from mmrag.types import WORDS, Changes, Checkup, Classification, Compaction, Fact, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -820,7 +818,8 @@ class Index:
 
     def info(self) -> dict[str, Any]:
         """Describe the index: counts, model, folders, size on disk."""
-        rows = list(self._view.scan(("modality", "failure", *KINDS)))
+        kinds = ("text", *WORDS)
+        rows = list(self._view.scan(("modality", "failure", *kinds)))
         sound = [row for row in rows if row[2] is None]
         found = [modality for _, modality, *_ in sound]
         pictures = [row[3:] for row in sound if row[1] == "image"]
@@ -830,7 +829,7 @@ class Index:
             "images": found.count("image"),
             "texts": found.count("text"),
             "failed": len(rows) - len(found),
-            "words": {kind: sum(bool(row[n]) for row in pictures) for n, kind in enumerate(KINDS)},
+            "words": {kind: sum(bool(row[n]) for row in pictures) for n, kind in enumerate(kinds)},
             "model": self.manifest.model,
             "identity": dataclasses.asdict(self.manifest.identity),
             "view": dataclasses.asdict(self.manifest.view),
@@ -844,7 +843,7 @@ class Index:
             "writer": dataclasses.asdict(self.manifest.writer),
             "keep_versions": self.manifest.keep_versions,
             "bytes": size_on_disk(self.folder),
-            "full_text_bytes": size_on_disk(self._view.folder.parent / WORDS),
+            "full_text_bytes": size_on_disk(self._view.folder.parent / WORDS_FOLDER),
         }
 
     def _published_view(self) -> View:
@@ -885,7 +884,7 @@ class Index:
         """
         from mmrag.stores.words import WordsView
 
-        folder, deadline = view.folder.parent / WORDS, time.monotonic() + _WAIT_SECONDS
+        folder, deadline = view.folder.parent / WORDS_FOLDER, time.monotonic() + _WAIT_SECONDS
         if self._full_text is None or self._full_text.folder != folder:
             self._full_text = WordsView.open(folder)
         while self._full_text.table_version < view.table_version:
@@ -903,7 +902,7 @@ class Index:
 
     def _keep_words_up(self, view: View) -> None:
         """Bring the full-text index up to date, if there is one; a failure costs the next search that needs it time."""
-        folder = view.folder.parent / WORDS
+        folder = view.folder.parent / WORDS_FOLDER
         if not folder.exists():
             return
         from mmrag.stores.words import WordsView
@@ -1058,6 +1057,7 @@ class Index:
         progress: Progress | None,
         profile: Profile | None,
     ) -> Ingest:
+        from mmrag.ingest.notes import Notes
         from mmrag.ingest.write import Ingest
 
         return Ingest(
@@ -1082,6 +1082,8 @@ class Index:
 
     def _go_by(self, captions: Sequence[str | Path]) -> None:
         """Remember captions files beside those that are; none forgets them all."""
+        from mmrag.ingest.notes import Notes
+
         uris = [to_uri(absolute(path, self.home), self.home) for path in captions]
         Notes(self.home, uris).load()
         known = dict.fromkeys((*self.manifest.captions, *uris)) if uris else ()

@@ -281,7 +281,7 @@ def test_items_of_the_callers_own(index):
     )
     assert counts(index.add([replace(item, text="dye", metadata={}), red])) == (0, 1, 0, 0, 1, 0)
     assert counts(index.add([replace(item, text="dye", metadata={}), red])) == (0, 0, 0, 0, 2, 0)
-    assert (index.get("r-1").text, index.get("r-1").metadata) == ("dye", {})
+    assert (index.get("r-1").text, index.get("r-1").metadata) == ("dye", {"width": 5, "height": 5})
     assert len(index) == 8
     with pytest.raises(InputError, match="cannot be written as JSON"):
         index.add(mmrag.Item(uri="x", image=red, metadata={"a": {1, 2}}))

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
 from mmrag.stores.files import delete, disk_errors
-from mmrag.stores.registry import WORDS, open_view, view_class, view_folder
+from mmrag.stores.registry import WORDS_FOLDER, open_view, view_class, view_folder
 from mmrag.stores.rows import COLUMNS, from_lists
 from mmrag.stores.segment import Segment, damage_told
 from mmrag.stores.table import Table
@@ -62,7 +62,7 @@ def check_store(
 
 def with_words(checkup: Checkup, view: View) -> Checkup:
     """Compare the full-text index beside a sound view with it, if there is one, and make it anew where it differs."""
-    folder = view.folder.parent / WORDS
+    folder = view.folder.parent / WORDS_FOLDER
     if not folder.exists():
         return checkup
     from mmrag.stores.words import WordsView

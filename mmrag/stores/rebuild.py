@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmrag.stores.files import disk_errors
-from mmrag.stores.registry import WORDS, open_view, view_class, view_folder
+from mmrag.stores.registry import WORDS_FOLDER, open_view, view_class, view_folder
 from mmrag.stores.segment import SUFFIXES
 from mmrag.stores.table import Table
 from mmrag.stores.view import View
@@ -56,7 +56,7 @@ def drop_other_views(store: Path, settings: ViewSettings) -> None:
     serving = view_folder(store, settings)
     with disk_errors(serving.parent):
         for path in serving.parent.iterdir():
-            if path != serving and path.name != WORDS and path.is_dir():
+            if path != serving and path.name != WORDS_FOLDER and path.is_dir():
                 aside = path.with_name(f"dropped-{uuid.uuid4().hex[:8]}")
                 os.replace(path, aside)
                 shutil.rmtree(aside, ignore_errors=True)

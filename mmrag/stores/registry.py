@@ -19,7 +19,7 @@ _VIEWS = {
 }
 
 
-WORDS = "words"
+WORDS_FOLDER = "words"
 """Name of the folder of the full-text index, beside those of views."""
 
 
