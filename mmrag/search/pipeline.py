@@ -49,7 +49,7 @@ class Recall:
     min_score: float = -1.0
     fold_duplicates: bool = True
     words: Literal["off", "rrf", "weights"] = "off"
-    words_weight: float = 0.5
+    words_weight: float = 0.3
     depth: int = 100
 
     def __post_init__(self) -> None:
@@ -170,7 +170,8 @@ def run(
     if not queries:
         raise QueryError('no query was given; say what to look for, such as "a dog on a beach"')
     recall, rerank = pipeline.recall, pipeline.rerank
-    found = _recalled(pipeline, queries, encode_queries(encoder, queries), view, full_text)
+    k = recall.k if rerank is None else max(recall.k, rerank.top)
+    found = _find(queries, view, full_text, encoder, recall, k)
     if rerank is None or matcher is None:
         hits = [ranked(one.hit() for one in some) for some in found]
         return _judged_by_card(queries, hits, encoder)
@@ -183,50 +184,60 @@ def run(
     return _judged_by_card(queries, hits, encoder)
 
 
-def _recalled(
-    pipeline: Pipeline, queries: Sequence[Query], vectors: Vectors, view: View, full_text: WordsView | None
+def _find(
+    queries: Sequence[Query], view: View, full_text: WordsView | None, encoder: Encoder, recall: Recall, k: int
 ) -> list[list[Found]]:
-    """Find candidates for each query: for all at once, where they look alike at every row and at no words."""
-    recall, rerank = pipeline.recall, pipeline.rerank
-    k = recall.k if rerank is None else max(recall.k, rerank.top)
-    allowed = [_allowed(view, query) for query in queries]
-    if full_text is None and all(rows is None for rows in allowed):
-        return find(view, vectors, k=k, min_score=recall.min_score, fold_duplicates=recall.fold_duplicates)
-    each = zip(queries, np.split(vectors, len(queries)), allowed, strict=True)
-    return [_recalled_for_one(recall, query, vector, k, rows, view, full_text) for query, vector, rows in each]
+    """Recall what was found for each query; those with the same phrases are searched for together."""
+    query_vectors = encode_queries(encoder, queries)
+    found: list[list[Found]] = [[] for _ in queries]
+    for phrases in dict.fromkeys(query.phrases for query in queries):
+        places = [n for n, query in enumerate(queries) if query.phrases == phrases]
+        words = [queries[n].words for n in places]
+        some = _find_among(_with_phrases(view, phrases), query_vectors[places], words, view, full_text, recall, k)
+        for place, one in zip(places, some, strict=True):
+            found[place] = _noting(phrases, one)
+    return found
 
 
-def _recalled_for_one(
-    recall: Recall,
-    query: Query,
-    vector: Vectors,
-    k: int,
+def _find_among(
     allowed: Allowed | None,
+    query_vectors: Vectors,
+    words: Sequence[str],
     view: View,
     full_text: WordsView | None,
-) -> list[Found]:
+    recall: Recall,
+    k: int,
+) -> list[list[Found]]:
+    """Recall from the rows that are allowed: by vectors alone, or by words too where a query has some."""
     fold, least = recall.fold_duplicates, recall.min_score
-    if full_text is not None and recall.words != "off" and query.words:
-        from mmrag.search.hybrid import Hybrid
+    if full_text is None or recall.words == "off":
+        return find(view, query_vectors, k=k, min_score=least, fold_duplicates=fold, allowed=allowed)
+    from mmrag.search.hybrid import Hybrid
 
-        hybrid = Hybrid(view, full_text, recall.depth, recall.words, recall.words_weight, fold)
-        found = hybrid.find(vector, query.words, k=k, min_score=least, allowed=allowed)
-    else:
-        found = find(view, vector, k=k, min_score=least, fold_duplicates=fold, allowed=allowed)[0]
-    if not query.phrases:
-        return found
-    from mmrag.search.phrases import with_matched
-
-    return with_matched(found, query.phrases)
+    hybrid = Hybrid(view, full_text, recall.depth, recall.words, recall.words_weight, fold)
+    return [
+        hybrid.find(vector, some, k=k, min_score=least, allowed=allowed)
+        if some
+        else find(view, vector, k=k, min_score=least, fold_duplicates=fold, allowed=allowed)[0]
+        for vector, some in zip(np.split(query_vectors, len(words)), words, strict=True)
+    ]
 
 
-def _allowed(view: View, query: Query) -> Allowed | None:
-    """Which rows may answer a query, by segment; None if all may."""
-    if not query.phrases:
+def _with_phrases(view: View, phrases: Sequence[str]) -> Allowed | None:
+    """Which rows have every phrase, by segment; None if none is asked for."""
+    if not phrases:
         return None
     from mmrag.search.phrases import rows_with  # imports pyarrow.compute, which most searches do without
 
-    return rows_with(view, query.phrases)
+    return rows_with(view, phrases)
+
+
+def _noting(phrases: Sequence[str], found: list[Found]) -> list[Found]:
+    if not phrases:
+        return found
+    from mmrag.search.phrases import with_matched
+
+    return with_matched(found, phrases)
 
 
 def _judged_by_card(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], encoder: Encoder) -> list[list[Hit]]:
