@@ -342,7 +342,7 @@ def _info_lines(about: dict[str, Any]) -> list[str]:
         f"model    {about['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
         f"engine   {about['writer']['engine']} in {about['writer']['precision']}",
         f"folders  {folders}",
-        *_view_lines(facts),
+        *_view_lines(about),
         f"versions the last {about['keep_versions']} are kept (mmrag info --versions, mmrag restore)",
         f"on disk  {about['bytes'] / 1e6:,.1f} MB{full_text}, made {about['created']}",
     ]

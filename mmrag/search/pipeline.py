@@ -49,7 +49,7 @@ class Recall:
     min_score: float = -1.0
     fold_duplicates: bool = True
     words: Literal["off", "rrf", "weights"] = "off"
-    words_weight: float = 0.5
+    words_weight: float = 0.3
     depth: int = 100
 
     def __post_init__(self) -> None:
