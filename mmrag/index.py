@@ -33,12 +33,13 @@ from mmrag.search.pipeline import Pipeline, load_pipeline, run
 from mmrag.search.queries import as_query
 from mmrag.similarity import vector_shape
 from mmrag.sources.uri import absolute
-from mmrag.stores.auto import first_choice
+from mmrag.stores.auto import choose, first_choice
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
 from mmrag.stores.records import to_item
-from mmrag.stores.registry import open_view, view_folder
+from mmrag.stores.registry import open_view, view_class, view_folder
+from mmrag.stores.view_settings import Choice, Tuning, ViewSettings
 from mmrag.types import Changes, Checkup, Classification, Compaction, Failure, Hit, Item, Query, Version
 from mmrag.version import __version__
 
@@ -423,6 +424,65 @@ class Index:
                 raise Interrupted("stopped; searches go on. Run the same command to go on") from error
         return changes
 
+    def change_view(self, recipe: str | IndexRecipe) -> None:
+        """Let another kind of view make search fast; it is built beside the one that serves until it is done.
+
+        Parameters
+        ----------
+        recipe : str or IndexRecipe
+            A shipped recipe's name ("hnsw"; "default" leaves it to mmrag) or a path; only its view is used.
+
+        Raises
+        ------
+        MissingExtraError
+            If the view needs a package that is not installed.
+        RecipeError
+            If there is no such recipe, or it does not suit the vectors.
+        IndexLockedError
+            If another process is writing.
+        """
+        settings, choice = first_choice(load_recipe(recipe).view)
+        with self._ingest(IndexRecipe()) as ingest:
+            if choice.auto:
+                settings, why = choose(len(ingest.view), ingest.view.shape, target=settings.target)
+                choice = Choice(True, why)
+            ingest.view = self._serve(ingest.view, ingest.table, settings, choice)
+
+    def tune(self, queries: Sequence[str] | None = None, *, target: float | None = None) -> Tuning:
+        """Find how hard the view must look, and have it look so from now on.
+
+        Parameters
+        ----------
+        queries : sequence of str or None
+            What people ask of this corpus, the newest last; by default its own texts, or everyday things.
+        target : float or None
+            Share of the ten best hits of an exact search to be found, above 0 and up to 1; by default the view's.
+
+        Raises
+        ------
+        InputError
+            If the view is exact and finds all, or there is no query.
+        ModelError
+            If the model reads no words.
+        IndexLockedError
+            If another process is writing.
+        """
+        from mmrag.search.tune import choose_queries, tune
+
+        self.encoder.check_modality("text")
+        with self._ingest(IndexRecipe()) as ingest:
+            if ingest.view.kind == "exact":
+                raise InputError(
+                    "the view of this index compares every vector and finds all: there is nothing to tune. At a "
+                    "million pictures another view is faster: mmrag compact --view hnsw"
+                )
+            wanted = self.manifest.view if target is None else replace(self.manifest.view, target=target)
+            asked, source = choose_queries(ingest.view, queries)
+            settings, tuning = tune(ingest.view, self.encoder, asked, source, target=wanted.target)
+            self._write_manifest(replace(self.manifest, view=settings, tuning=tuning))
+            ingest.view = ingest.view.looking(settings)
+        return tuning
+
     def check(self, *, progress: Progress | None = None) -> Checkup:
         """Look at every row: whether the table is sound, and the view says the same.
 
@@ -450,10 +510,15 @@ class Index:
         told = [f"removed what an interrupted or finished reindex left: {dropped}"] if dropped else []
         return replace(checkup, mended=(*checkup.mended, *told))
 
-    def compact(self) -> Compaction:
+    def compact(self, *, view: str | IndexRecipe | None = None) -> Compaction:
         """Join what many runs have left into one, without what is deleted; searches go on.
 
         Versions that can be restored stay.
+
+        Parameters
+        ----------
+        view : str, IndexRecipe or None
+            A recipe, or its name or path, whose view the index gets then; by default it keeps its own.
 
         Returns
         -------
@@ -471,6 +536,8 @@ class Index:
             self._take(Manifest.read_to_write(self.folder))
             table = self._open_table()
             self._opened, compaction = compact_store(self.folder, table, self._synced(self._published_view(), table))
+        if view is not None:
+            self.change_view(view)
         return compaction
 
     @overload
@@ -662,6 +729,8 @@ class Index:
             "model": self.manifest.model,
             "identity": dataclasses.asdict(self.manifest.identity),
             "view": dataclasses.asdict(self.manifest.view),
+            "choice": dataclasses.asdict(self.manifest.choice),
+            "tuning": dataclasses.asdict(self.manifest.tuning) if self.manifest.tuning else None,
             "table_version": self._view.table_version,
             "folders": [dataclasses.asdict(one) for one in self.manifest.folders],
             "created": self.manifest.created,
@@ -755,6 +824,7 @@ class Index:
             try:
                 yield ingest
                 finish()
+                self._choose_again(ingest)
             except Interrupted:
                 finish()
                 raise
@@ -788,12 +858,13 @@ class Index:
             encoder.check_modality(modality)
         check_sources(old, manifest, self.home)
         identity, name = encoder.identity, store_name(encoder.identity)
+        view_class(manifest.view.kind).check(manifest.view, identity.dimension)
         check_space(old, vector_shape(identity.dimension, identity.vectors), self.folder / name)
         table, view = open_store(self.folder / name, manifest.view, identity)
         ingest = self._ingest_into(table, view, lambda: encoder, options, progress, profile)
         changes = embed_again(old, ingest, keep_versions=manifest.keep_versions)
         writer = Writer(encoder.engine, encoder.precision)
-        return replace(manifest, identity=identity, store=name, writer=writer), changes
+        return replace(manifest, identity=identity, store=name, writer=writer, tuning=None), changes
 
     def _switch(self, manifest: Manifest) -> None:
         """Let the store that a manifest names serve from now on, in one step, and delete the others."""
@@ -803,6 +874,28 @@ class Index:
             manifest.write(self.folder)
         self._take(manifest)
         drop_stores(self.folder, manifest.store)
+
+    def _choose_again(self, ingest: Ingest) -> None:
+        """Where mmrag chooses the view, see whether another one suits what the corpus has become."""
+        if not self.manifest.choice.auto:
+            return
+        chosen, why = choose(len(ingest.view), ingest.view.shape, target=self.manifest.view.target)
+        if chosen.kind != self.manifest.view.kind:
+            ingest.view = self._serve(ingest.view, ingest.table, chosen, Choice(True, why))
+        elif ingest.view.published:
+            self._write_manifest(replace(self.manifest, choice=Choice(True, why)))
+
+    def _serve(self, old: View, table: Table, settings: ViewSettings, choice: Choice) -> View:
+        """Build and tune another view, let it serve from then on, in one step, and delete the old one."""
+        from mmrag.search.tune import choose_queries, tune
+        from mmrag.stores.rebuild import build_beside, drop_other_views
+
+        view, tuning = build_beside(old, table, self._store, settings), None
+        if settings.kind != "exact" and "text" in self.encoder.card.modalities and len(view):
+            settings, tuning = tune(view, self.encoder, *choose_queries(view, None))
+        self._write_manifest(replace(self.manifest, view=settings, choice=choice, tuning=tuning))
+        drop_other_views(self._store, settings)
+        return view.looking(settings)
 
     def _ingest_into(
         self,
@@ -899,6 +992,7 @@ def create(
     settings, choice = first_choice(options.view)
     encoder = load_encoder(name, precision=precision, device=device)
     encoder.verify()
+    view_class(settings.kind).check(settings, encoder.identity.dimension)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with write_lock(folder):

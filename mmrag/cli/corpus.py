@@ -25,6 +25,7 @@ from mmrag.cli.options import (
     printable,
     progress_bar,
     tell_failures,
+    tuning_line,
 )
 
 if TYPE_CHECKING:
@@ -244,6 +245,15 @@ def _folder(folder: dict[str, Any]) -> str:
     return printable(folder["uri"] + without)
 
 
+def _view_lines(facts: dict[str, Any]) -> list[str]:
+    view, choice = facts["view"], facts["choice"]
+    name = " ".join(filter(None, (view["kind"], view["factory"])))
+    chosen = "chosen by mmrag: " if choice["auto"] else ""
+    why = f" ({chosen}{choice['why']})" if choice["why"] else ""
+    lines = [f"view     {name}, of table version {facts['table_version']}{why}"]
+    return lines if view["kind"] == "exact" else [*lines, f"tuned    {tuning_line(facts)}"]
+
+
 def _info_lines(facts: dict[str, Any]) -> list[str]:
     identity = facts["identity"]
     folders = ", ".join(_folder(folder) for folder in facts["folders"]) or "none"
@@ -254,7 +264,7 @@ def _info_lines(facts: dict[str, Any]) -> list[str]:
         f"model    {facts['model']}, revision {identity['revision']}, {identity['dimension']} dimensions",
         f"engine   {facts['writer']['engine']} in {facts['writer']['precision']}",
         f"folders  {folders}",
-        f"view     {facts['view']['kind']}, of table version {facts['table_version']}",
+        *_view_lines(facts),
         f"versions the last {facts['keep_versions']} are kept (mmrag info --versions, mmrag restore)",
         f"on disk  {facts['bytes'] / 1e6:,.1f} MB, made {facts['created']}",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from mmrag.cli.options import (
     print_json,
     progress_bar,
     tell_failures,
+    tuning_line,
 )
 
 
@@ -27,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example:  mmrag restore 12")(restore)
     app.command(epilog="Example:  mmrag check")(check)
     app.command(epilog="Example:  mmrag compact")(compact)
+    app.command(epilog="Example:  mmrag tune --queries asked.txt --target 0.98")(tune)
 
 
 def reindex(
@@ -105,14 +108,57 @@ def check(index_dir: IndexOption = None, as_json: JsonOption = False, quiet: Qui
         raise typer.Exit(1)
 
 
-def compact(index_dir: IndexOption = None, as_json: JsonOption = False) -> None:
+def compact(
+    view: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Get the view of this recipe: a name in indexes/, or a file."),
+    ] = None,
+    index_dir: IndexOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Join what many runs have left into one, without what is deleted. Searches go on.
 
     Indexing does this in small steps by itself; after many changes this makes the index as small and fast as a new
     one. Needs room for a second view on the disk. Versions that can be restored stay.
     """
-    compaction = open_corpus(index_dir).compact()
+    corpus = open_corpus(index_dir)
+    compaction = corpus.compact(view=view)
     if as_json:
         print_json(dataclasses.asdict(compaction))
     else:
         typer.echo(str(compaction))
+
+
+def tune(
+    queries: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What is asked of this corpus, a query a line; the last 500 count."),
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Share of the ten best hits to be found, such as 0.95; by default the view's.")
+    ] = None,
+    index_dir: IndexOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what the view finds of what an exact search finds, and set how hard it looks.
+
+    Without --queries, texts and captions of the corpus are asked, or everyday things where it has few. What was
+    measured and set, `mmrag info` tells.
+    """
+    corpus = open_corpus(index_dir)
+    tuning = corpus.tune(_lines(queries) if queries else None, target=target)
+    if as_json:
+        print_json({"tuning": dataclasses.asdict(tuning), "view": dataclasses.asdict(corpus.manifest.view)})
+    else:
+        typer.echo(tuning_line(corpus.info()))
+
+
+def _lines(path: Path) -> list[str]:
+    from mmrag.errors import InputError
+
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(path)!r} is no UTF-8 text; write a query a line") from error

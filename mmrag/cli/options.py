@@ -89,6 +89,23 @@ def failure_line(failure: Failure) -> str:
     return f"failed  {printable(failure.uri)}: {failure.reason}"
 
 
+def tuning_line(facts: dict[str, Any]) -> str:
+    """Say how hard the view of an index looks, and what it was measured to find."""
+    view, tuning = facts["view"], facts["tuning"]
+    effort = [f"rescore_factor {view['rescore_factor']:g}"] if view["rescore"] else []
+    if view["factory"].startswith("IVF"):
+        effort.append(f"nprobe {view['nprobe']}")
+    if view["factory"].startswith("HNSW"):
+        effort.append(f"efSearch {view['ef_search']}")
+    if tuning is None:
+        return f"{', '.join(effort)}; not tuned: mmrag tune"
+    return (
+        f"{', '.join(effort)}: {100 * tuning['recall']:.1f} % of the ten best found, "
+        f"target {100 * view['target']:g} %, by {tuning['queries']:,} queries ({tuning['source']}) "
+        f"over {tuning['rows']:,} items"
+    )
+
+
 def shown_path(path: Path) -> str:
     """Write a path relative to the current folder if it is inside, absolute otherwise."""
     here = Path(os.path.realpath("."))

@@ -107,6 +107,7 @@ class Ingest:
         if self.table.overgrown():
             self.table.compact()
             self.view = self.view.sync(self.table)
+        self.view = self.view.built()
         self.table.keep(keep_versions)
 
     @cached_property

@@ -120,7 +120,7 @@ def _sound_view(
         difference = f"it was damaged ({error.__cause__})"
     if difference is None:
         return view, ["brought the view up to the table's newest version"] if behind else []
-    view = view_class(settings.kind)(folder, table.shape, settings=settings).sync(table)
+    view = view_class(settings.kind)(folder, table.shape, settings=settings).sync(table).built()
     return view, [f"made the view again from the table: {difference}"]
 
 

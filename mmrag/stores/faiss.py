@@ -65,6 +65,12 @@ class FaissView(ExactView):
 
     kind: ClassVar[str] = "faiss"
 
+    @classmethod
+    def check(cls, settings: ViewSettings, dimension: int) -> None:
+        """Check that FAISS is installed and that its index divides vectors of this dimension."""
+        load_faiss()
+        settings.factory_for(1, dimension)
+
     @functools.cached_property
     def _opened(self) -> _Opened:
         return _Opened()
@@ -96,7 +102,7 @@ class FaissView(ExactView):
     def _find(self, number: int, index: _SegmentIndex, query_vectors: Vectors, k: int, wanted: Allowed) -> Candidates:
         """Search one segment; queries for which its index finds too few are compared with all that is wanted there."""
         k = min(k, int(np.count_nonzero(wanted[number])))
-        scores, rows = index.search(query_vectors, k, wanted[number])
+        scores, rows = index.search(query_vectors, k, wanted[number], self.settings)
         found = best_of([Candidates(scores, np.where(rows < 0, rows, rows | (number << SEGMENT_SHIFT)))], k)
         short = np.flatnonzero((found.refs < 0).any(axis=1))
         if len(short):
@@ -149,7 +155,6 @@ class _SegmentIndex:
     segment: Segment
     index: Any
     rows: npt.NDArray[Any]
-    settings: ViewSettings
 
     @classmethod
     def open(cls, segment: Segment, folder: Path, settings: ViewSettings) -> _SegmentIndex:
@@ -159,31 +164,24 @@ class _SegmentIndex:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         if index.ntotal * index.d != segment.vectors.size or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise ValueError(f"{path.name} holds other vectors than {segment.state.name}")
-        return cls(segment, index, open_copy(segment, folder, settings.rescore), settings)
+        return cls(segment, index, open_copy(segment, folder, settings.rescore))
 
-    def search(self, query_vectors: Vectors, k: int, wanted: npt.NDArray[np.bool_]) -> tuple[Vectors, Refs]:
+    def search(
+        self, query_vectors: Vectors, k: int, wanted: npt.NDArray[np.bool_], settings: ViewSettings
+    ) -> tuple[Vectors, Refs]:
         """Find k rows or more for each query, in no order: scores and rows, -inf and -1 where there are fewer."""
         each = math.prod(self.rows.shape[1:-1])
         one_vector = query_vectors.ndim == self.rows.ndim == 2
-        factor = self.settings.rescore_factor if self.settings.rescore or not one_vector else 1
+        factor = settings.rescore_factor if settings.rescore or not one_vector else 1
         count = min(each * math.ceil(k * factor), self.index.ntotal)
         vectors = np.ascontiguousarray(query_vectors.reshape(-1, query_vectors.shape[-1]), dtype=np.float32)
-        scores, found = self.index.search(vectors, count, params=self._parameters(count, np.repeat(wanted, each)))
+        parameters = _parameters(settings, count, np.repeat(wanted, each))
+        scores, found = self.index.search(vectors, count, params=parameters)
         if not one_vector:
             return self._whole_items(query_vectors, k, found.reshape(len(query_vectors), -1) // each)
-        if self.settings.rescore:
+        if settings.rescore:
             scores = self._products(vectors, found)
         return np.where(found < 0, -np.inf, scores).astype(np.float32), found
-
-    def _parameters(self, count: int, wanted: npt.NDArray[np.bool_]) -> Any:
-        """Say how hard to look, and for which vectors."""
-        faiss, settings = load_faiss(), self.settings
-        selector = None if wanted.all() else faiss.IDSelectorBitmap(np.packbits(wanted, bitorder="little"))
-        if settings.factory.startswith("IVF"):
-            return faiss.SearchParametersIVF(nprobe=settings.nprobe, sel=selector)
-        if settings.factory.startswith("HNSW"):
-            return faiss.SearchParametersHNSW(efSearch=max(settings.ef_search, count), sel=selector)
-        return faiss.SearchParameters(sel=selector)
 
     def _products(self, vectors: Vectors, found: Refs) -> Vectors:
         """Compare each query with its own candidates: ``(queries, count)``."""
@@ -210,6 +208,17 @@ class _SegmentIndex:
                 query_vectors[number : number + 1], restored(self.rows[own]), texts=texts
             )
         return scores, rows
+
+
+def _parameters(settings: ViewSettings, count: int, wanted: npt.NDArray[np.bool_]) -> Any:
+    """Say how hard to look for so many vectors, and among which."""
+    faiss = load_faiss()
+    selector = None if wanted.all() else faiss.IDSelectorBitmap(np.packbits(wanted, bitorder="little"))
+    if settings.factory.startswith("IVF"):
+        return faiss.SearchParametersIVF(nprobe=settings.nprobe, sel=selector)
+    if settings.factory.startswith("HNSW"):
+        return faiss.SearchParametersHNSW(efSearch=max(settings.ef_search, count), sel=selector)
+    return faiss.SearchParameters(sel=selector)
 
 
 def _build(vectors: Vectors, settings: ViewSettings) -> Any:

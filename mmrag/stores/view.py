@@ -11,6 +11,7 @@ import math
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -249,6 +250,24 @@ class View(ABC):
                 segments = self._compared(table)
             return self._publish(segments, table.version)
 
+    @classmethod  # noqa: B027 - most views need nothing
+    def check(cls, settings: ViewSettings, dimension: int) -> None:
+        """Check that a view of such vectors can be built here.
+
+        Raises
+        ------
+        MissingExtraError
+            If a package is missing.
+        RecipeError
+            If the settings do not suit the dimension.
+        """
+
+    def looking(self, settings: ViewSettings) -> Self:
+        """Give the same view, looking as hard as other settings say."""
+        other = copy(self)
+        other.settings = self.settings.with_effort_of(settings)
+        return other
+
     def built(self) -> Self:
         """Build what a search of the large segments needs to be fast, where it is lacking; called when a run ends."""
         return self
@@ -323,6 +342,11 @@ class View(ABC):
         for name in {segment.state.name for segment in segments} - published:
             for path in self.folder.glob(f"{name}.*"):
                 delete(path)
+
+    def publish_in(self, folder: Path) -> None:
+        """Say in another folder, which has the files of the segments too, what this view holds."""
+        states = tuple(replace(segment.state, built={}) for segment in self.segments)
+        write_json(folder / "view.json", asdict(ViewState(FORMAT, self.table_version, self.shape[-1], states)))
 
     def _publish(self, segments: Sequence[Segment], table_version: int) -> Self:
         segments = [segment for segment in segments if segment.alive.any()]

@@ -25,8 +25,8 @@ FACTORIES = (
     "IVF{lists},Flat",
     "IVF{lists},SQ8",
     "IVF{lists},SQfp16",
-    "IVF{lists},PQ64x4fs",
-    "IVF{lists},PQ64x4fsr",
+    "IVF{lists},PQ{parts}x4fs",
+    "IVF{lists},PQ{parts}x4fsr",
     "IVF{lists},RaBitQ",
     "IVF{lists},RaBitQfs",
 )
@@ -38,7 +38,7 @@ LANCE_FACTORIES = ("IVF_PQ", "IVF_HNSW_SQ", "IVF_RQ")
 _FORM = re.compile(
     r"(?:SQ8|SQfp16|Flat|RaBitQ"
     r"|HNSW\d{1,3}(?:,SQ8|,SQfp16)?"
-    r"|IVF(?:\{lists\}|\d{1,7}),(?:SQ8|SQfp16|Flat|PQ\d{1,4}x4fsr?|RaBitQ|RaBitQfs))"
+    r"|IVF(?:\{lists\}|\d{1,7}),(?:SQ8|SQfp16|Flat|PQ(?:\{parts\}|\d{1,4})x4fsr?|RaBitQ|RaBitQfs))"
 )
 _SUBQUANTIZERS = re.compile(r"PQ(\d+)x4")
 _LISTS_PER_ROOT = 4
@@ -55,7 +55,8 @@ class ViewSettings:
         What looks for candidates; "auto" leaves it to mmrag, which decides by the number of rows whenever a run ends.
     factory : str
         For FAISS, what it builds, in the language of its index_factory, of the forms in `FACTORIES`; ``{lists}``
-        stands for about four times the square root of the rows. For LanceDB, one of `LANCE_FACTORIES`.
+        stands for about four times the square root of the rows, ``{parts}`` for an eighth of the dimension, or near it.
+        For LanceDB, one of `LANCE_FACTORIES`.
     rescore : {"fp32", "fp16", "int8", ""}
         What the candidates' scores are computed from: the vectors themselves, or a smaller copy beside them, whose
         cosines differ in the fourth (fp16) or third decimal (int8). Empty leaves the scores that FAISS estimates.
@@ -127,7 +128,8 @@ class ViewSettings:
                 f"view.factory {self.factory!r} divides vectors into {parts[1]} parts, and those of this model have "
                 f"{dimension} dimensions: take a divisor of {dimension}, such as {_divisor(dimension)}"
             )
-        return self.factory.replace("{lists}", str(max(1, round(_LISTS_PER_ROOT * math.sqrt(rows)))))
+        lists = max(1, round(_LISTS_PER_ROOT * math.sqrt(rows)))
+        return self.factory.replace("{lists}", str(lists)).replace("{parts}", str(_divisor(dimension)))
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,12 @@ def test_the_number_of_lists_follows_the_rows():
     assert settings.factory_for(100, 512) == "IVF40,SQ8"
 
 
+@pytest.mark.parametrize(("dimension", "parts"), [(512, 64), (384, 48), (100, 10), (7, 1)])
+def test_the_number_of_parts_divides_the_dimension(dimension, parts):
+    settings = ViewSettings(kind="faiss", factory="IVF8,PQ{parts}x4fs")
+    assert settings.factory_for(1000, dimension) == f"IVF8,PQ{parts}x4fs"
+
+
 def test_parts_must_divide_the_dimension():
     settings = ViewSettings(kind="faiss", factory="IVF{lists},PQ60x4fsr")
     with pytest.raises(RecipeError, match="have 512 dimensions: take a divisor of 512, such as 64"):
