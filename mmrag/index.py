@@ -585,7 +585,7 @@ class Index:
         Parameters
         ----------
         view : str, IndexRecipe or None
-            Change to this view, as `change_view` does, too.
+            A recipe, or its name or path, whose view the index gets then; by default it keeps its own.
 
         Returns
         -------
@@ -605,6 +605,8 @@ class Index:
             self._take(Manifest.read_to_write(self.folder))
             table = self._open_table()
             self._opened, compaction = compact_store(self.folder, table, self._synced(self._published_view(), table))
+        if view is not None:
+            self.change_view(view)
         return compaction
 
     @overload
