@@ -238,10 +238,11 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A file or item that could not be indexed, and why."""
+    """A file or item that could not be indexed, and why; `part` says which of several items in the file."""
 
     uri: str
     reason: str
+    part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +294,8 @@ class Changes:
     """What a change to an index came to, in items.
 
     `failed` holds the failures of this run; those of earlier runs, on files that have not changed
-    since, are counted in `still_failing` and listed by `Index.failures`.
+    since, are counted in `still_failing` and listed by `Index.failures`. `left` counts files of rows (tables, tars,
+    datasets) that lie in indexed folders and were not opened: they are read if they are named themselves.
     """
 
     added: int = 0
@@ -303,6 +305,7 @@ class Changes:
     unchanged: int = 0
     failed: tuple[Failure, ...] = ()
     still_failing: int = 0
+    left: int = 0
 
     def __add__(self, other: Changes) -> Changes:
         """Sum up two changes."""

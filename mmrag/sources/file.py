@@ -55,6 +55,22 @@ def read_file(path: str, *, admit: Callable[[int], None] | None = None) -> Conte
         raise ItemError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def open_file(path: str) -> BinaryIO:
+    """Open a regular file, to be read piece by piece.
+
+    Raises
+    ------
+    ItemError
+        With the reason.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ItemError("not a regular file")
+        return open(path, "rb", opener=_open)
+    except (OSError, ValueError) as error:
+        raise ItemError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
 def hash_bytes(data: bytes) -> str:
     """Hash a file's content: what tells whether two are the same, and whether one is what was indexed."""
     return hashlib.sha256(data).hexdigest()

@@ -44,3 +44,14 @@ def item_id(uri: str, part: str | None = None) -> str:
     """Derive an item's id from its uri and part: 24 hexadecimal digits, the same on every machine."""
     name = uri if part is None else f"{uri}\0{part}"
     return hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
+
+
+def shown_name(uri: str, part: str | None) -> str:
+    """Name an item for people: its uri, and which part of the file it is.
+
+    Examples
+    --------
+    >>> shown_name("train.tar", "000017"), shown_name("notes.md", None)
+    ('train.tar › 000017', 'notes.md')
+    """
+    return uri if part is None else f"{uri} › {part}"

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -104,12 +105,15 @@ class Row(NamedTuple):
         What describes it.
     problem : str
         Why it cannot be a pair.
+    facts : mapping of str to any
+        What else its source says of it, as JSON can hold it; only where rows are listed for indexing.
     """
 
     id: str
     picture: Picture
     texts: tuple[str, ...]
     problem: str = ""
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 def make_row(row_id: str, picture: Picture | None, texts: tuple[str, ...], *, text_key: str | None) -> Row:
