@@ -24,6 +24,7 @@ from mmrag.errors import (
     Interrupted,
     StoreError,
 )
+from mmrag.ingest.given import Given, given_sources, modalities_of
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
@@ -38,7 +39,7 @@ from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
 from mmrag.stores.records import to_item
 from mmrag.stores.registry import view_class
-from mmrag.types import Changes, Checkup, Classification, Failure, Hit, Item, Query, Version
+from mmrag.types import Changes, Checkup, Classification, Failure, Hit, Item, Modality, Query, Version
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -153,23 +154,26 @@ class Index:
 
     def add(
         self,
-        sources: Addable | Sequence[Addable],
+        sources: Addable | Iterable[Addable],
         *,
         exclude: Sequence[str] = (),
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
     ) -> Changes:
-        """Add pictures, or bring them up to date.
+        """Add pictures and texts, or bring them up to date.
 
         A folder is compared with what the index knows of it: new and changed files are embedded,
         moved files keep their vectors, files that are gone leave the index. What cannot be read is
-        reported and does not stop the others.
+        reported and does not stop the others. Of folders, pictures and documents are taken, as far as the model
+        embeds them: a document is many items, its chunks. Tables, tars, Parquet files and datasets, of which
+        each row or sample is an item, are read where they are named themselves.
 
         Parameters
         ----------
-        sources : path, bytes, PIL image, Item, or a sequence of these
-            Paths are relative to the current folder.
+        sources : path, bytes, PIL image, Item, or an iterable of these
+            Paths are relative to the current folder. An iterator of Items is a stream: it is taken as it is needed,
+            however long it is.
         exclude : sequence of str
             Globs to leave out of folders, by name (``*.png``) or by path below the folder.
         recipe : str or IndexRecipe
@@ -187,7 +191,8 @@ class Index:
         Raises
         ------
         InputError
-            If a path does not exist, or a source is of no kind that can be added.
+            If a path does not exist, a source is of no kind that can be added, or two items have one id or one uri
+            and part. What a stream gave before that may be in the index.
         ModelError
             If the model does not see pictures, or does not read texts, and such are given.
         IndexLockedError
@@ -198,23 +203,22 @@ class Index:
         options = load_recipe(recipe)
         if isinstance(exclude, str):
             raise InputError(f"exclude takes a list of globs; put the one glob into a list: [{exclude!r}]")
-        listed = _as_list(sources)
+        given = given_sources(sources)
         globs = tuple(dict.fromkeys((*options.source.exclude, *exclude)))
-        paths = [absolute(source, self.home) for source in listed if isinstance(source, (str, Path))]
+        paths = [absolute(source, self.home) for source in given.paths]
         missing = next((path for path in paths if not os.path.lexists(path)), None)
         if missing is not None:
             raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
-        items = self._name_items([one for one in listed if not isinstance(one, (str, Path))])
-        # later folders are of the first one's kind, and a run over what has not changed needs no encoder
-        self._check_modalities({one.modality for one in items} | ({"image"} if paths and not self._roots() else set()))
+        items = self._name_items(given)
+        self._check_modalities(modalities_of(paths))
         with self._ingest(options, progress, profile) as ingest:
             changes = Changes()
             if paths:
                 roots = [Root(str(path), globs) for path in paths]
                 self._write_roots(joined(self._roots(), roots))
                 changes += self._look_at(ingest, inside(self._roots(), roots))
-            if items:
-                changes += ingest.add_items(items)
+            if given.total != 0:
+                changes += ingest.add_items(items, given.total)
         return changes
 
     def update(
@@ -609,8 +613,8 @@ class Index:
 
     def failures(self) -> list[Failure]:
         """List every file and item that could not be read when it was last tried, and why."""
-        rows = self._view.scan(("uri", "failure"))
-        return [Failure(uri, reason) for _, uri, reason in rows if reason is not None]
+        rows = self._view.scan(("uri", "failure", "part"))
+        return [Failure(uri, reason, part) for _, uri, reason, part in rows if reason is not None]
 
     def refresh(self) -> None:
         """See what other processes have committed since this Index was opened."""
@@ -704,8 +708,8 @@ class Index:
                 "with its own model, or make a new index elsewhere: --index OTHER_FOLDER"
             )
 
-    def _check_modalities(self, wanted: set[str]) -> None:
-        for modality in sorted(wanted):
+    def _check_modalities(self, wanted: set[Modality]) -> None:
+        for modality in sorted(wanted - set(self.manifest.modalities)):
             self.encoder.check_modality(modality)
 
     @contextmanager
@@ -760,7 +764,8 @@ class Index:
         ingest = self._ingest_into(table, view, lambda: encoder, options, progress, profile)
         changes = embed_again(old, ingest, keep_versions=manifest.keep_versions)
         writer = Writer(encoder.engine, encoder.precision)
-        return replace(manifest, identity=identity, store=name, writer=writer), changes
+        modalities = encoder.card.modalities
+        return replace(manifest, identity=identity, store=name, writer=writer, modalities=modalities), changes
 
     def _switch(self, manifest: Manifest) -> None:
         """Let the store that a manifest names serve from now on, in one step, and delete the others."""
@@ -792,13 +797,15 @@ class Index:
             commit_every=options.store.commit_every,
             progress=progress,
             profile=profile or Profile(),
+            modalities=self.manifest.modalities or self.encoder.card.modalities,
         )
 
     def _verified_encoder(self) -> Encoder:
         encoder = self.encoder
         self._check_identity(encoder, self.manifest)
         encoder.verify()
-        self._write_manifest(replace(self.manifest, writer=Writer(encoder.engine, encoder.precision)))
+        writer = Writer(encoder.engine, encoder.precision)
+        self._write_manifest(replace(self.manifest, writer=writer, modalities=encoder.card.modalities))
         return encoder
 
     def _look_at(self, ingest: Ingest, roots: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
@@ -806,12 +813,19 @@ class Index:
         self._write_roots(kept)
         return changes
 
-    def _name_items(self, brought: Sequence[bytes | Image | Item]) -> list[Item]:
-        if not brought:
+    def _name_items(self, given: Given) -> Iterable[Item]:
+        """Name what a caller brings: all at once, before anything is changed, or one by one as a stream gives it."""
+        if given.total == 0:
             return []
         from mmrag.ingest.items import name_items  # imports the decoders: folders may need none
 
-        return name_items(brought, self.home)
+        if given.total is None:
+            return map(self._checked, name_items(given.items, self.home, kept="what was committed before is kept"))
+        return list(map(self._checked, name_items(given.items, self.home)))
+
+    def _checked(self, item: Item) -> Item:
+        self._check_modalities({item.modality})
+        return item
 
     def _roots(self) -> list[Root]:
         return roots_of(self.manifest, self.home)
@@ -885,6 +899,7 @@ def create(
                 view=kind,
                 writer=Writer(encoder.engine, encoder.precision),
                 keep_versions=options.store.keep_versions,
+                modalities=encoder.card.modalities,
             ).write(folder)
     return Index(home, precision=precision, device=device)
 

@@ -207,6 +207,7 @@ def _open_or_create(
 ) -> Index:
     from mmrag.errors import InputError
     from mmrag.index import FOLDER_NAME, create
+    from mmrag.ingest.given import modalities_of
     from mmrag.models.registry import load_encoder
     from mmrag.stores.manifest import has_manifest
 
@@ -217,8 +218,8 @@ def _open_or_create(
     home = home.parent if home.name == FOLDER_NAME else home
     if not paths or has_manifest(home / FOLDER_NAME):
         return open_corpus(index_dir if not paths else home, model, precision, device)
-    if model is not None:
-        load_encoder(model).check_modality("image")  # before an index is made that could take no file
+    for modality in sorted(modalities_of(paths)) if model is not None else ():
+        load_encoder(model).check_modality(modality)  # before an index is made that could take none of the files
     if index_dir is None:
         _note_index_above()
     return create(home, model=model, precision=precision, device=device, recipe=recipe)

@@ -15,17 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import InputError, Interrupted, StoreError
+from mmrag.ingest.members import Member
 from mmrag.ingest.roots import roots_of
 from mmrag.ingest.write import Ingest
+from mmrag.sources.parts import PartOf
 from mmrag.sources.uri import to_uri
 from mmrag.sources.walk import File, describe
 from mmrag.stores.files import disk_errors, size_on_disk
+from mmrag.stores.records import to_item
 from mmrag.stores.registry import view_class
 from mmrag.stores.rows import COLUMNS, Row
 from mmrag.stores.table import Table
-from mmrag.types import Changes, Item
+from mmrag.types import Changes
 
 if TYPE_CHECKING:
+    from mmrag.ingest.load import Source
     from mmrag.roles import Identity
     from mmrag.stores.manifest import Manifest
     from mmrag.stores.view import View
@@ -147,7 +151,7 @@ def embed_again(old: View, ingest: Ingest, *, keep_versions: int) -> Changes:
     ingest.copy([Row(**_about(row)) for row in todo if row["failure"] is not None])
     todo = [row for row in todo if row["failure"] is None]
     try:
-        changes = ingest.write_again(old, [row["ref"] for row in todo], [_source(row, ingest.home) for row in todo])
+        changes = ingest.write_again(old, [_source(row, ingest.home) for row in todo])
     except Interrupted as error:
         raise Interrupted(
             f"stopped; {len(ingest.view):,} of {len(old):,} are embedded by the new model, and searches go on with the "
@@ -190,8 +194,11 @@ def _same(row: dict[str, Any], other: dict[str, Any]) -> bool:
     return _about(row) == _about(other)
 
 
-def _source(row: dict[str, Any], home: Path) -> File | Item:
+def _source(row: dict[str, Any], home: Path) -> Source:
     """Say where to take an item from: a text from the table itself, a picture from its file."""
-    if row["modality"] == "text":
-        return Item(uri=row["uri"], id=row["id"], modality="text", text=row["text"])
-    return describe(str(home / row["uri"]), home)
+    text = row["modality"] == "text"
+    if row["size"] is not None and (text or row["part"] is not None):
+        path, part = str(home / row["uri"]), row["part"]
+        file = File(path, row["uri"], row["size"], row["mtime_ns"] or 0)
+        return Member(file, to_item(row), None if text else PartOf(path, part), last=row["mtime_ns"] is not None)
+    return to_item(row) if text else describe(str(home / row["uri"]), home)

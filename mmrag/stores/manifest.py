@@ -12,6 +12,7 @@ from mmrag import recipe
 from mmrag.errors import IndexFormatError, RecipeError
 from mmrag.roles import Identity
 from mmrag.stores.files import disk_errors, read_json, write_json
+from mmrag.types import Modality
 
 FORMAT = 4
 
@@ -72,6 +73,8 @@ class Manifest:
         How many versions can be restored.
     store : str
         Name of the folder, inside the index's own, that holds its table and views; empty for that folder itself.
+    modalities : tuple of str
+        What its encoder embeds, so that a look at folders needs no encoder; empty where an older mmrag did not say.
     """
 
     format: int
@@ -84,6 +87,7 @@ class Manifest:
     writer: Writer = Writer()
     keep_versions: int = KEEP_VERSIONS
     store: str = ""
+    modalities: tuple[Modality, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

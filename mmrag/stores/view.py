@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -152,13 +152,22 @@ class View(ABC):
 
     def find(self, column: str, values: Sequence[str]) -> list[int]:
         """Find the refs of the rows whose `column` is one of `values`."""
-        import pyarrow.compute as pc
+        return self._find(lambda segment: _is_in(segment, column, values))
 
+    def find_parts(self, uris: Sequence[str], parts: Sequence[str | None]) -> list[int]:
+        """Find the refs of the rows whose uri is one of `uris` and whose part is one of `parts`; None is one, too."""
+        chosen = list(set(parts))
+        return self._find(lambda segment: _is_in(segment, "uri", uris) & _is_in(segment, "part", chosen))
+
+    def find_older(self, uris: Sequence[str], stamp: int) -> list[int]:
+        """Find the refs of the rows whose uri is one of `uris`, and which were written before a stamp."""
+        return self._find(lambda segment: _is_in(segment, "uri", uris) & (segment.stamps < stamp))
+
+    def _find(self, matching: Callable[[Segment], npt.NDArray[np.bool_]]) -> list[int]:
         refs: list[int] = []
         for number, segment in enumerate(self.segments):
             with damage_told(self.folder):
-                matching = pc.is_in(segment.sound_columns[column], value_set=pa.array(values, pa.string())).to_numpy()
-            rows = np.flatnonzero(matching & segment.alive)
+                rows = np.flatnonzero(matching(segment) & segment.alive)
             refs += (rows | (number << SEGMENT_SHIFT)).tolist()
         return refs
 
@@ -250,6 +259,13 @@ class View(ABC):
         for path in view.leftovers():
             path.unlink()
         return view
+
+
+def _is_in(segment: Segment, column: str, values: Sequence[str | None]) -> npt.NDArray[np.bool_]:
+    import pyarrow.compute as pc
+
+    found = pc.is_in(segment.sound_columns[column], value_set=pa.array(values, pa.string()))
+    return np.asarray(found.to_numpy(), dtype=bool)
 
 
 def _read_state(folder: Path, dimension: int) -> ViewState:

@@ -10,10 +10,11 @@ from typing import Any
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d*)\.\d+([eE][-+]?\d+)?")
 _DEEPEST = 8
+_LONGEST = 256  # a longer list is a vector of some model
 
 
 def facts_of(row: Mapping[str, Any], *, without: Collection[str]) -> dict[str, Any]:
-    """Take the facts out of a row: all its columns but some; what is empty, or bytes, is left out."""
+    """Take the facts out of a row: all its columns but some; what is empty, bytes or a long list is left out."""
     facts = {str(name): _plain(value) for name, value in row.items() if name and name not in without}
     return {name: value for name, value in facts.items() if value not in (None, "", [], {})}
 
@@ -40,6 +41,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()  # no half characters
     if isinstance(value, (bytes, bytearray, memoryview)) or depth == _DEEPEST:
+        return None
+    if isinstance(value, (list, tuple)) and len(value) > _LONGEST:
         return None
     if isinstance(value, Mapping):
         return {str(name): _plain(one, depth + 1) for name, one in value.items()}
