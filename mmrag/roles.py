@@ -6,6 +6,7 @@ words. One model may play several roles, with one network.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 _READS_ONLY = "reads texts only; a model that sees pictures is needed: mmrag models"
 _SEES_ONLY = "sees pictures only; search by a picture (--image FILE), or take a model that reads words: mmrag models"
+
+_ASCII_WORDS = re.compile(r"[A-Za-z0-9]+")
+_SIGNS = re.compile(r"\S")
 
 Vectors = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.float32]
@@ -134,7 +138,7 @@ class Encoder(Model):
     """Pictures and texts → unit vectors in one space.
 
     A family implements `preprocess`, `_embed_pixels` and `_embed_text`, or those of them that the modalities
-    of its card need; batching and checks are here.
+    of its card need, and `_count_tokens` where it knows its tokens; batching and checks are here.
     """
 
     @property
@@ -219,6 +223,27 @@ class Encoder(Model):
         """
         return self._encode_words(texts, self._embed_query)
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens that `encode_text` would read of each text if none were cut, special ones included.
+
+        A text of no more than the card's `max_tokens` is read whole.
+
+        Raises
+        ------
+        InputError
+            If it is one text, and no list.
+        ModelError
+            If the model reads no texts.
+        """
+        if isinstance(texts, str):
+            raise InputError("count_tokens takes a list of texts; put the one text into a list")
+        self.check_modality("text")
+        return self._count_tokens(texts)
+
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Count tokens, or give more than there are: by default, about as many as any tokenizer could make."""
+        return [_most_tokens(text) for text in texts]
+
     def explain(self, image: Image, query_vector: Vectors) -> Heat:  # noqa: ARG002
         """Tell which cells of a picture are similar to what is asked, where a model can.
 
@@ -278,6 +303,13 @@ class Encoder(Model):
             raise ModelError(f"{self.card.name} gave vectors that are not finite numbers")
         norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
         return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
+
+
+def _most_tokens(text: str) -> int:
+    """Count a token for each four letters or digits of a word and for every other sign, and one at either end."""
+    words = _ASCII_WORDS.findall(text)
+    others = len(_SIGNS.findall(_ASCII_WORDS.sub("", text)))
+    return 2 + others + sum(-(-len(word) // 4) for word in words)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.network import TorchModel, as_array, import_transformers
 from mmrag.models.preprocess import Preprocessing, Transform
 from mmrag.models.pretrained import load_pretrained
-from mmrag.models.tokens import Tokens, encode
+from mmrag.models.tokens import Tokens, count, encode
 from mmrag.models.torch_encoder import TorchEncoder
 from mmrag.roles import Identity, Matcher, Pixels, Vectors
 
@@ -182,6 +182,9 @@ class BlipPairs(BlipBase, TorchEncoder, Matcher):
         filled = np.zeros(mask.shape, dtype=np.int64)
         filled[mask] = np.concatenate(ids)
         return {"input_ids": filled, "attention_mask": mask.astype(np.int64)}
+
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return count(self.tokenizer, texts)
 
     def text_side(self, texts: Sequence[str]) -> Vectors:
         """Embed texts as `encode_text` does, ``(n, dimension)``, and those of a short while ago not again."""

@@ -25,7 +25,7 @@ from mmrag.models.pretrained import (
     read_preprocessing,
     tokenizer_settings,
 )
-from mmrag.models.tokens import Tokens, encode, laid_out, pad_id
+from mmrag.models.tokens import Tokens, count, encode, laid_out, pad_id
 from mmrag.models.torch_encoder import TorchEncoder
 from mmrag.roles import Identity, Model
 
@@ -101,6 +101,9 @@ class PretrainedEncoder(TorchEncoder):
         length = self.card.max_tokens if self.card.text_padding == "full" else None
         arrays = laid_out(encode(self._tokenizer, texts), length=length, pad_id=pad_id(self._tokenizer))
         return {name: arrays[name] for name in self._inputs}
+
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return count(self._tokenizer, texts)
 
     def write_tokenizer(self, folder: Path) -> None:
         """Write ``tokenizer.json``."""

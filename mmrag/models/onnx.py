@@ -17,7 +17,7 @@ from mmrag.models.folder import CHINESE, ModelFolder, TowerName
 from mmrag.models.miniature_files import SETTINGS_NAME
 from mmrag.models.preprocess import Preprocessing
 from mmrag.models.samples import CHINESE_SAMPLE_TEXTS, SAMPLE_TEXTS, sample_pictures
-from mmrag.models.tokens import encode, has_han, laid_out, pad_id, read_tokenizer
+from mmrag.models.tokens import count, encode, has_han, laid_out, pad_id, read_tokenizer
 from mmrag.models.tower import Samples, Tower
 from mmrag.roles import DEVICES, Encoder, Heat, Identity, Pixels, Vectors
 
@@ -165,6 +165,22 @@ class OnnxEncoder(Encoder):
                 vectors[mine] = self._checked(read, (len(read), self.card.dimension))
         return vectors
 
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        names: list[TowerName] = [CHINESE if CHINESE in self._towers and has_han(text) else "text" for text in texts]
+        counts = {
+            name: iter(
+                self._count_by(name, [text for text, reader in zip(texts, names, strict=True) if reader == name])
+            )
+            for name in set(names)
+        }
+        return [next(counts[name]) for name in names]
+
+    def _count_by(self, name: TowerName, texts: Sequence[str]) -> list[int]:
+        """Count tokens; each counts for more where a tower reads fewer of them than the card says."""
+        tokenizer = self._tokenizer_of(name)
+        limit = int(tokenizer.truncation["max_length"])
+        return [-(-number * self.card.max_tokens // limit) for number in count(tokenizer, texts)]
+
     def _read(self, name: TowerName, texts: Sequence[str]) -> Vectors:
         encodings = self._encode(name, texts)
         session = self._towers[name].session
@@ -194,7 +210,7 @@ class OnnxEncoder(Encoder):
 
     @cached_property
     def _chinese_tokenizer(self) -> Tokenizer:
-        return read_tokenizer(self.folder, self.card.max_tokens, name="tokenizer_zh.json")
+        return read_tokenizer(self.folder, self.card.max_tokens, name="tokenizer_zh.json", own_limit=True)
 
 
 def pixel_input(session: Session, pixels: Pixels) -> Samples:

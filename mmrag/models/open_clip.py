@@ -167,6 +167,13 @@ class OpenClipEncoder(TorchEncoder):
             ids = ids[:, : int(used.nonzero()[0].max()) + 1]
         return {"input_ids": ids}
 
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        with self._tokenizing:
+            if not self._hub_tokenizer:
+                return [len(self._tokenizer.encode(text)) + 2 for text in texts]  # between its start and its end
+            cleaned = [self._tokenizer.clean_fn(text) for text in texts]
+            return [len(ids) for ids in self._tokenizer.tokenizer(cleaned, truncation=False, verbose=False).input_ids]
+
     def _is_longer(self, text: str) -> bool:
         (row,) = self._tokenizer([text], context_length=self.card.max_tokens + 1)
         return bool((row != self._pad_id).all())

@@ -19,7 +19,7 @@ from mmrag.models.cards import Card, revision_of
 from mmrag.models.checkpoint import Checkpoint
 from mmrag.models.pooling import POOLINGS, pooled
 from mmrag.models.pretrained import encoder_class, load_pretrained, load_tokenizer, longest_text, read_config
-from mmrag.models.tokens import Tokens, encode, laid_out, pad_id
+from mmrag.models.tokens import Tokens, count, encode, laid_out, pad_id
 from mmrag.models.torch_encoder import TorchEncoder
 from mmrag.roles import Encoder, Identity, Vectors
 
@@ -174,6 +174,10 @@ class SentenceLayout:
         arrays = laid_out(encode(self.tokenizer, texts), pad_id=pad_id(self.tokenizer))
         return {name: arrays[name] for name in ("input_ids", "attention_mask")}
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of texts that are stored, behind their prompt, if they were not cut."""
+        return count(self.tokenizer, [self.stored_prompt + text for text in texts])
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, which cuts at `max_tokens`."""
@@ -235,6 +239,9 @@ class SentenceEncoder(TorchEncoder):
             )
         self._layout.tokenizer.save(str(folder / "tokenizer.json"))
 
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self._layout.count_tokens(texts)
+
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
         return super()._embed_text([self._layout.stored_prompt + text for text in texts])
 
@@ -293,6 +300,9 @@ class OnnxSentenceEncoder(Encoder):
         from mmrag.models.engines import OnnxRuntimeSession
 
         return OnnxRuntimeSession(self._layout.onnx[self._precision], quick=False, outputs=_ONNX_OUTPUTS)
+
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self._layout.count_tokens(texts)
 
     def _embed_text(self, texts: Sequence[str]) -> Vectors:
         return self._embed([self._layout.stored_prompt + text for text in texts])

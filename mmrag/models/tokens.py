@@ -21,11 +21,19 @@ logger = logging.getLogger("mmrag")
 
 Tokens = npt.NDArray[np.int64]
 
+_COUNTED_AT_ONCE = 256
+"""So many texts are padded to the longest of them at a time."""
+
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def read_tokenizer(
-    folder: Path, max_tokens: int, *, lower_case: bool = False, name: str = "tokenizer.json"
+    folder: Path,
+    max_tokens: int,
+    *,
+    lower_case: bool = False,
+    name: str = "tokenizer.json",
+    own_limit: bool = False,
 ) -> Tokenizer:
     """Load a tokenizer so that it cuts at `max_tokens` and fills up to the longest of a batch.
 
@@ -41,6 +49,8 @@ def read_tokenizer(
         Make texts lower-case, if the file does not say so itself.
     name : str
         Of its file.
+    own_limit : bool
+        Whether it cuts earlier if its file says so.
 
     Raises
     ------
@@ -56,6 +66,8 @@ def read_tokenizer(
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
         raise ModelError(f"{path} is damaged: {error}") from error
+    if own_limit and tokenizer.truncation:
+        max_tokens = min(max_tokens, int(tokenizer.truncation["max_length"]))
     named = _named_pad_id(tokenizer, folder / "tokenizer_config.json")
     return settle(tokenizer, max_tokens, pad_id=named, lower_case=lower_case)
 
@@ -83,6 +95,20 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
         if encoding.overflowing:
             tell_cut(text, len(encoding.ids))
     return encodings
+
+
+def count(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    """Count the tokens of texts if they were not cut, special ones included and what only fills up left out."""
+    counts: list[int] = []
+    for start in range(0, len(texts), _COUNTED_AT_ONCE):
+        counts += map(_uncut_length, tokenizer.encode_batch(list(texts[start : start + _COUNTED_AT_ONCE])))
+    return counts
+
+
+def _uncut_length(encoding: Encoding) -> int:
+    """Add what was cut off, in pieces that have special tokens of their own."""
+    cut_off = sum(one.special_tokens_mask.count(0) for one in encoding.overflowing)
+    return encoding.attention_mask.count(1) + cut_off
 
 
 def has_han(text: str) -> bool:

@@ -126,6 +126,31 @@ def test_odd_texts_have_vectors(encoder):
     assert np.isfinite(vectors).all()
 
 
+def test_a_text_at_the_limit_is_read_whole_and_one_token_more_is_cut(encoder, caplog):
+    if "text" not in encoder.card.modalities:
+        with pytest.raises(ModelError, match="mmrag models"):
+            encoder.count_tokens(TEXTS)
+        return
+    for word in ("red", "狗"):
+        texts = [" ".join([word] * number) for number in range(1, encoder.card.max_tokens + 2)]
+        counts = encoder.count_tokens(texts)
+        assert counts == sorted(counts)
+        assert counts == [encoder.count_tokens([text])[0] for text in texts]
+        read = [text for text, count in zip(texts, counts, strict=True) if count <= encoder.card.max_tokens]
+        caplog.clear()
+        encoder.encode_text(read[-1:])
+        assert not caplog.records
+        if type(encoder)._count_tokens is Encoder._count_tokens:
+            continue  # it may count more than there are
+        encoder.encode_text([texts[len(read)]])
+        assert "only the first" in caplog.text
+
+
+def test_tokens_of_one_string_are_a_mistake(encoder):
+    with pytest.raises(InputError, match="list of texts"):
+        encoder.count_tokens("a dog")
+
+
 def test_threads_share_it(encode, inputs):
     expected = encode(inputs)
     with ThreadPoolExecutor(8) as pool:
