@@ -33,7 +33,7 @@ from mmrag.roles import Encoder, Matcher
 from mmrag.search.pipeline import Pipeline, load_pipeline, run
 from mmrag.search.queries import as_query
 from mmrag.similarity import vector_shape
-from mmrag.sources.uri import absolute
+from mmrag.sources.uri import is_remote, locate
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
 from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
@@ -160,6 +160,7 @@ class Index:
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
+        allow_remote: bool = False,
     ) -> Changes:
         """Add pictures and texts, or bring them up to date.
 
@@ -182,6 +183,8 @@ class Index:
             Called with how many files are done and how many there are.
         profile : Profile or None
             Where to add up what each stage took.
+        allow_remote : bool
+            Whether connections may be opened, for paths that are urls: ``s3://``, ``gs://`` or ``https://``.
 
         Returns
         -------
@@ -205,16 +208,20 @@ class Index:
             raise InputError(f"exclude takes a list of globs; put the one glob into a list: [{exclude!r}]")
         given = given_sources(sources)
         globs = tuple(dict.fromkeys((*options.source.exclude, *exclude)))
-        paths = [absolute(source, self.home) for source in given.paths]
-        missing = next((path for path in paths if not os.path.lexists(path)), None)
+        paths = [locate(source, self.home) for source in given.paths]
+        if any(map(is_remote, paths)):
+            from mmrag.sources.remote import check_urls  # most runs do without
+
+            check_urls(paths, allowed=allow_remote)
+        missing = next((path for path in paths if not is_remote(path) and not os.path.lexists(path)), None)
         if missing is not None:
-            raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
+            raise InputError(f"there is no file or folder {missing!r}; nothing was changed")
         items = self._name_items(given)
         self._check_modalities(modalities_of(paths))
-        with self._ingest(options, progress, profile) as ingest:
+        with self._ingest(options, progress, profile, allow_remote=allow_remote) as ingest:
             changes = Changes()
             if paths:
-                roots = [Root(str(path), globs) for path in paths]
+                roots = [Root(path, globs) for path in paths]
                 self._write_roots(joined(self._roots(), roots))
                 changes += self._look_at(ingest, inside(self._roots(), roots))
             if given.total != 0:
@@ -227,15 +234,16 @@ class Index:
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
+        allow_remote: bool = False,
     ) -> Changes:
         """Look again at everything that was added by its path, with the globs it was added with.
 
         A folder that is not there any more, such as an unmounted disk, is reported as a failure, and
-        its pictures are kept.
+        its pictures are kept; so is a url, if `allow_remote` is not given.
         """
         if not self.manifest.folders:
             raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
-        with self._ingest(load_recipe(recipe), progress, profile) as ingest:
+        with self._ingest(load_recipe(recipe), progress, profile, allow_remote=allow_remote) as ingest:
             return self._look_at(ingest, self._roots())
 
     def watch(
@@ -247,6 +255,7 @@ class Index:
         progress: Progress | None = None,
         profile: Profile | None = None,
         stop: threading.Event | None = None,
+        allow_remote: bool = False,
     ) -> Iterator[Changes]:
         """Bring the index up to date, and keep it so while files change: only what has changed is looked at.
 
@@ -258,8 +267,8 @@ class Index:
         ----------
         sources : path, sequence of paths, or None
             Folders and files to add, as for `add`; by default everything that was added by its path.
-        exclude, recipe, progress, profile
-            As for `add`.
+        exclude, recipe, progress, profile, allow_remote
+            As for `add`. What is behind urls is looked at when everything is.
         stop : Event or None
             Ends it when it is set, within a second.
 
@@ -280,20 +289,27 @@ class Index:
 
         stop = stop or threading.Event()
         options, named = load_recipe(recipe), [] if sources is None else _as_list(sources)
-        chosen = [Root(str(absolute(source, self.home))) for source in named]
+        chosen = [Root(locate(source, self.home)) for source in named]
         told: set[Told] = set()
 
         def watched() -> list[Root]:
             return inside(joined(chosen, self._roots()), chosen) if chosen else self._roots()
 
         def catch_up(only: Sequence[str] | None) -> Changes:
-            with self._ingest(options, progress, profile) as ingest:
+            with self._ingest(options, progress, profile, allow_remote=allow_remote) as ingest:
                 return self._look_at(ingest, inside(self._roots(), chosen or self._roots()), only=only)
 
         def begin() -> Changes:
             if not named:
-                return self.update(recipe=options, progress=progress, profile=profile)
-            return self.add(named, exclude=exclude, recipe=options, progress=progress, profile=profile)
+                return self.update(recipe=options, progress=progress, profile=profile, allow_remote=allow_remote)
+            return self.add(
+                named,
+                exclude=exclude,
+                recipe=options,
+                progress=progress,
+                profile=profile,
+                allow_remote=allow_remote,
+            )
 
         begun = False
         for only in changed_paths(watched, stop):
@@ -366,6 +382,7 @@ class Index:
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
+        allow_remote: bool = False,
     ) -> Changes:
         """Embed everything again with another model.
 
@@ -381,7 +398,7 @@ class Index:
             "builtin", the path of a model folder, a short name of the catalogue, or "family:reference".
         precision, device
             As for `create`.
-        recipe, progress, profile
+        recipe, progress, profile, allow_remote
             As for `add`.
 
         Returns
@@ -411,7 +428,8 @@ class Index:
                 if not self.manifest.identity.difference(encoder.identity):
                     self._switch(new)
                     return Changes(unchanged=len(self._view))
-                new, changes = self._embed_again(encoder, new, load_recipe(recipe), progress, profile)
+                options = load_recipe(recipe)
+                new, changes = self._embed_again(encoder, new, options, progress, profile, allow_remote=allow_remote)
                 self._precision, self._device = precision, device
                 self._switch(new)
             except KeyboardInterrupt as error:
@@ -714,7 +732,12 @@ class Index:
 
     @contextmanager
     def _ingest(
-        self, options: IndexRecipe, progress: Progress | None = None, profile: Profile | None = None
+        self,
+        options: IndexRecipe,
+        progress: Progress | None = None,
+        profile: Profile | None = None,
+        *,
+        allow_remote: bool = False,
     ) -> Iterator[Ingest]:
         with self._writing, write_lock(self.folder):
             self._take(Manifest.read_to_write(self.folder))
@@ -722,6 +745,7 @@ class Index:
             published = self._published_view()
             view = self._synced(published, table)
             ingest = self._ingest_into(table, view, self._verified_encoder, options, progress, profile)
+            ingest.allow_remote = allow_remote
             finish = partial(ingest.finish, since=published.table_version, keep_versions=self.manifest.keep_versions)
             try:
                 yield ingest
@@ -750,6 +774,8 @@ class Index:
         options: IndexRecipe,
         progress: Progress | None,
         profile: Profile | None,
+        *,
+        allow_remote: bool,
     ) -> tuple[Manifest, Changes]:
         """Fill a new store with what this index holds, and give the manifest that names it."""
         from mmrag.ingest.reindex import check_sources, check_space, embed_again, open_store, store_name
@@ -757,7 +783,7 @@ class Index:
         old = self._synced(self._published_view(), self._open_table())
         for modality in {modality for _, modality in old.scan(("modality",))}:
             encoder.check_modality(modality)
-        check_sources(old, manifest, self.home)
+        check_sources(old, manifest, self.home, allow_remote=allow_remote)
         identity, name = encoder.identity, store_name(encoder.identity)
         check_space(old, vector_shape(identity.dimension, identity.vectors), self.folder / name)
         table, view = open_store(self.folder / name, manifest.view, identity)

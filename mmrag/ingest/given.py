@@ -11,6 +11,7 @@ from typing import Any
 
 from mmrag.errors import InputError
 from mmrag.sources.kinds import kind_of
+from mmrag.sources.uri import is_remote
 from mmrag.types import Modality
 
 
@@ -49,7 +50,8 @@ def given_sources(sources: Any) -> Given:
 
 def modalities_of(paths: Iterable[str | Path]) -> set[Modality]:
     """Tell what a model must embed to take files that are named; of what is in folders and tables, it takes some."""
-    kinds = {kind_of(str(path)) for path in paths if not os.path.isdir(path)}
+    files = [str(path) for path in paths if not os.path.isdir(path) and not is_remote(str(path))]
+    kinds = {kind_of(path) for path in files}
     return {"text" if kind == "document" else "image" for kind in kinds - {"rows"}}
 
 

@@ -12,7 +12,7 @@ from mmrag.errors import InputError, ItemError
 from mmrag.ingest.load import hash_pixels
 from mmrag.sources.file import hash_bytes
 from mmrag.sources.image import as_rgb
-from mmrag.sources.uri import absolute, item_id, shown_name, to_uri
+from mmrag.sources.uri import absolute, is_remote, item_id, shown_name, to_uri
 from mmrag.types import Item
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ def _named(one: Brought, home: Path) -> Item:
         return Item(uri=uri, id=item_id(uri), image=one)
     if isinstance(one, Item):
         in_file = one.modality == "image" and one.image is None
+        if in_file and is_remote(one.uri):
+            raise InputError(
+                f"an Item is read from a file or brings its image; add {one.uri} by its url: allow_remote=True"
+            )
         uri = to_uri(absolute(home / one.uri, home), home) if in_file else one.uri
         return replace(one, uri=uri, id=one.id or item_id(uri, one.part))
     if not hasattr(one, "convert"):

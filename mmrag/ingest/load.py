@@ -26,7 +26,6 @@ from mmrag.sources.walk import File, describe
 from mmrag.stores.rows import Row
 from mmrag.types import Item
 
-
 Source = File | Member | Item
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from mmrag.errors import InputError, ItemError
 from mmrag.ingest.profile import Profile
-from mmrag.ingest.standin import count_tokens, document_items
 from mmrag.roles import Encoder
 from mmrag.sources.file import read_file
 from mmrag.sources.kinds import Kind, kind_of, suffix_of
 from mmrag.sources.pairs.listing import list_rows
 from mmrag.sources.pairs.row import NO_PICTURE, Picture, Row
+from mmrag.sources.text.items import document_items
 from mmrag.sources.uri import item_id
 from mmrag.sources.walk import File
 from mmrag.types import Item, Modality
@@ -81,7 +81,7 @@ def _chunks(file: File, encoder: Encoder, profile: Profile) -> Iterator[Member]:
     return (Member(file, item) for item in items)
 
 
-def _rows(file: File, encoder: Encoder, profile: Profile) -> Iterator[Member]:  # noqa: ARG001: as `_chunks`
+def _rows(file: File, encoder: Encoder, profile: Profile) -> Iterator[Member]:  # noqa: ARG001
     for row in list_rows(file.path):
         if row.problem and row.problem != NO_PICTURE:
             yield Member(file, _item(file, row, "image"), problem=row.problem)
@@ -110,7 +110,7 @@ def _item(file: File, row: Row, modality: Modality) -> Item:
 def _texts(file: File, row: Row, encoder: Encoder) -> Iterator[Item]:
     """Make an item of a row's text, or several, ``17.0``, ``17.1`` …, where it is longer than the model reads."""
     whole = _item(file, row, "text")
-    if count_tokens(encoder, [whole.text or ""])[0] <= encoder.card.max_tokens:
+    if encoder.count_tokens([whole.text or ""])[0] <= encoder.card.max_tokens:
         yield whole
         return
     for chunk in document_items((whole.text or "").encode(), file.uri, ".txt", encoder):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmrag.ingest.roots import Root, innermost
+from mmrag.ingest.roots import Root, innermost, is_there
 from mmrag.sources.kinds import suffixes_for
-from mmrag.sources.uri import is_below, to_uri
-from mmrag.sources.walk import File, Walk, walk
+from mmrag.sources.uri import is_below, is_remote, path_of, to_uri
+from mmrag.sources.walk import File, Walk, companions, walk
 from mmrag.stores.view import View
 from mmrag.types import Modality
 
@@ -105,6 +104,7 @@ def make_plan(
     *,
     only: Sequence[str] | None = None,
     modalities: Collection[Modality] = ("image", "text"),
+    allow_remote: bool = False,
 ) -> Plan:
     """Compare the files below `roots` with what is known of them.
 
@@ -124,11 +124,16 @@ def make_plan(
         Paths: look at them, and what lies below them, alone.
     modalities : collection of str
         Which of pictures and documents are looked for.
+    allow_remote : bool
+        Whether a connection may be opened to look at roots that are urls.
     """
     if only is not None and any(is_below(str(home), path) for path in only):
         only = None  # uris in the home do not begin with its path
+    if only is not None:
+        only = list(dict.fromkeys(one for path in only for one in (path, *companions(path))))
     remembered = _remembered(view, None if only is None else view.find_below([to_uri(path, home) for path in only]))
-    files, found = _find_files(roots, [*others, *roots], home, only, modalities)
+    every = [*others, *roots]
+    files, found = _find_files(roots, every, home, only, modalities, allow_remote=allow_remote)
     plan = Plan(left=len(found.left))
     _sort_in(plan, files, remembered, view)
     left = {to_uri(path, home) for path in found.left}
@@ -186,14 +191,18 @@ def _find_files(
     home: Path,
     only: Sequence[str] | None,
     modalities: Collection[Modality],
+    *,
+    allow_remote: bool,
 ) -> tuple[dict[str, File], Walk]:
     """Walk `roots`: the files that are theirs, by uri, and all else that was found."""
     files: dict[str, File] = {}
     all_found, suffixes = Walk(), suffixes_for(modalities)
     for root in roots:
-        found = walk(
-            Path(root.path), home=home, exclude=root.exclude, only=_in_root(only, root), suffixes=suffixes
-        )
+        found = walk(Path(root.path), home=home, exclude=root.exclude, only=_in_root(only, root), suffixes=suffixes)
+        if is_remote(root.path):
+            from mmrag.sources.remote import walk_remote  # most runs do without
+
+            found = walk_remote(root.path, exclude=root.exclude, suffixes=suffixes, allowed=allow_remote)
         inner = [one.path for one in every if one != root and is_below(one.path, root.path)]
         all_found.unlisted += found.unlisted
         all_found.left += [path for path in found.left if not _is_inside(path, inner)]
@@ -215,15 +224,19 @@ def _in_root(only: Sequence[str] | None, root: Root) -> list[str] | None:
 
 
 def _sort_out(
-    absent: Mapping[str, Sequence[int]], roots: Sequence[Root], others: Sequence[Root], unlisted: Sequence[str], home: Path
+    absent: Mapping[str, Sequence[int]],
+    roots: Sequence[Root],
+    others: Sequence[Root],
+    unlisted: Sequence[str],
+    home: Path,
 ) -> tuple[list[int], list[int]]:
     """Choose from rows whose file was not found, refs by uri, those that have vanished and those that are lost."""
     every = [*others, *roots]
-    gone = [root for root in others if not os.path.lexists(root.path)]
+    gone = [root for root in others if not is_there(root)]
     vanished: list[int] = []
     lost: list[int] = []
     for uri, refs in absent.items():
-        path = os.path.join(home, uri)
+        path = path_of(uri, home)
         owner = innermost(path, every)
         if owner in gone:
             lost += refs

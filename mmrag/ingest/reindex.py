@@ -19,7 +19,7 @@ from mmrag.ingest.members import Member
 from mmrag.ingest.roots import roots_of
 from mmrag.ingest.write import Ingest
 from mmrag.sources.parts import PartOf
-from mmrag.sources.uri import to_uri
+from mmrag.sources.uri import is_remote, path_of, to_uri
 from mmrag.sources.walk import File, describe
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.records import to_item
@@ -48,7 +48,7 @@ def store_name(identity: Identity) -> str:
     return f"{_PREFIX}{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
 
 
-def check_sources(old: View, manifest: Manifest, home: Path) -> None:
+def check_sources(old: View, manifest: Manifest, home: Path, *, allow_remote: bool) -> None:
     """Check that what is to be seen again can be: pictures whose pixels lived only in memory cannot.
 
     Raises
@@ -64,7 +64,13 @@ def check_sources(old: View, manifest: Manifest, home: Path) -> None:
             f"the folder {lost.path} is gone or empty, and its pictures cannot be embedded again. Bring it back, or "
             f"take it out of the index: mmrag remove {lost.path}; nothing was changed"
         )
-    about = old.scan(("uri", "modality", "size", "failure"))
+    about = list(old.scan(("uri", "modality", "size", "failure")))
+    remote = next((uri for _, uri, modality, *_ in about if modality == "image" and is_remote(uri)), None)
+    if remote is not None and not allow_remote:
+        raise InputError(
+            f"pictures behind urls, such as {remote!r}, would have to be read again, and no connection is opened "
+            "unless that is allowed: mmrag reindex --allow-remote (allow_remote=True); nothing was changed"
+        )
     unseen = [uri for _, uri, modality, size, failure in about if modality == "image" and size is None and not failure]
     if unseen:
         count = "1 picture was" if len(unseen) == 1 else f"{len(unseen):,} pictures were"
@@ -76,6 +82,8 @@ def check_sources(old: View, manifest: Manifest, home: Path) -> None:
 
 
 def _is_gone(path: str) -> bool:
+    if is_remote(path):
+        return False
     if not os.path.isdir(path):
         return not os.path.lexists(path)
     with suppress(OSError), os.scandir(path) as entries:
@@ -198,7 +206,11 @@ def _source(row: dict[str, Any], home: Path) -> Source:
     """Say where to take an item from: a text from the table itself, a picture from its file."""
     text = row["modality"] == "text"
     if row["size"] is not None and (text or row["part"] is not None):
-        path, part = str(home / row["uri"]), row["part"]
+        path, part = path_of(row["uri"], home), row["part"]
         file = File(path, row["uri"], row["size"], row["mtime_ns"] or 0)
         return Member(file, to_item(row), None if text else PartOf(path, part), last=row["mtime_ns"] is not None)
-    return to_item(row) if text else describe(str(home / row["uri"]), home)
+    if text:
+        return to_item(row)
+    if is_remote(row["uri"]):
+        return File(row["uri"], row["uri"], row["size"], row["mtime_ns"])
+    return describe(str(home / row["uri"]), home)

@@ -164,7 +164,7 @@ def _matters(change: str, path: str, roots: Sequence[Root]) -> bool:
     root = innermost(path, roots)
     if root is None or not is_wanted(path, root.path, root.exclude):
         return False
-    may_be_one = has_suffix(path) or suffix_of(path) in DOCUMENTS
+    may_be_one = has_suffix(path) or suffix_of(path) in (*DOCUMENTS, ".json")
     return path == root.path or change == "deleted" or may_be_one or not os.path.isfile(path)
 
 

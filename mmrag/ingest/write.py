@@ -51,6 +51,8 @@ class Ingest:
         As in an index recipe.
     modalities : sequence of str
         What is looked for in folders: what the encoder can embed.
+    allow_remote : bool
+        Whether connections may be opened to read what is behind urls.
     """
 
     table: Table
@@ -63,11 +65,20 @@ class Ingest:
     progress: Progress | None = None
     profile: Profile = field(default_factory=Profile)
     modalities: Sequence[Modality] = ("image", "text")
+    allow_remote: bool = False
 
     def add_files(self, roots: Sequence[Root], others: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
         """Make the rows below `roots` agree with the files there; `only` and `others` are as in `make_plan`."""
         start = time.perf_counter()
-        plan = make_plan(roots, others, self.view, self.home, only=only, modalities=self.modalities)
+        plan = make_plan(
+            roots,
+            others,
+            self.view,
+            self.home,
+            only=only,
+            modalities=self.modalities,
+            allow_remote=self.allow_remote,
+        )
         seen = plan.unchanged + plan.still_failing + len(plan.read)
         self.profile.add("walk", seen, time.perf_counter() - start)
         tally = Tally(self.view, plan.vanished, plan.lost)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mmrag.errors import InputError
 
+_REMOTE = ("s3://", "gs://", "gcs://", "https://", "http://", "memory://")
+
 
 def absolute(path: str | Path, home: Path) -> Path:
     """Make a path absolute, so that one file has one name.
@@ -27,6 +29,22 @@ def absolute(path: str | Path, home: Path) -> Path:
         return Path(full)
     folder, name = os.path.split(full)
     return Path(os.path.realpath(folder), name) if name else Path(full)
+
+
+def is_remote(name: str) -> bool:
+    """Tell whether a path or uri is a url, of which nothing is read unless that is allowed."""
+    return name.startswith(_REMOTE)
+
+
+def locate(given: str | Path, home: Path) -> str:
+    """Name what is given by its url, or by its absolute path."""
+    name = os.fspath(given)
+    return name.rstrip("/") if is_remote(name) else str(absolute(given, home))
+
+
+def path_of(uri: str, home: Path) -> str:
+    """Say where a uri leads to: a url, or an absolute path."""
+    return uri if is_remote(uri) else str(home / uri)
 
 
 def to_uri(path: str | Path, home: Path) -> str:

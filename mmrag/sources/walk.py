@@ -125,11 +125,11 @@ def walk(
         if is_dataset(folder, names):
             found.left.append(folder)
             continue
-        pictured = _stems_of_pictures(names)
+        pictured = stems_of_pictures(names)
         for entry in _wanted(listed, relative, globs):
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append((entry.path, f"{relative}{entry.name}/"))
-            elif suffix_of(entry.name) in suffixes and not _is_words(entry.name, pictured):
+            elif suffix_of(entry.name) in suffixes and not is_words(entry.name, pictured):
                 found.files.append(describe(entry.path, home, entry.stat))
             elif holds_rows(entry.name):
                 found.left.append(entry.path)
@@ -145,14 +145,31 @@ def is_caption(path: str) -> bool:
         names = set(os.listdir(os.path.dirname(path)))
     except OSError:
         return False
-    return _is_words(os.path.basename(path), _stems_of_pictures(names))
+    return is_words(os.path.basename(path), stems_of_pictures(names))
 
 
-def _stems_of_pictures(names: Collection[str]) -> set[str]:
+def companions(path: str) -> list[str]:
+    """List the files beside one that it has a say in: pictures whose words it may have, or words that it may take."""
+    stem, suffix = os.path.splitext(path)
+    if has_suffix(path):
+        return [f"{stem}{_CAPTION}"]
+    if suffix.lower() not in (_CAPTION, ".json"):
+        return []
+    try:
+        names = os.listdir(os.path.dirname(path))
+    except OSError:
+        return []
+    beside = (os.path.join(os.path.dirname(path), name) for name in names if has_suffix(name))
+    return [one for one in beside if os.path.splitext(one)[0] == stem]
+
+
+def stems_of_pictures(names: Collection[str]) -> set[str]:
+    """Gather the names of pictures without their suffixes."""
     return {os.path.splitext(name)[0] for name in names if has_suffix(name)}
 
 
-def _is_words(name: str, pictured: Collection[str]) -> bool:
+def is_words(name: str, pictured: Collection[str]) -> bool:
+    """Tell whether a file has the words of one of these pictures, which are named without their suffixes."""
     stem, suffix = os.path.splitext(name)
     return suffix.lower() == _CAPTION and stem in pictured
 

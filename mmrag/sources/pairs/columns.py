@@ -21,6 +21,7 @@ from mmrag.sources.pairs.row import (
     parse_json,
 )
 from mmrag.sources.pairs.table import named_rows
+from mmrag.sources.uri import is_remote
 
 MOST_KEPT_BYTES = 1 << 29
 """Of the row groups of one Parquet file that were read last: a picture costs the reading of its whole group."""
@@ -40,7 +41,7 @@ class InColumn(NamedTuple):
         except (OSError, ValueError) as error:  # pyarrow's errors descend from these
             raise ItemError(f"cannot be read: {error}") from error
         data, path = (found.get("bytes"), found.get("path")) if isinstance(found, dict) else (found, None)
-        if data is None and path:
+        if data is None and path and not is_remote(str(path)) and self.groups.folder is not None:
             return read_file(str(self.groups.folder / path)).data
         if not isinstance(data, bytes):
             raise ItemError("no picture")
@@ -48,9 +49,15 @@ class InColumn(NamedTuple):
 
 
 class Groups:
-    """The pictures of a table, group by group."""
+    """The pictures of a table, group by group.
 
-    folder: Path
+    Attributes
+    ----------
+    folder : path or None
+        What paths of pictures in it are relative to; None if it is remote, and must name no file of this machine.
+    """
+
+    folder: Path | None
 
     def read(self, group: int) -> Any:
         """Read a group's column of pictures, a pyarrow array."""
@@ -60,7 +67,7 @@ class Groups:
 class KeptGroups(Groups):
     """Groups that cost something to read; those read last are kept, up to `MOST_KEPT_BYTES`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -83,7 +90,7 @@ class ParquetGroups(KeptGroups):
     """Row groups of a Parquet file."""
 
     def __init__(self, path: str | Path, column: str) -> None:
-        super().__init__(Path(path).parent)
+        super().__init__(None if is_remote(str(path)) else Path(path).parent)
         self._path, self._column = str(path), column
 
     def _load(self, group: int) -> Any:
@@ -137,6 +144,7 @@ def _named_rows(
 
 
 def names_files(field: Any) -> bool:
+    """Tell whether a column holds paths."""
     return str(field.type) in ("string", "large_string")
 
 

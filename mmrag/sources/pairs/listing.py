@@ -38,6 +38,7 @@ from mmrag.sources.pairs.row import (
 )
 from mmrag.sources.pairs.table import table_records
 from mmrag.sources.pairs.tar import tar_rows
+from mmrag.sources.uri import is_remote
 from mmrag.sources.walk import has_suffix
 
 _LOOKED_AT = 8
@@ -83,8 +84,7 @@ def picture_of(path: str, part: str) -> Picture:
         If there is none.
     """
     try:
-        about = os.stat(path)
-        picture = _finder(path, about.st_size, about.st_mtime_ns)(part)
+        picture = _finder(path, _state(path))(part)
     except (OSError, InputError) as error:
         raise ItemError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if picture is None:
@@ -92,8 +92,18 @@ def picture_of(path: str, part: str) -> Picture:
     return picture
 
 
+def _state(path: str) -> tuple[int, int]:
+    if is_remote(path):
+        from mmrag.sources.remote import describe_remote  # most runs do without
+
+        about = describe_remote(path)
+        return about.size, about.mtime_ns
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
 @lru_cache(maxsize=_ARCHIVES_KEPT)
-def _finder(path: str, size: int, mtime_ns: int) -> Callable[[str], Picture | None]:  # noqa: ARG001: the same while they are
+def _finder(path: str, state: tuple[int, int]) -> Callable[[str], Picture | None]:  # noqa: ARG001
     """Prepare for finding pictures in a file, as long as it stays as it is."""
     name = path.lower()
     if name.endswith(TARS) and not name.endswith(".tar"):
@@ -119,12 +129,14 @@ def _rows_of(path: str, records: Iterator[Record]) -> Iterator[Row]:
             f"{path} has no column of texts or pictures ({keys}); it has: {', '.join(map(str, first[0][1])) or 'none'}"
         )
     names = [name for _, record, _ in first if (name := _named_picture(record))]
-    folder = _folder_of(path, names)
+    folder = None if is_remote(path) else _folder_of(path, names)  # a url must name no file of this machine
     return _joined(_row(record, folder) for record in chain(first, records))
 
 
 def _says_something(record: Mapping[str, Any], picture: Picture | None) -> bool:
-    return picture is not None or "" in record or any(key in record for key in TEXT_KEYS) or bool(_named_picture(record))
+    return (
+        picture is not None or "" in record or any(key in record for key in TEXT_KEYS) or bool(_named_picture(record))
+    )
 
 
 def _folder_of(path: str, names: list[str]) -> Path:
@@ -140,12 +152,12 @@ def _named_picture(record: Mapping[str, Any]) -> str | None:
     return next((n for n in names if isinstance(n, str) and has_suffix(n) and not is_address(n)), None)
 
 
-def _row(record: Record, folder: Path) -> Row:
+def _row(record: Record, folder: Path | None) -> Row:
     part, columns, picture = record
     if "" in columns:
         return Row(part, InMemory(b""), (), NO_JSON)
     name = _named_picture(columns) if picture is None else None
-    if name is not None:
+    if name is not None and folder is not None:
         picture = InFile(str(folder / name.strip()))
     text_key = next((key for key in TEXT_KEYS if key in columns), "")
     facts = facts_of(columns, without=(text_key,))
@@ -203,7 +215,9 @@ def _parquet(path: str) -> Iterator[Record]:
         raise InputError(f"{path} is not a readable Parquet file: {error}") from error
 
 
-def _records(batches: Iterable[Any], groups: Groups | None, group: int, start: int, prefix: str = "") -> Iterator[Record]:
+def _records(
+    batches: Iterable[Any], groups: Groups | None, group: int, start: int, prefix: str = ""
+) -> Iterator[Record]:
     """List the rows of a group of columns, of which one may hold pictures."""
     valid = None if groups is None else groups.read(group).is_valid().to_pylist()
     row = 0

@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from mmrag.errors import InputError, ItemError
-from mmrag.sources.file import read_file
+from mmrag.sources.file import open_file, read_file
+from mmrag.sources.uri import is_remote
 
 TEXT_KEYS = ("texts", "text", "captions", "caption", "en")
 IMAGE_KEYS = ("image", "image_path", "file_name", "filename", "filepath", "path", "url")
@@ -73,8 +74,13 @@ class InPart(NamedTuple):
     def read(self) -> bytes:
         """Read that part."""
         try:
-            with open(self.path, "rb", buffering=0) as file:
-                data = os.pread(file.fileno(), self.size, self.offset)
+            if is_remote(self.path):
+                with open_file(self.path) as file:
+                    file.seek(self.offset)
+                    data = file.read(self.size)
+            else:
+                with open(self.path, "rb", buffering=0) as file:
+                    data = os.pread(file.fileno(), self.size, self.offset)
         except OSError as error:
             raise ItemError(f"cannot be read: {error.strerror}") from error
         if len(data) < self.size:
