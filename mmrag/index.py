@@ -25,6 +25,7 @@ from mmrag.errors import (
     Interrupted,
     StoreError,
 )
+from mmrag.ingest.given import Given, given_sources, modalities_of
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import EnrichOptions, IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
@@ -34,7 +35,7 @@ from mmrag.search.condition import both
 from mmrag.search.parse import as_query
 from mmrag.search.pipeline import Pipeline, load_pipeline, looks_at_words, run
 from mmrag.similarity import vector_shape
-from mmrag.sources.uri import absolute, to_uri
+from mmrag.sources.uri import absolute, is_remote, locate, to_uri
 from mmrag.stores.auto import choose, first_choice
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
@@ -42,7 +43,20 @@ from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
 from mmrag.stores.records import to_item
 from mmrag.stores.registry import WORDS_FOLDER, open_view, view_class, view_folder
 from mmrag.stores.view_settings import Choice, Tuning, ViewSettings
-from mmrag.types import WORDS, Changes, Checkup, Classification, Compaction, Fact, Failure, Hit, Item, Query, Version
+from mmrag.types import (
+    WORDS,
+    Changes,
+    Checkup,
+    Classification,
+    Compaction,
+    Fact,
+    Failure,
+    Hit,
+    Item,
+    Modality,
+    Query,
+    Version,
+)
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
@@ -170,24 +184,28 @@ class Index:
 
     def add(
         self,
-        sources: Addable | Sequence[Addable],
+        sources: Addable | Iterable[Addable],
         *,
         exclude: Sequence[str] = (),
         captions: str | Path | Sequence[str | Path] | None = None,
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
+        allow_remote: bool = False,
     ) -> Changes:
-        """Add pictures, or bring them up to date.
+        """Add pictures and texts, or bring them up to date.
 
         A folder is compared with what the index knows of it: new and changed files are embedded,
         moved files keep their vectors, files that are gone leave the index. What cannot be read is
-        reported and does not stop the others.
+        reported and does not stop the others. Of folders, pictures and documents are taken, as far as the model
+        embeds them: a document is many items, its chunks. Tables, tars, Parquet files and datasets, of which
+        each row or sample is an item, are read where they are named themselves.
 
         Parameters
         ----------
-        sources : path, bytes, PIL image, Item, or a sequence of these
-            Paths are relative to the current folder.
+        sources : path, bytes, PIL image, Item, or an iterable of these
+            Paths are relative to the current folder. An iterator of Items is a stream: it is taken as it is needed,
+            however long it is.
         exclude : sequence of str
             Globs to leave out of folders, by name (``*.png``) or by path below the folder.
         captions : path, sequence of paths, or None
@@ -200,6 +218,8 @@ class Index:
             Called with how many files are done and how many there are.
         profile : Profile or None
             Where to add up what each stage took.
+        allow_remote : bool
+            Whether connections may be opened, for paths that are urls: ``s3://``, ``gs://`` or ``https://``.
 
         Returns
         -------
@@ -209,7 +229,8 @@ class Index:
         Raises
         ------
         InputError
-            If a path does not exist, a source is of no kind that can be added, or captions cannot be read.
+            If a path does not exist, a source is of no kind that can be added, captions cannot be read, or two items
+            have one id or one uri and part. What a stream gave before that may be in the index.
         ModelError
             If the model does not see pictures, or does not read texts, and such are given.
         IndexLockedError
@@ -220,24 +241,27 @@ class Index:
         options = load_recipe(recipe)
         if isinstance(exclude, str):
             raise InputError(f"exclude takes a list of globs; put the one glob into a list: [{exclude!r}]")
-        listed = _as_list(sources)
+        given = given_sources(sources)
         globs = tuple(dict.fromkeys((*options.source.exclude, *exclude)))
-        paths = [absolute(source, self.home) for source in listed if isinstance(source, (str, Path))]
-        missing = next((path for path in paths if not os.path.lexists(path)), None)
+        paths = [locate(source, self.home) for source in given.paths]
+        if any(map(is_remote, paths)):
+            from mmrag.sources.remote import check_urls  # most runs do without
+
+            check_urls(paths, allowed=allow_remote)
+        missing = next((path for path in paths if not is_remote(path) and not os.path.lexists(path)), None)
         if missing is not None:
-            raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
-        items = self._name_items([one for one in listed if not isinstance(one, (str, Path))])
-        # later folders are of the first one's kind, and a run over what has not changed needs no encoder
-        self._check_modalities({one.modality for one in items} | ({"image"} if paths and not self._roots() else set()))
+            raise InputError(f"there is no file or folder {missing!r}; nothing was changed")
+        items = self._name_items(given)
+        self._check_modalities(modalities_of(paths))
         writers = _load_writers(options.enrich)
-        with self._ingest(options, progress, profile, captions) as ingest:
+        with self._ingest(options, progress, profile, captions, allow_remote=allow_remote) as ingest:
             changes = Changes()
             if paths:
-                roots = [Root(str(path), globs) for path in paths]
+                roots = [Root(path, globs) for path in paths]
                 self._write_roots(joined(self._roots(), roots))
                 changes += self._look_at(ingest, inside(self._roots(), roots))
-            if items:
-                changes += ingest.add_items(items)
+            if given.total != 0:
+                changes += ingest.add_items(items, given.total)
             changes += ingest.enrich(writers)
         return changes
 
@@ -248,17 +272,18 @@ class Index:
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
+        allow_remote: bool = False,
     ) -> Changes:
         """Look again at everything that was added by its path, with the globs and captions it was added with.
 
         A folder that is not there any more, such as an unmounted disk, is reported as a failure, and
-        its pictures are kept. Parameters and errors are those of `add`.
+        its pictures are kept; so is a url, if `allow_remote` is not given. Parameters and errors are those of `add`.
         """
         if not self.manifest.folders:
             raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
         options = load_recipe(recipe)
         writers = _load_writers(options.enrich)
-        with self._ingest(options, progress, profile, captions) as ingest:
+        with self._ingest(options, progress, profile, captions, allow_remote=allow_remote) as ingest:
             return self._look_at(ingest, self._roots()) + ingest.enrich(writers)
 
     def enrich(self, *, caption: str | None = None, ocr: bool = False, progress: Progress | None = None) -> Changes:
@@ -297,6 +322,7 @@ class Index:
         progress: Progress | None = None,
         profile: Profile | None = None,
         stop: threading.Event | None = None,
+        allow_remote: bool = False,
     ) -> Iterator[Changes]:
         """Bring the index up to date, and keep it so while files change: only what has changed is looked at.
 
@@ -308,8 +334,9 @@ class Index:
         ----------
         sources : path, sequence of paths, or None
             Folders and files to add, as for `add`; by default everything that was added by its path.
-        exclude, captions, recipe, progress, profile
-            As for `add`. A change of a captions file is seen by the next run.
+        exclude, captions, recipe, progress, profile, allow_remote
+            As for `add`. A change of a captions file is seen by the next run, and what is behind urls is looked at
+            when everything is.
         stop : Event or None
             Ends it when it is set, within a second.
 
@@ -330,7 +357,7 @@ class Index:
 
         stop = stop or threading.Event()
         options, named = load_recipe(recipe), [] if sources is None else _as_list(sources)
-        chosen = [Root(str(absolute(source, self.home))) for source in named]
+        chosen = [Root(locate(source, self.home)) for source in named]
         told: set[Told] = set()
         writers = _load_writers(options.enrich)
 
@@ -338,15 +365,23 @@ class Index:
             return inside(joined(chosen, self._roots()), chosen) if chosen else self._roots()
 
         def catch_up(only: Sequence[str] | None) -> Changes:
-            with self._ingest(options, progress, profile) as ingest:
+            with self._ingest(options, progress, profile, allow_remote=allow_remote) as ingest:
                 changes = self._look_at(ingest, inside(self._roots(), chosen or self._roots()), only=only)
                 return changes + ingest.enrich(writers)
 
         def begin() -> Changes:
             if not named:
-                return self.update(captions=captions, recipe=options, progress=progress, profile=profile)
+                return self.update(
+                    captions=captions, recipe=options, progress=progress, profile=profile, allow_remote=allow_remote
+                )
             return self.add(
-                named, exclude=exclude, captions=captions, recipe=options, progress=progress, profile=profile
+                named,
+                exclude=exclude,
+                captions=captions,
+                recipe=options,
+                progress=progress,
+                profile=profile,
+                allow_remote=allow_remote,
             )
 
         begun = False
@@ -438,6 +473,7 @@ class Index:
         recipe: str | IndexRecipe = "default",
         progress: Progress | None = None,
         profile: Profile | None = None,
+        allow_remote: bool = False,
     ) -> Changes:
         """Embed everything again with another model.
 
@@ -453,7 +489,7 @@ class Index:
             "builtin", the path of a model folder, a short name of the catalogue, or "family:reference".
         precision, device
             As for `create`.
-        recipe, progress, profile
+        recipe, progress, profile, allow_remote
             As for `add`.
 
         Returns
@@ -483,7 +519,8 @@ class Index:
                 if not self.manifest.identity.difference(encoder.identity):
                     self._switch(new)
                     return Changes(unchanged=len(self._view))
-                new, changes = self._embed_again(encoder, new, load_recipe(recipe), progress, profile)
+                options = load_recipe(recipe)
+                new, changes = self._embed_again(encoder, new, options, progress, profile, allow_remote=allow_remote)
                 self._precision, self._device = precision, device
                 self._switch(new)
             except KeyboardInterrupt as error:
@@ -809,8 +846,8 @@ class Index:
 
     def failures(self) -> list[Failure]:
         """List every file and item that could not be read when it was last tried, and why."""
-        rows = self._view.scan(("uri", "failure"))
-        return [Failure(uri, reason) for _, uri, reason in rows if reason is not None]
+        rows = self._view.scan(("uri", "failure", "part"))
+        return [Failure(uri, reason, part) for _, uri, reason, part in rows if reason is not None]
 
     def refresh(self) -> None:
         """See what other processes have committed since this Index was opened."""
@@ -952,8 +989,8 @@ class Index:
                 "with its own model, or make a new index elsewhere: --index OTHER_FOLDER"
             )
 
-    def _check_modalities(self, wanted: set[str]) -> None:
-        for modality in sorted(wanted):
+    def _check_modalities(self, wanted: set[Modality]) -> None:
+        for modality in sorted(wanted - set(self.manifest.modalities)):
             self.encoder.check_modality(modality)
 
     @contextmanager
@@ -963,6 +1000,8 @@ class Index:
         progress: Progress | None = None,
         profile: Profile | None = None,
         captions: str | Path | Sequence[str | Path] | None = None,
+        *,
+        allow_remote: bool = False,
     ) -> Iterator[Ingest]:
         with self._writing, write_lock(self.folder):
             self._take(Manifest.read_to_write(self.folder))
@@ -972,6 +1011,7 @@ class Index:
             published = self._published_view()
             view = self._synced(published, table)
             ingest = self._ingest_into(table, view, self._verified_encoder, options, progress, profile)
+            ingest.allow_remote = allow_remote
             finish = partial(ingest.finish, since=published.table_version, keep_versions=self.manifest.keep_versions)
             try:
                 yield ingest
@@ -1002,6 +1042,8 @@ class Index:
         options: IndexRecipe,
         progress: Progress | None,
         profile: Profile | None,
+        *,
+        allow_remote: bool,
     ) -> tuple[Manifest, Changes]:
         """Fill a new store with what this index holds, and give the manifest that names it."""
         from mmrag.ingest.reindex import check_sources, check_space, embed_again, open_store, store_name
@@ -1009,7 +1051,7 @@ class Index:
         old = self._synced(self._published_view(), self._open_table())
         for modality in {modality for _, modality in old.scan(("modality",))}:
             encoder.check_modality(modality)
-        check_sources(old, manifest, self.home)
+        check_sources(old, manifest, self.home, allow_remote=allow_remote)
         identity, name = encoder.identity, store_name(encoder.identity)
         view_class(manifest.view.kind).check(manifest.view, identity.dimension)
         check_space(old, vector_shape(identity.dimension, identity.vectors), self.folder / name)
@@ -1017,7 +1059,9 @@ class Index:
         ingest = self._ingest_into(table, view, lambda: encoder, options, progress, profile)
         changes = embed_again(old, ingest, keep_versions=manifest.keep_versions)
         writer = Writer(encoder.engine, encoder.precision)
-        return replace(manifest, identity=identity, store=name, writer=writer, tuning=None), changes
+        modalities = encoder.card.modalities
+        new = replace(manifest, identity=identity, store=name, writer=writer, modalities=modalities, tuning=None)
+        return new, changes
 
     def _switch(self, manifest: Manifest) -> None:
         """Let the store that a manifest names serve from now on, in one step, and delete the others."""
@@ -1073,13 +1117,15 @@ class Index:
             commit_every=options.store.commit_every,
             progress=progress,
             profile=profile or Profile(),
+            modalities=self.manifest.modalities or self.encoder.card.modalities,
         )
 
     def _verified_encoder(self) -> Encoder:
         encoder = self.encoder
         self._check_identity(encoder, self.manifest)
         encoder.verify()
-        self._write_manifest(replace(self.manifest, writer=Writer(encoder.engine, encoder.precision)))
+        writer = Writer(encoder.engine, encoder.precision)
+        self._write_manifest(replace(self.manifest, writer=writer, modalities=encoder.card.modalities))
         return encoder
 
     def _go_by(self, captions: Sequence[str | Path]) -> None:
@@ -1096,12 +1142,19 @@ class Index:
         self._write_roots(kept)
         return changes
 
-    def _name_items(self, brought: Sequence[bytes | Image | Item]) -> list[Item]:
-        if not brought:
+    def _name_items(self, given: Given) -> Iterable[Item]:
+        """Name what a caller brings: all at once, before anything is changed, or one by one as a stream gives it."""
+        if given.total == 0:
             return []
         from mmrag.ingest.items import name_items  # imports the decoders: folders may need none
 
-        return name_items(brought, self.home)
+        if given.total is None:
+            return map(self._checked, name_items(given.items, self.home, kept="what was committed before is kept"))
+        return list(map(self._checked, name_items(given.items, self.home)))
+
+    def _checked(self, item: Item) -> Item:
+        self._check_modalities({item.modality})
+        return item
 
     def _roots(self) -> list[Root]:
         return roots_of(self.manifest, self.home)
@@ -1177,6 +1230,7 @@ def create(
                 choice=choice,
                 writer=Writer(encoder.engine, encoder.precision),
                 keep_versions=options.store.keep_versions,
+                modalities=encoder.card.modalities,
             ).write(folder)
     return Index(home, precision=precision, device=device)
 

@@ -301,10 +301,11 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A file or item that could not be indexed, and why."""
+    """A file or item that could not be indexed, and why; `part` says which of several items in the file."""
 
     uri: str
     reason: str
+    part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +396,8 @@ class Changes:
 
     `failed` holds the failures of this run; those of earlier runs, on files that have not changed
     since, are counted in `still_failing` and listed by `Index.failures`. `enriched` counts what models have said of
-    pictures: captions, and texts that stand in them.
+    pictures: captions, and texts that stand in them. `left` counts files of rows (tables, tars, datasets) that lie in
+    indexed folders and were not opened: they are read if they are named themselves.
     """
 
     added: int = 0
@@ -406,6 +408,7 @@ class Changes:
     failed: tuple[Failure, ...] = ()
     still_failing: int = 0
     enriched: int = 0
+    left: int = 0
 
     def __add__(self, other: Changes) -> Changes:
         """Sum up two changes."""

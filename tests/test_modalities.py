@@ -28,8 +28,11 @@ RED = Item(uri="red", id="red", text="a red thing", modality="text")
 def test_texts_alone(colours):
     index = mmrag.create(model="onesided:text")
     with pytest.raises(ModelError, match="toy reads texts only; a model that sees pictures is needed: mmrag models"):
-        index.add(colours)
+        index.add(colours / "red.png")
     assert index.info()["folders"] == []
+    (colours / "notes.md").write_text("a blue thing")
+    assert index.add(colours).added == 1  # of a folder, what the model embeds
+    assert index.update().unchanged == 1
     assert index.add([RED]).added == 1
     assert index.search("something red")[0].item.id == "red"
     with pytest.raises(ModelError, match="reads texts only"):
@@ -40,12 +43,15 @@ def test_pictures_alone(colours):
     index = mmrag.create(model="onesided:image")
     with pytest.raises(ModelError, match="toy sees pictures only; search by a picture"):
         index.add([RED])
+    (colours / "notes.md").write_text("a blue thing")
+    with pytest.raises(ModelError, match="toy sees pictures only"):
+        index.add(colours / "notes.md")
     assert index.add(colours).added == 6
     assert index.search(colours / "red.png")[0].item.uri == "images/red.png"
 
 
 def test_no_index_is_made_that_could_take_no_file(colours):
-    done = CliRunner().invoke(app, ["index", str(colours), "--model", "onesided:text"])
+    done = CliRunner().invoke(app, ["index", str(colours / "red.png"), "--model", "onesided:text"])
     assert isinstance(done.exception, ModelError)
     assert not (colours.parent / ".mmrag").exists()
 

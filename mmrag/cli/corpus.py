@@ -19,6 +19,7 @@ from mmrag.cli.options import (
     JsonOption,
     Precision,
     QuietOption,
+    RemoteOption,
     failure_line,
     open_corpus,
     print_json,
@@ -46,8 +47,11 @@ def register(app: typer.Typer) -> None:
 
 def index(
     paths: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Folders or pictures; without any, all that were indexed before."),
+        list[str] | None,
+        typer.Argument(
+            help="Folders, pictures, documents, or tables, tars and datasets, whose rows are indexed; without any, all "
+            "that were indexed before."
+        ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
@@ -90,14 +94,17 @@ def index(
             "network drives, set WATCHFILES_FORCE_POLLING=1.",
         ),
     ] = False,
+    allow_remote: RemoteOption = False,
     index_dir: IndexOption = None,
     profiled: Annotated[bool, typer.Option("--profile", help="Tell where the time went.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Index pictures, or update the index.
+    """Index pictures and texts, or update the index.
 
-    New and changed pictures are embedded, moved ones keep their vectors, vanished ones leave.
+    New and changed files are embedded, moved ones keep their vectors, vanished ones leave. Of folders, pictures
+    and documents (.txt, .md, .rst, .html) are taken; .jsonl, .csv, .tsv, .parquet, .tar, Lance datasets, and what
+    `datasets` has saved, where they are named themselves.
 
     The index (.mmrag) is made or updated in the current folder, or in the one that --index names; without PATHS, the
     nearest one upwards is updated. Run it again after an interruption: it goes on where it was.
@@ -105,6 +112,8 @@ def index(
     from mmrag.errors import InputError
     from mmrag.ingest.profile import Profile
     from mmrag.ingest.recipe import load_recipe
+    from mmrag.sources.remote import check_urls
+    from mmrag.sources.uri import is_remote
 
     if exclude and not paths:
         raise InputError("--exclude needs the folder that it belongs to: mmrag index FOLDER --exclude GLOB")
@@ -114,6 +123,8 @@ def index(
     options = _enriched(load_recipe(recipe), caption, ocr=ocr)
     profile = Profile() if profiled else None
     start = time.perf_counter()
+    if any(map(is_remote, paths or [])):
+        check_urls(paths or [], allowed=allow_remote)  # before an index is made
     corpus = _open_or_create(paths or [], index_dir, model, precision, device, options)
     with progress_bar("indexing", quiet=quiet or as_json) as progress:
         if watch:
@@ -124,14 +135,23 @@ def index(
                 recipe=options,
                 progress=progress,
                 profile=profile,
+                allow_remote=allow_remote,
             )
             changes = next(batches)
         elif paths:
             changes = corpus.add(
-                paths, exclude=exclude or (), captions=told, recipe=options, progress=progress, profile=profile
+                paths,
+                exclude=exclude or (),
+                captions=told,
+                recipe=options,
+                progress=progress,
+                profile=profile,
+                allow_remote=allow_remote,
             )
         else:
-            changes = corpus.update(captions=told, recipe=options, progress=progress, profile=profile)
+            changes = corpus.update(
+                captions=told, recipe=options, progress=progress, profile=profile, allow_remote=allow_remote
+            )
     if profile:
         for line in _profile_lines(profile, time.perf_counter() - start):
             typer.echo(line, err=True)
@@ -163,6 +183,13 @@ def _tell(changes: Changes, *, as_json: bool) -> None:
         return
     typer.echo(str(changes))
     tell_failures(changes.failed)
+    if changes.left:
+        many = (
+            f"{changes.left:,} files of rows (tables, tars, datasets) were"
+            if changes.left > 1
+            else "1 file of rows was"
+        )
+        typer.echo(f"{many} left as they are; name one to index what is in it: mmrag index FILE", err=True)
     if changes.still_failing:
         typer.echo(f"{changes.still_failing:,} failed before and have not changed: mmrag info --failed", err=True)
 
@@ -269,7 +296,7 @@ def _print_versions(corpus: Index, *, as_json: bool) -> None:
 
 
 def _open_or_create(
-    paths: list[Path],
+    paths: list[str],
     index_dir: Path | None,
     model: str | None,
     precision: Precision | None,
@@ -278,18 +305,22 @@ def _open_or_create(
 ) -> Index:
     from mmrag.errors import InputError
     from mmrag.index import FOLDER_NAME, create
+    from mmrag.ingest.given import modalities_of
     from mmrag.models.registry import load_encoder
+    from mmrag.sources.uri import is_remote
     from mmrag.stores.manifest import has_manifest
 
-    missing = next((path for path in paths if not os.path.lexists(path.expanduser())), None)
+    local = (path for path in paths if not is_remote(path))
+    missing = next((path for path in local if not os.path.lexists(os.path.expanduser(path))), None)
     if missing is not None:
-        raise InputError(f"there is no file or folder {str(missing)!r}; nothing was changed")
+        raise InputError(f"there is no file or folder {missing!r}; nothing was changed")
     home = index_dir or Path()
     home = home.parent if home.name == FOLDER_NAME else home
     if not paths or has_manifest(home / FOLDER_NAME):
         return open_corpus(index_dir if not paths else home, model, precision, device)
     if model is not None:
-        load_encoder(model).check_modality("image")  # before an index is made that could take no file
+        for modality in sorted(modalities_of(paths)):  # before an index is made that could take none of the files
+            load_encoder(model).check_modality(modality)
     if index_dir is None:
         _note_index_above()
     return create(home, model=model, precision=precision, device=device, recipe=recipe)

@@ -15,6 +15,7 @@ from mmrag.cli.options import (
     JsonOption,
     Precision,
     QuietOption,
+    RemoteOption,
     open_corpus,
     print_json,
     progress_bar,
@@ -44,6 +45,7 @@ def reindex(
     recipe: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="What to refuse: a name in indexes/, or a .toml file.")
     ] = "default",
+    allow_remote: RemoteOption = False,
     index_dir: IndexOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -57,7 +59,9 @@ def reindex(
     corpus = open_corpus(index_dir)
     before = corpus.manifest.model
     with progress_bar("embedding", quiet=quiet or as_json) as progress:
-        changes = corpus.reindex(model, precision=precision, device=device, recipe=recipe, progress=progress)
+        changes = corpus.reindex(
+            model, precision=precision, device=device, recipe=recipe, progress=progress, allow_remote=allow_remote
+        )
     failing = len(changes.failed) + changes.still_failing
     if as_json:
         print_json({"model": corpus.manifest.model, "items": len(corpus), **dataclasses.asdict(changes)})

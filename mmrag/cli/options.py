@@ -33,6 +33,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
+RemoteOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-remote", help="Open connections: read what is behind s3://, gs:// and https://. Nothing is sent there."
+    ),
+]
+
+
 class Precision(StrEnum):
     """What networks can compute in."""
 
@@ -86,7 +94,9 @@ def tell_failures(failures: Sequence[Failure]) -> None:
 
 def failure_line(failure: Failure) -> str:
     """Say on one line what could not be read, and why."""
-    return f"failed  {printable(failure.uri)}: {failure.reason}"
+    from mmrag.sources.uri import shown_name
+
+    return f"failed  {printable(shown_name(failure.uri, failure.part))}: {failure.reason}"
 
 
 def tuning_line(facts: dict[str, Any]) -> str:

@@ -226,7 +226,10 @@ def _flat(hit: Hit) -> dict[str, object]:
 
 
 def _line(hit: Hit, path: Path | None) -> str:
-    name = printable(shown_path(path) if path else hit.item.text or hit.item.uri)
+    from mmrag.sources.uri import is_remote
+
+    is_place = path is not None or is_remote(hit.item.uri)
+    name = printable(_place(hit, path) if is_place else hit.item.text or hit.item.uri)
     if path and sys.stdout.isatty():
         name = f"\x1b]8;;{path.as_uri()}\x1b\\{name}\x1b]8;;\x1b\\"
     same = f"  (and {len(hit.duplicates)} with the same content)" if hit.duplicates else ""
@@ -238,6 +241,13 @@ def _matched(hit: Hit) -> str:
     caption = ("caption",) if hit.item.modality == "image" else ()
     kinds = [kind for name in hit.matched for kind in (caption if name == "text" else (name,))]
     return f"  ({', '.join(kinds)})" if kinds else ""
+
+
+def _place(hit: Hit, path: Path | None) -> str:
+    """Say where a hit is, from the current folder: for a part of a file, or a chunk, where in it."""
+    from mmrag.stores.records import place_of
+
+    return place_of(hit.item if path is None else dataclasses.replace(hit.item, uri=shown_path(path)))
 
 
 def _score(hit: Hit) -> str:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, TypeVar
 
 from mmrag.ingest.ahead import ahead
 from mmrag.machine import usable_cores
 
 if TYPE_CHECKING:
-    from mmrag.ingest.load import Loaded, Loader
-    from mmrag.sources.walk import File
-    from mmrag.types import Item
+    from mmrag.ingest.load import Loaded, Loader, Source
 
 R = TypeVar("R")
 
@@ -24,9 +22,16 @@ _BATCHES_AHEAD = 4
 
 
 def in_batches(
-    loader: Loader, sources: Sequence[File | Item], encode: Callable[[list[Loaded]], list[R]], *, seconds: float
+    loader: Loader,
+    sources: Iterable[Source],
+    encode: Callable[[list[Loaded]], list[R]],
+    *,
+    seconds: float,
+    total: int | None = None,
 ) -> Generator[R]:
     """Load sources and encode them, in their order: each core decodes or encodes, whatever is wanted.
+
+    They are taken as they are needed, and a few results are ahead of what was taken, however many there are.
 
     Parameters
     ----------
@@ -34,6 +39,8 @@ def in_batches(
         Gives a result for each of at most as many as the encoder takes at once; runs in several threads.
     seconds : float
         How long one source may take to load; what takes longer is loaded as a failure.
+    total : int or None
+        How many sources there are, if that is known.
     """
     streams, batch = loader.encoder.streams, loader.encoder.batch
     loading = ahead(
@@ -47,8 +54,11 @@ def in_batches(
     with closing(loading) as loaded, ThreadPoolExecutor(streams, thread_name_prefix="mmrag-encode") as pool:
         running: deque[Future[list[R]]] = deque()
         try:
-            for size in batch_sizes(len(sources), batch, streams):
-                running.append(pool.submit(encode, list(islice(loaded, size))))
+            for size in repeat(batch) if total is None else batch_sizes(total, batch, streams):
+                some = list(islice(loaded, size))
+                if not some:
+                    break
+                running.append(pool.submit(encode, some))
                 if len(running) > streams:
                     yield from running.popleft().result()
             while running:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from mmrag.errors import InputError, ItemError
 from mmrag.ingest.load import hash_pixels
 from mmrag.sources.file import hash_bytes
 from mmrag.sources.image import as_rgb
-from mmrag.sources.uri import absolute, item_id, to_uri
+from mmrag.sources.uri import absolute, is_remote, item_id, shown_name, to_uri
 from mmrag.types import Item
 
 if TYPE_CHECKING:
@@ -20,27 +21,31 @@ if TYPE_CHECKING:
     Brought = Item | bytes | Image
 
 
-def name_items(brought: Sequence[Brought], home: Path) -> list[Item]:
-    """Give everything a uri and an id; a picture without a name is named by its content.
+def name_items(brought: Iterable[Brought], home: Path, *, kept: str = "nothing was changed") -> Iterator[Item]:
+    """Give everything a uri and an id, one after the other; a picture without a name is named by its content.
+
+    Of each that went by, 16 bytes are remembered. `kept` says, in errors, what is in the index by then.
 
     Raises
     ------
     InputError
-        If two items have the same id or uri, or something is of no kind that can be added.
+        If two items have the same id, or the same uri and part, or something is of no kind that can be added.
     """
-    named: list[Item] = []
-    ids: set[str] = set()
-    uris: set[str] = set()
+    seen: set[bytes] = set()
     for one in brought:
         item = _named(one, home)
-        if item.id in ids or item.uri in uris:
+        names = {_short("id", item.id), _short("uri", item.uri, item.part)}
+        if not seen.isdisjoint(names):
             if not isinstance(one, Item):  # the same picture again
                 continue
-            raise InputError(f"two items have the id {item.id!r} or the uri {item.uri!r}; nothing was changed")
-        ids.add(item.id)
-        uris.add(item.uri)
-        named.append(item)
-    return named
+            shown = shown_name(item.uri, item.part)
+            raise InputError(f"two items have the id {item.id!r} or the uri {shown!r}; {kept}")
+        seen |= names
+        yield item
+
+
+def _short(*name: str | None) -> bytes:
+    return blake2b(repr(name).encode(), digest_size=8).digest()
 
 
 def _named(one: Brought, home: Path) -> Item:
@@ -49,6 +54,10 @@ def _named(one: Brought, home: Path) -> Item:
         return Item(uri=uri, id=item_id(uri), image=one)
     if isinstance(one, Item):
         in_file = one.modality == "image" and one.image is None
+        if in_file and is_remote(one.uri):
+            raise InputError(
+                f"an Item is read from a file or brings its image; add {one.uri} by its url: allow_remote=True"
+            )
         uri = to_uri(absolute(home / one.uri, home), home) if in_file else one.uri
         return replace(one, uri=uri, id=one.id or item_id(uri, one.part))
     if not hasattr(one, "convert"):

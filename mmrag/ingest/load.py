@@ -1,8 +1,9 @@
-"""One file or item → a row that only lacks its vector, or a row that says why it failed."""
+"""One file, member of a file or item → a row that only lacks its vector, or a row that says why it failed."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from mmrag.errors import ItemError, TooLargeError
+from mmrag.ingest.members import Member
 from mmrag.ingest.notes import Notes
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.words import Words
@@ -19,11 +21,14 @@ from mmrag.roles import Encoder, Pixels
 from mmrag.sources.facts import embedded_in, read_embedded
 from mmrag.sources.file import hash_bytes
 from mmrag.sources.image import as_rgb
+from mmrag.sources.kinds import kind_of
 from mmrag.sources.rooms import Rooms
 from mmrag.sources.uri import item_id
 from mmrag.sources.walk import File, describe
 from mmrag.stores.rows import Row
 from mmrag.types import Item
+
+Source = File | Member | Item
 
 _NOTHING = Words()
 
@@ -70,8 +75,8 @@ class Loader:
     profile: Profile = field(default_factory=Profile)
     rooms: Rooms = field(default_factory=Rooms)
 
-    def load(self, source: File | Item) -> Loaded:
-        """Read a file found by a walk, or an item that a caller brought.
+    def load(self, source: Source) -> Loaded:
+        """Read a file found by a walk, what is in one, or an item that a caller brought.
 
         A picture item without an image of its own is read from the file at its uri.
         """
@@ -84,15 +89,19 @@ class Loader:
         except MemoryError:
             return self.fail(source, "too large to handle in memory")
 
-    def fail(self, source: File | Item, reason: str) -> Loaded:
+    def fail(self, source: Source, reason: str) -> Loaded:
         """Make the row of a source that could not be read this time; the next run tries again."""
         return Loaded(Row(**_describe(source), failure=reason))
 
-    def _load(self, source: File | Item, row: dict[str, Any], held: ExitStack) -> Loaded:
+    def _load(self, source: Source, row: dict[str, Any], held: ExitStack) -> Loaded:
         if isinstance(source, File):
             return self._load_from_disk(source, row, held)
+        if isinstance(source, Member):
+            return self._load_member(source, row, held)
         if source.modality == "text":
             return self._load_text(source, row)
+        if source.image is None and source.part is not None:
+            return self._load_bytes(self._read_part(source, row, held), row, held)
         if source.image is None:
             return self._load_from_disk(self._file_of(source), row, held)
         if isinstance(source.image, bytes):
@@ -101,6 +110,27 @@ class Loader:
             content = self.rooms.read(str(source.image), held)
             return self._load_bytes(content.data, row, held)
         return self._load_picture(source.image, row)
+
+    def _load_member(self, member: Member, row: dict[str, Any], held: ExitStack) -> Loaded:
+        if member.problem:
+            row["content_hash"] = hash_reason(member.problem)
+            raise ItemError(member.problem)
+        if member.item is not None and member.item.modality == "text":
+            return self._load_text(member.item, row)
+        if member.picture is None:
+            raise ItemError("no picture")
+        with self.profile.stage("read"):
+            data = self.rooms.take(member.picture, held)
+        return self._load_bytes(data, row, held)
+
+    def _read_part(self, item: Item, row: dict[str, Any], held: ExitStack) -> bytes:
+        """Read the picture of an item that is in a file; the file's time is not its own, as others are in there too."""
+        file = self._file_of(item)
+        row["size"] = file.size
+        if file.problem and not os.path.isdir(file.path):
+            raise ItemError(file.problem)
+        with self.profile.stage("read"):
+            return self.rooms.read_part(file.path, item.part, held)
 
     def _file_of(self, item: Item) -> File:
         file = describe(str(self.home / item.uri), self.home)
@@ -158,12 +188,21 @@ class Loader:
         return Loaded(Row(**row), same_as=self.content.get(row["content_hash"]))
 
 
-def _describe(source: File | Item) -> dict[str, Any]:
+def hash_reason(reason: str) -> str:
+    """Hash why a file cannot be read on, in the place of its content: it is tried again when it changes."""
+    return f"failed:{hash_bytes(reason.encode())}"
+
+
+def _describe(source: Source) -> dict[str, Any]:
+    if isinstance(source, Member):
+        about = _describe(source.file) if source.item is None else _describe(source.item)
+        mtime_ns = source.file.mtime_ns if source.last else None
+        return {**about, "size": source.file.size, "mtime_ns": mtime_ns}
     if isinstance(source, File):
         return {
             "id": item_id(source.uri),
             "uri": source.uri,
-            "modality": "image",
+            "modality": "text" if kind_of(source.uri) == "document" else "image",
             "size": source.size,
             "mtime_ns": source.mtime_ns,
             **_NOTHING.columns(),

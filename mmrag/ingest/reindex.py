@@ -15,18 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import InputError, Interrupted, StoreError
+from mmrag.ingest.members import Member
 from mmrag.ingest.roots import roots_of
 from mmrag.ingest.words import ENRICHED, given_of
 from mmrag.ingest.write import Ingest
-from mmrag.sources.uri import to_uri
+from mmrag.sources.parts import PartOf
+from mmrag.sources.uri import is_remote, path_of, to_uri
 from mmrag.sources.walk import File, describe
 from mmrag.stores.files import disk_errors, size_on_disk
+from mmrag.stores.records import to_item
 from mmrag.stores.registry import open_view
 from mmrag.stores.rows import COLUMNS, Row
 from mmrag.stores.table import Table
-from mmrag.types import Changes, Item
+from mmrag.types import Changes
 
 if TYPE_CHECKING:
+    from mmrag.ingest.load import Source
     from mmrag.roles import Identity
     from mmrag.stores.manifest import Manifest
     from mmrag.stores.view import View
@@ -47,7 +51,7 @@ def store_name(identity: Identity) -> str:
     return f"{_PREFIX}{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
 
 
-def check_sources(old: View, manifest: Manifest, home: Path) -> None:
+def check_sources(old: View, manifest: Manifest, home: Path, *, allow_remote: bool) -> None:
     """Check that what is to be seen again can be: pictures whose pixels lived only in memory cannot.
 
     Raises
@@ -63,7 +67,13 @@ def check_sources(old: View, manifest: Manifest, home: Path) -> None:
             f"the folder {lost.path} is gone or empty, and its pictures cannot be embedded again. Bring it back, or "
             f"take it out of the index: mmrag remove {lost.path}; nothing was changed"
         )
-    about = old.scan(("uri", "modality", "size", "failure"))
+    about = list(old.scan(("uri", "modality", "size", "failure")))
+    remote = next((uri for _, uri, modality, *_ in about if modality == "image" and is_remote(uri)), None)
+    if remote is not None and not allow_remote:
+        raise InputError(
+            f"pictures behind urls, such as {remote!r}, would have to be read again, and no connection is opened "
+            "unless that is allowed: mmrag reindex --allow-remote (allow_remote=True); nothing was changed"
+        )
     unseen = [uri for _, uri, modality, size, failure in about if modality == "image" and size is None and not failure]
     if unseen:
         count = "1 picture was" if len(unseen) == 1 else f"{len(unseen):,} pictures were"
@@ -75,6 +85,8 @@ def check_sources(old: View, manifest: Manifest, home: Path) -> None:
 
 
 def _is_gone(path: str) -> bool:
+    if is_remote(path):
+        return False
     if not os.path.isdir(path):
         return not os.path.lexists(path)
     with suppress(OSError), os.scandir(path) as entries:
@@ -150,7 +162,7 @@ def embed_again(old: View, ingest: Ingest, *, keep_versions: int) -> Changes:
     ingest.copy([Row(**_about(row)) for row in todo if row["failure"] is not None])
     todo = [row for row in todo if row["failure"] is None]
     try:
-        changes = ingest.write_again(old, [row["ref"] for row in todo], [_source(row, ingest.home) for row in todo])
+        changes = ingest.write_again(old, [_source(row, ingest.home) for row in todo])
     except Interrupted as error:
         raise Interrupted(
             f"stopped; {len(ingest.view):,} of {len(old):,} are embedded by the new model, and searches go on with the "
@@ -197,8 +209,15 @@ def _same(row: dict[str, Any], other: dict[str, Any]) -> bool:
     return kept and given_of(row) == given_of(other)
 
 
-def _source(row: dict[str, Any], home: Path) -> File | Item:
+def _source(row: dict[str, Any], home: Path) -> Source:
     """Say where to take an item from: a text from the table itself, a picture from its file."""
-    if row["modality"] == "text":
-        return Item(uri=row["uri"], id=row["id"], modality="text", text=row["text"])
+    text = row["modality"] == "text"
+    if row["size"] is not None and (text or row["part"] is not None):
+        path, part = path_of(row["uri"], home), row["part"]
+        file = File(path, row["uri"], row["size"], row["mtime_ns"] or 0)
+        return Member(file, to_item(row), None if text else PartOf(path, part), last=row["mtime_ns"] is not None)
+    if text:
+        return to_item(row)
+    if is_remote(row["uri"]):
+        return File(row["uri"], row["uri"], row["size"], row["mtime_ns"])
     return describe(str(home / row["uri"]), home)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrag.errors import InputError
-from mmrag.sources.uri import absolute, is_below, to_uri
+from mmrag.sources.uri import is_below, is_remote, locate, path_of, to_uri
 from mmrag.stores.manifest import IndexedFolder, Manifest
 from mmrag.types import Changes, Failure
 
@@ -32,9 +32,14 @@ class Root:
     exclude: tuple[str, ...] = ()
 
 
+def is_there(root: Root) -> bool:
+    """Tell whether there is something at a root; of a url, only its listing tells."""
+    return is_remote(root.path) or os.path.lexists(root.path)
+
+
 def roots_of(manifest: Manifest, home: Path) -> list[Root]:
     """Read the roots that a manifest names."""
-    return [Root(str(home / one.uri), one.exclude) for one in manifest.folders]
+    return [Root(path_of(one.uri, home), one.exclude) for one in manifest.folders]
 
 
 def with_roots(manifest: Manifest, roots: Sequence[Root], home: Path) -> Manifest:
@@ -86,7 +91,7 @@ def look_at(
         What is to be looked at from now on.
     """
     home = ingest.home
-    gone = [root for root in every if not os.path.lexists(root.path)]
+    gone = [root for root in every if not is_there(root)]
     lost = [root for root in gone if not ingest.view.find("uri", [to_uri(root.path, home)])]
     present = [root for root in roots if root not in lost]
     changes = ingest.add_files(present, [root for root in every if root not in present], only=only)
@@ -128,11 +133,11 @@ def find_targets(
 def _named_by(
     view: View, home: Path, roots: Sequence[Root], targets: Sequence[str | Path]
 ) -> tuple[list[int], list[Root]]:
-    rows = [(stamp, own, uri, str(home / uri)) for _, stamp, own, uri in view.scan(_NAMED)]
+    rows = [(stamp, own, uri, path_of(uri, home)) for _, stamp, own, uri in view.scan(_NAMED)]
     kept = list(roots)
     stamps: set[int] = set()
     for target in targets:
-        path = str(absolute(target, home))
+        path = locate(target, home)
         found = {s for s, own, uri, at in rows if str(target) in (own, uri) or is_below(at, path)}
         if not found and not any(is_below(root.path, path) for root in kept):
             raise InputError(f"nothing in the index goes by {str(target)!r}; nothing was removed")

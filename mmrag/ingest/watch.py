@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from mmrag.errors import IndexLockedError, WatchError
 from mmrag.ingest.plan import Known, known_rows
 from mmrag.ingest.roots import Root, innermost
+from mmrag.sources.kinds import DOCUMENTS, suffix_of
 from mmrag.sources.sidecar import pictures_beside
-from mmrag.sources.uri import is_below
+from mmrag.sources.uri import is_below, shown_name
 from mmrag.sources.walk import has_suffix, is_wanted
 from mmrag.stores.view import View
 from mmrag.types import Changes, Failure
@@ -78,8 +79,11 @@ def changed_paths(roots: Callable[[], Sequence[Root]], stop: Event) -> Generator
 
 def untold(failures: Sequence[Failure], told: set[Told], view: View) -> tuple[tuple[Failure, ...], set[Told]]:
     """Choose the failures that were not `told` of the same content; give what is told by now of all."""
-    rows = known_rows(view, view.find("uri", [failure.uri for failure in failures]))
-    states = [(failure.reason, failure.uri, _content(rows.get(failure.uri))) for failure in failures]
+    known = known_rows(view, view.find_parts([one.uri for one in failures], [one.part for one in failures]))
+    rows = {(row.uri, row.part): row for row in known}
+    names = [shown_name(failure.uri, failure.part) for failure in failures]
+    contents = [_content(rows.get((failure.uri, failure.part))) for failure in failures]
+    states = [(one.reason, name, content) for one, name, content in zip(failures, names, contents, strict=True)]
     fresh = [failure for failure, state in zip(failures, states, strict=True) if state not in told]
     return tuple(fresh), set(states)
 
@@ -162,7 +166,8 @@ def _matters(change: str, path: str, roots: Sequence[Root]) -> bool:
     root = innermost(path, roots)
     if root is None or not is_wanted(path, root.path, root.exclude):
         return False
-    return path == root.path or change == "deleted" or has_suffix(path) or not os.path.isfile(path)
+    may_be_one = has_suffix(path) or suffix_of(path) in (*DOCUMENTS, ".json")
+    return path == root.path or change == "deleted" or may_be_one or not os.path.isfile(path)
 
 
 def _is_behind_link(path: str, roots: Sequence[Root]) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,24 +17,25 @@ import numpy as np
 from mmrag.errors import Interrupted
 from mmrag.ingest.batches import in_batches
 from mmrag.ingest.notes import Notes
-from mmrag.ingest.plan import known_rows, make_plan
+from mmrag.ingest.plan import Plan, known_rows, make_plan
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.roots import Root
 from mmrag.ingest.tally import Tally
 from mmrag.roles import Encoder, Vectors
-from mmrag.sources.walk import File
+from mmrag.sources.kinds import kind_of
+from mmrag.stores.manifest import STAMPS_PER_VERSION
 from mmrag.stores.rows import Row
 from mmrag.stores.table import Table
 from mmrag.stores.view import View
-from mmrag.types import Changes, Item
+from mmrag.types import Changes, Item, Modality
 
 if TYPE_CHECKING:
     from mmrag.ingest.enrich import Writer
-    from mmrag.ingest.load import Loaded, Loader
+    from mmrag.ingest.load import Loaded, Loader, Source
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
-"""Called with how many are done and how many there are."""
+"""Called with how many are done and how many there are, or 0 where that is not known."""
 
 _DELETE_AT_ONCE = 1000
 _COMMIT_SECONDS = 10.0
@@ -51,6 +53,10 @@ class Ingest:
         What lies beside pictures.
     max_pixels, max_seconds, commit_every
         As in an index recipe.
+    modalities : sequence of str
+        What is looked for in folders: what the encoder can embed.
+    allow_remote : bool
+        Whether connections may be opened to read what is behind urls.
     """
 
     table: Table
@@ -63,38 +69,64 @@ class Ingest:
     commit_every: int
     progress: Progress | None = None
     profile: Profile = field(default_factory=Profile)
+    modalities: Sequence[Modality] = ("image", "text")
+    allow_remote: bool = False
 
     def add_files(self, roots: Sequence[Root], others: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
         """Make the rows below `roots` agree with the files there; `only` and `others` are as in `make_plan`."""
         start = time.perf_counter()
-        plan = make_plan(roots, others, self.view, self.home, self.notes, only=only)
-        self.profile.add("walk", plan.unchanged + plan.still_failing + len(plan.read), time.perf_counter() - start)
-        tally = Tally(self.view, plan.known, plan.vanished, plan.lost)
+        plan = make_plan(
+            roots,
+            others,
+            self.view,
+            self.home,
+            self.notes,
+            only=only,
+            modalities=self.modalities,
+            allow_remote=self.allow_remote,
+        )
+        seen = plan.unchanged + plan.still_failing + len(plan.read)
+        self.profile.add("walk", seen, time.perf_counter() - start)
+        tally = Tally(self.view, plan.vanished, plan.lost)
         if plan.read:
-            self._write(tally, plan.read)
+            self._write_files(tally, plan)
         self.remove(tally.doomed)
         if only is None:
             self.notes.tell_strays(uri for _, uri in self.view.scan(("uri",)))
-        return tally.changes(unchanged=plan.unchanged, still_failing=plan.still_failing)
+        return tally.changes(unchanged=plan.unchanged, still_failing=plan.still_failing, left=plan.left)
 
-    def add_items(self, items: Sequence[Item]) -> Changes:
-        """Add or replace items, which `name_items` has named."""
-        refs = self.view.find("id", [item.id for item in items]) + self.view.find("uri", [item.uri for item in items])
-        tally = Tally(self.view, known_rows(self.view, refs), caller_knows_best=True)
-        self._write(tally, items)
+    def _write_files(self, tally: Tally, plan: Plan) -> None:
+        """Write what is in files; what was in one before and is no more goes when its end has been read."""
+        from mmrag.ingest.members import open_files  # imports the readers of rows
+
+        self._unmark([ref for refs in plan.changed.values() for ref in refs])
+        many = any(kind_of(file.uri) != "picture" or os.path.isdir(file.path) for file in plan.read)
+        sources = open_files(plan.read, self.encoder, self.profile)
+        changed = Changed(plan.changed, (self.table.version + 1) * STAMPS_PER_VERSION)
+        self._write(tally, sources, None if many else len(plan.read), changed)
+
+    def _unmark(self, refs: Sequence[int]) -> None:
+        """Take the file's time from rows: from now on, until it is read to its end, the file counts as not read."""
+        for some in _batched(refs, self.commit_every):
+            self._upsert([replace(row, mtime_ns=None) for row in rows_of(self.view, some)])
+
+    def add_items(self, items: Iterable[Item], total: int | None = None) -> Changes:
+        """Add or replace items, which `name_items` has named; as many as come, however many those are."""
+        tally = Tally(self.view, caller_knows_best=True)
+        self._write(tally, items, total)
         self.remove(tally.doomed)
         return tally.changes()
 
-    def write_again(self, old: View, refs: Sequence[int], sources: Sequence[File | Item]) -> Changes:
-        """Write what another view has in the rows `refs`, read again from `sources`, with their ids and words."""
-        tally = Tally(old, known_rows(old, refs))
-        self._write(tally, sources)
+    def write_again(self, old: View, sources: Sequence[Source]) -> Changes:
+        """Write what another view has, read again from `sources`, with the ids and words that are there."""
+        tally = Tally(old)
+        self._write(tally, sources, len(sources))
         return tally.changes()
 
     def copy(self, rows: Sequence[Row]) -> None:
         """Commit rows as they are."""
         for some in _batched(rows, self.commit_every):
-            self._commit({row.id: row for row in some})
+            self._upsert(some)
 
     def enrich(self, writers: Sequence[Writer]) -> Changes:
         """Have models say what is in the pictures, as far as they have not; see `mmrag.ingest.enrich`."""
@@ -137,45 +169,90 @@ class Ingest:
         content = {content_hash: ref for ref, content_hash, failure in rows if failure is None}
         return Loader(self.encoder, self.home, self.max_pixels, content, self.notes, self.profile)
 
-    def _rows(self, sources: Sequence[File | Item]) -> Generator[Row]:
-        view = self.view
-        return in_batches(self._loader(), sources, lambda loaded: self._embed(loaded, view), seconds=self.max_seconds)
+    def _rows(self, sources: Iterable[Source], total: int | None) -> Generator[Row]:
+        view, seconds = self.view, self.max_seconds
+        return in_batches(
+            self._loader(), sources, lambda loaded: self._embed(loaded, view), seconds=seconds, total=total
+        )
 
     def _embed(self, loaded: Sequence[Loaded], view: View) -> list[Row]:
         with self.profile.stage("encode", len(loaded)):
             return embed(loaded, self.encoder, view)
 
-    def _write(self, tally: Tally, sources: Sequence[File | Item]) -> None:
-        pending: dict[str, Row] = {}
-        done = kept = 0
+    def _write(
+        self, tally: Tally, sources: Iterable[Source], total: int | None, changed: Changed | None = None
+    ) -> None:
+        pending: list[Row] = []
+        kept = 0
         committed = time.monotonic()
-        with closing(self._rows(sources)) as rows:
+        with closing(self._rows(sources, total)) as rows:
             try:
-                for row in map(tally.settle, rows):
-                    pending[row.id] = row
-                    done += 1
+                for done, row in enumerate(rows, start=1):
+                    pending.append(row)
                     if self.progress:
-                        self.progress(done, len(sources))
+                        self.progress(done, total or 0)
                     if len(pending) >= self.commit_every or time.monotonic() - committed > _COMMIT_SECONDS:
-                        self._commit(pending)
+                        self._commit(tally, pending, changed)
                         kept, committed = done, time.monotonic()
-                self._commit(pending)
+                self._commit(tally, pending, changed)
             except KeyboardInterrupt as error:
-                kept = done if pending else kept
-                self._commit(pending)
+                kept += len(pending)
+                self._commit(tally, pending, changed)
+                of = "" if total is None else f" of {total:,}"
                 raise Interrupted(
-                    f"stopped; {kept:,} of {len(sources):,} are kept and can be searched. Run the same command to go on"
+                    f"stopped; {kept:,}{of} are kept and can be searched. Run the same command to go on"
                 ) from error
 
-    def _commit(self, pending: dict[str, Row]) -> None:
+    def _commit(self, tally: Tally, pending: list[Row], changed: Changed | None) -> None:
+        """Settle and commit what is pending; of files that have ended, what was not written again goes then.
+
+        Only the last step says that such a file was read to its end: whatever interrupts, no row is lost before.
+        """
         if not pending:
             return
-        with self.profile.stage("write", len(pending)):
-            self.table.upsert(list(pending.values()))
-            pending.clear()
+        settled = {row.id: row for row in tally.settle(pending)}
+        ends = [row for row in settled.values() if changed and row.mtime_ns is not None and row.uri in changed.uris]
+        self._upsert(list((settled | {row.id: replace(row, mtime_ns=None) for row in ends}).values()))
+        if changed and ends:
+            gone = self.view.find_older([row.uri for row in ends], changed.since)
+            self.remove(tally.drop(known_rows(self.view, gone)))
+            self._upsert(ends)
+        pending.clear()
+
+    def _upsert(self, rows: Sequence[Row]) -> None:
+        with self.profile.stage("write", len(rows)):
+            self.table.upsert(rows)
             if self.table.scattered():
                 self.table.compact()
             self.view = self.view.sync(self.table)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Files that were read before, and of which something may be gone.
+
+    Attributes
+    ----------
+    uris : collection of str
+        Theirs.
+    since : int
+        Rows with lower stamps were written before they were read again.
+    """
+
+    uris: Collection[str]
+    since: int
+
+
+def rows_of(view: View, refs: Sequence[int]) -> list[Row]:
+    """Read rows as they are, with their vectors."""
+    names = [one.name for one in fields(Row) if one.name != "vector"]
+    return [
+        Row(
+            **{name: record[name] for name in names},
+            vector=None if record["failure"] is not None else view.vector(ref),
+        )
+        for ref, record in zip(refs, view.records(refs), strict=True)
+    ]
 
 
 def embed(loaded: Sequence[Loaded], encoder: Encoder, view: View) -> list[Row]:

@@ -10,6 +10,9 @@ from pathlib import Path
 from mmrag.report.page import page, text, write_page
 from mmrag.report.parts import file_link, picture_frame
 from mmrag.report.thumbnails import Thumbnail, thumbnails
+from mmrag.sources.parts import PartOf
+from mmrag.sources.uri import path_of
+from mmrag.stores.records import place_of
 from mmrag.types import Hit, Query
 
 _WORDS_SHOWN = 600
@@ -66,7 +69,11 @@ def _title(query: Query) -> str:
 
 
 def _body(query: Query, hits: Sequence[Hit], home: Path, overlays: Mapping[str, Path]) -> str:
-    pictures = [overlays.get(hit.item.id, home / hit.item.uri) for hit in hits if hit.item.modality == "image"]
+    pictures = [
+        overlays.get(hit.item.id, PartOf(path_of(hit.item.uri, home), hit.item.part))
+        for hit in hits
+        if hit.item.modality == "image"
+    ]
     shown = thumbnails([*query.pictures, *pictures[:MOST_PICTURES]])
     small = chain(shown, repeat(Thumbnail(problem=f"only the first {MOST_PICTURES} pictures are in this page")))
     frames = "".join(picture_frame(next(small), "the query picture") for _ in query.pictures)
@@ -99,14 +106,14 @@ def _bars(hits: Sequence[Hit]) -> list[str]:
 def _card(hit: Hit, small: Iterator[Thumbnail], home: Path, bar: str) -> str:
     path = home / hit.item.uri
     if hit.item.modality == "image":
-        shown = picture_frame(next(small), Path(hit.item.uri).name, missing=not path.exists())
+        shown = picture_frame(next(small), hit.item.part or Path(hit.item.uri).name, missing=not path.exists())
     else:
         shown = f'<blockquote class="frame">{text(_cut(hit.item.text or ""))}</blockquote>'
     score = f"<b>{hit.rank}</b> <span>{text(hit.kind)} {hit.score:.3f}</span> {bar}"
     more = _parts(hit) + _words(hit) + _duplicates(hit)
     return (
         f'<li><article>{shown}\n<p class="score">{score}</p>\n'
-        f'<p class="path">{file_link(path, hit.item.uri)}</p>{more}</article></li>'
+        f'<p class="path">{file_link(path, place_of(hit.item))}</p>{more}</article></li>'
     )
 
 

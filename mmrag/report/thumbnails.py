@@ -18,6 +18,7 @@ from mmrag.ingest.ahead import ahead
 from mmrag.ingest.recipe import SourceOptions
 from mmrag.machine import usable_cores
 from mmrag.sources.image import as_rgb
+from mmrag.sources.parts import PartOf
 from mmrag.sources.rooms import Rooms
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Thumbnail:
     problem: str = ""
 
 
-def thumbnails(pictures: Sequence[ImageInput]) -> Iterator[Thumbnail]:
-    """Make a thumbnail of each picture, in order, within the limits that indexing has."""
+def thumbnails(pictures: Sequence[ImageInput | PartOf]) -> Iterator[Thumbnail]:
+    """Make a thumbnail of each picture, or part of a file, in order, within the limits that indexing has."""
     return ahead(
         partial(_thumbnail, Rooms()),
         pictures,
@@ -54,9 +55,11 @@ def thumbnails(pictures: Sequence[ImageInput]) -> Iterator[Thumbnail]:
     )
 
 
-def _thumbnail(rooms: Rooms, picture: ImageInput) -> Thumbnail:
+def _thumbnail(rooms: Rooms, picture: ImageInput | PartOf) -> Thumbnail:
     try:
         with ExitStack() as held:
+            if isinstance(picture, PartOf):
+                picture = rooms.read_part(picture.path, picture.part, held)
             if isinstance(picture, (str, Path)):
                 picture = rooms.read(str(picture), held).data
             if isinstance(picture, bytes):

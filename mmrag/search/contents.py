@@ -14,6 +14,7 @@ from mmrag.machine import usable_cores
 from mmrag.roles import Matcher
 from mmrag.search.judge import Block, as_block, pictures_at_once, see
 from mmrag.search.recall import Found
+from mmrag.sources.uri import path_of, shown_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,7 +101,7 @@ class Contents:
         with closing(read) as pictures:
             for n, picture in zip(missing, pictures, strict=True):
                 if isinstance(picture, str):
-                    unread.append(f"{found[n].record['uri']}: {picture}")
+                    unread.append(f"{shown_name(found[n].record['uri'], found[n].record['part'])}: {picture}")
                 else:
                     yield n, picture
 
@@ -121,7 +122,7 @@ class Contents:
         from mmrag.sources.file import hash_bytes
         from mmrag.sources.image import reduced
 
-        data = rooms.read(str(self._home / record["uri"]), held).data
+        data = rooms.read_part(path_of(record["uri"], self._home), record["part"], held)
         if hash_bytes(data) != record["content_hash"]:
             raise ItemError("it is not what was indexed; bring the index up to date: mmrag index")
         needed = self._matcher.decode_at_least

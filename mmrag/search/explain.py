@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from mmrag.errors import ItemError, QueryError
 from mmrag.roles import Encoder, Heat, Matcher, Vectors
 from mmrag.search.queries import encode_queries
-from mmrag.sources.file import read_file
 from mmrag.sources.image import read_image
+from mmrag.sources.parts import read_part
+from mmrag.sources.uri import path_of, shown_name
 from mmrag.types import Hit, Query
 
 if TYPE_CHECKING:
@@ -97,10 +98,10 @@ def explain(
         if hit.item.modality != "image":
             continue
         try:
-            data = read_file(str(home / hit.item.uri)).data
+            data = read_part(path_of(hit.item.uri, home), hit.item.part)
             image = read_image(data, at_least=None if needed is None else max(needed, _SHOWN))
         except ItemError as error:
-            logger.warning("%s is not explained: %s", hit.item.uri, error)
+            logger.warning("%s is not explained: %s", shown_name(hit.item.uri, hit.item.part), error)
             continue
         yield tell(hit, image)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mmrag.roles import Vectors
+from mmrag.sources.uri import shown_name
 from mmrag.stores.records import to_item
 from mmrag.types import Hit
 
@@ -60,7 +61,7 @@ class Found:
             kind=kind or self.kind,
             item=to_item(self.record),
             parts={"cosine": self.cosine, **self.parts, **(parts or {})},
-            duplicates=tuple(other["uri"] for other in self.others),
+            duplicates=tuple(shown_name(other["uri"], other["part"]) for other in self.others),
             matched=self.matched,
         )
 
@@ -151,5 +152,5 @@ def _grouped(candidates: list[Candidate], fold_duplicates: bool) -> list[list[Ca
 
 
 def _found(group: list[Candidate]) -> Found:
-    record, *others = sorted((record for _, record in group), key=lambda one: str(one["uri"]))
+    record, *others = sorted((record for _, record in group), key=lambda one: (one["uri"], one["part"] or ""))
     return Found(min(1.0, group[0][0]), record, tuple(others))

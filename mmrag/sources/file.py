@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 from mmrag.errors import ItemError, TooLargeError
 from mmrag.sources.limits import MAX_BYTES
+from mmrag.sources.uri import is_remote
 
 _TRIES = 3
 _UNSIZED = 1 << 26
@@ -46,11 +47,35 @@ def read_file(path: str, *, admit: Callable[[int], None] | None = None) -> Conte
     ItemError
         With the reason.
     """
+    if is_remote(path):
+        from mmrag.sources.remote import read_remote  # most runs do without
+
+        return read_remote(path, admit=admit)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # looked at before opening, which may do things to a device
             raise ItemError("not a regular file")
         with open(path, "rb", opener=_open) as file:
             return _read_unchanged(file, admit)
+    except (OSError, ValueError) as error:
+        raise ItemError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def open_file(path: str) -> BinaryIO:
+    """Open a regular file, to be read piece by piece.
+
+    Raises
+    ------
+    ItemError
+        With the reason.
+    """
+    if is_remote(path):
+        from mmrag.sources.remote import open_remote  # most runs do without
+
+        return open_remote(path)
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ItemError("not a regular file")
+        return open(path, "rb", opener=_open)
     except (OSError, ValueError) as error:
         raise ItemError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

@@ -10,6 +10,8 @@ from PIL import Image
 from mmrag.sources.file import Content, read_file
 from mmrag.sources.image import read_image
 from mmrag.sources.limits import MAX_BYTES, MAX_PIXELS
+from mmrag.sources.pairs.row import InPart, Picture
+from mmrag.sources.parts import read_part
 from mmrag.sources.room import Room
 
 
@@ -26,6 +28,16 @@ class Rooms:
     def read(self, path: str, held: ExitStack) -> Content:
         """Read a file as `read_file` does."""
         return read_file(path, admit=_taker(self._reading, held))
+
+    def read_part(self, path: str, part: str | None, held: ExitStack) -> bytes:
+        """Read a picture that is a file, or a part of one, as `mmrag.sources.parts.read_part` does."""
+        return read_part(path, part, admit=_taker(self._reading, held))
+
+    def take(self, picture: Picture, held: ExitStack) -> bytes:
+        """Read a picture; what it takes is held where its size is known before."""
+        if isinstance(picture, InPart):
+            held.enter_context(self._reading.take(picture.size))
+        return picture.read()
 
     def decode(
         self, data: bytes, held: ExitStack, *, at_least: int | None = None, max_pixels: int = MAX_PIXELS

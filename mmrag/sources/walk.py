@@ -1,4 +1,4 @@
-"""Folders → the files in them that may be pictures, without opening any."""
+"""Folders → the files in them that may be pictures or documents, without opening any."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import fnmatch
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mmrag.sources.kinds import holds_rows, is_dataset, suffix_of
 from mmrag.sources.limits import SUFFIXES
 from mmrag.sources.uri import to_uri
+
+_CAPTION = ".txt"
 
 SKIPPED_FOLDERS = frozenset({"node_modules", "@eaDir", "__MACOSX", "$RECYCLE.BIN"})
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file as the file system describes it.
+    """One file as the file system describes it, or one folder that is a dataset.
 
     Attributes
     ----------
@@ -51,18 +54,29 @@ class Walk:
         Sorted by path.
     unlisted : list of File
         Folders that could not be listed, so that nothing is known of what is in them.
+    left : list of str
+        Paths of files of rows and of datasets, which are read only where they are the root itself.
     """
 
     files: list[File] = field(default_factory=list)
     unlisted: list[File] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
 
-def walk(root: Path, *, home: Path, exclude: Sequence[str] = (), only: Sequence[str] | None = None) -> Walk:
-    """Find the pictures in a folder by their suffixes, or take one file whatever its suffix.
+def walk(
+    root: Path,
+    *,
+    home: Path,
+    exclude: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    suffixes: Collection[str] = SUFFIXES,
+) -> Walk:
+    """Find the pictures in a folder by their suffixes, or take one file or dataset whatever its suffix.
 
     Where there is nothing, nothing is found. Hidden files and folders, ``node_modules`` and
-    ``@eaDir`` are skipped. Links to folders are followed, after everything else and each folder once,
-    so that loops end and a link never takes the place of the folder itself.
+    ``@eaDir`` are skipped, and so is a ``.txt`` of the name of a picture beside it, which has its words. Links to
+    folders are followed, after everything else and each folder once, so that loops end and a link never takes the
+    place of the folder itself.
 
     Parameters
     ----------
@@ -76,6 +90,8 @@ def walk(root: Path, *, home: Path, exclude: Sequence[str] = (), only: Sequence[
     only : sequence of str or None
         Paths in `root`: what a walk of the whole would find at and below them; none of them is a link
         to a folder, or behind one.
+    suffixes : collection of str
+        Of the files to find, in small letters; by default those of pictures.
     """
     found = Walk()
     globs = _clean(exclude)
@@ -84,10 +100,14 @@ def walk(root: Path, *, home: Path, exclude: Sequence[str] = (), only: Sequence[
     for start in [str(root)] if only is None else only:
         if not os.path.lexists(start) or not is_wanted(start, str(root), exclude):
             continue
-        if os.path.isdir(start):
+        if start == str(root) and _is_dataset(start):
+            found.files.append(describe_dataset(start, home))
+        elif os.path.isdir(start):
             folders.append((start, "".join(f"{name}/" for name in _names(start, str(root)))))
-        elif start == str(root) or has_suffix(start):
+        elif start == str(root) or (suffix_of(start) in suffixes and not is_caption(start)):
             found.files.append(describe(start, home))
+        elif holds_rows(start):
+            found.left.append(start)
     while folders or links:
         folder, relative = folders.pop() if folders else links.popleft()
         try:
@@ -101,13 +121,64 @@ def walk(root: Path, *, home: Path, exclude: Sequence[str] = (), only: Sequence[
         if (about.st_dev, about.st_ino) in visited:
             continue
         visited.add((about.st_dev, about.st_ino))
+        names = {entry.name for entry in listed}
+        if is_dataset(folder, names):
+            found.left.append(folder)
+            continue
+        pictured = stems_of_pictures(names)
         for entry in _wanted(listed, relative, globs):
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append((entry.path, f"{relative}{entry.name}/"))
-            elif has_suffix(entry.name):
+            elif suffix_of(entry.name) in suffixes and not is_words(entry.name, pictured):
                 found.files.append(describe(entry.path, home, entry.stat))
+            elif holds_rows(entry.name):
+                found.left.append(entry.path)
     found.files.sort(key=lambda file: file.path)
     return found
+
+
+def is_caption(path: str) -> bool:
+    """Tell whether a file has the words of a picture beside it: ``x.txt`` of ``x.jpg``."""
+    if suffix_of(path) != _CAPTION:
+        return False
+    try:
+        names = set(os.listdir(os.path.dirname(path)))
+    except OSError:
+        return False
+    return is_words(os.path.basename(path), stems_of_pictures(names))
+
+
+def companions(path: str) -> list[str]:
+    """List the files beside one that it has a say in: pictures whose words it may have, or words that it may take."""
+    stem, suffix = os.path.splitext(path)
+    if has_suffix(path):
+        return [f"{stem}{_CAPTION}"]
+    if suffix.lower() not in (_CAPTION, ".json"):
+        return []
+    try:
+        names = os.listdir(os.path.dirname(path))
+    except OSError:
+        return []
+    beside = (os.path.join(os.path.dirname(path), name) for name in names if has_suffix(name))
+    return [one for one in beside if os.path.splitext(one)[0] == stem]
+
+
+def stems_of_pictures(names: Collection[str]) -> set[str]:
+    """Gather the names of pictures without their suffixes."""
+    return {os.path.splitext(name)[0] for name in names if has_suffix(name)}
+
+
+def is_words(name: str, pictured: Collection[str]) -> bool:
+    """Tell whether a file has the words of one of these pictures, which are named without their suffixes."""
+    stem, suffix = os.path.splitext(name)
+    return suffix.lower() == _CAPTION and stem in pictured
+
+
+def _is_dataset(path: str) -> bool:
+    try:
+        return os.path.isdir(path) and is_dataset(path, os.listdir(path))
+    except OSError:
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -158,6 +229,17 @@ def describe(path: str, home: Path, about_it: Callable[[], os.stat_result] | Non
         return File(path, uri, problem=f"cannot be read: {error.strerror}")
     problem = "" if stat.S_ISREG(about.st_mode) else "not a regular file"
     return File(path, uri, about.st_size, about.st_mtime_ns, problem)
+
+
+def describe_dataset(folder: str, home: Path) -> File:
+    """Look at a folder that is a dataset: its size is that of its files, its time that of the last change in it."""
+    file = describe(folder, home)
+    size, newest = 0, 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            about = os.stat(os.path.join(place, name))
+            size, newest = size + about.st_size, max(newest, about.st_mtime_ns)
+    return replace(file, size=size, mtime_ns=newest, problem="")
 
 
 def _printable(uri: str) -> str:

@@ -13,6 +13,7 @@ from mmrag.errors import IndexFormatError, RecipeError
 from mmrag.roles import Identity
 from mmrag.stores.files import disk_errors, read_json, write_json
 from mmrag.stores.view_settings import Choice, Tuning, ViewSettings
+from mmrag.types import Modality
 
 FORMAT = 5
 
@@ -79,6 +80,8 @@ class Manifest:
         What the view was measured to find; None if it was not.
     captions : tuple of str
         Uris of the captions files that tell of its pictures.
+    modalities : tuple of str
+        What its encoder embeds, so that a look at folders needs no encoder; empty where an older mmrag did not say.
     """
 
     format: int
@@ -94,6 +97,7 @@ class Manifest:
     choice: Choice = field(default_factory=Choice)
     tuning: Tuning | None = None
     captions: tuple[str, ...] = ()
+    modalities: tuple[Modality, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

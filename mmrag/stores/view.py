@@ -10,7 +10,7 @@ import itertools
 import math
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -185,13 +185,22 @@ class View(ABC):
 
     def find(self, column: str, values: Sequence[str]) -> list[int]:
         """Find the refs of the rows whose `column` is one of `values`."""
-        import pyarrow.compute as pc
+        return self._find(lambda segment: _is_in(segment, column, values))
 
+    def find_parts(self, uris: Sequence[str], parts: Sequence[str | None]) -> list[int]:
+        """Find the refs of the rows whose uri is one of `uris` and whose part is one of `parts`; None is one, too."""
+        chosen = list(set(parts))
+        return self._find(lambda segment: _is_in(segment, "uri", uris) & _is_in(segment, "part", chosen))
+
+    def find_older(self, uris: Sequence[str], stamp: int) -> list[int]:
+        """Find the refs of the rows whose uri is one of `uris`, and which were written before a stamp."""
+        return self._find(lambda segment: _is_in(segment, "uri", uris) & (segment.stamps < stamp))
+
+    def _find(self, matching: Callable[[Segment], npt.NDArray[np.bool_]]) -> list[int]:
         refs: list[int] = []
         for number, segment in enumerate(self.segments):
             with damage_told(self.folder):
-                matching = pc.is_in(segment.sound_columns[column], value_set=pa.array(values, pa.string())).to_numpy()
-            rows = np.flatnonzero(matching & segment.alive)
+                rows = np.flatnonzero(matching(segment) & segment.alive)
             refs += (rows | (number << SEGMENT_SHIFT)).tolist()
         return refs
 
@@ -300,14 +309,14 @@ class View(ABC):
     def _compared(self, table: Table) -> list[Segment]:
         """Compare the stamps of all rows, and read those that are new some at once."""
         live = table.stamps()
-        segments = [self._with_deleted(one, np.flatnonzero(~_is_in(one.stamps, live))) for one in self.segments]
+        segments = [self._with_deleted(one, np.flatnonzero(~_among(one.stamps, live))) for one in self.segments]
         seen = np.sort(np.concatenate([np.empty(0, np.int64), *(s.stamps for s in self.segments)]))
-        fresh = live[~_is_in(live, seen)]
+        fresh = live[~_among(live, seen)]
         at_once = max(_LEAST_AT_ONCE, _BYTES_AT_ONCE // (4 * math.prod(self.shape)))
         for start in range(0, len(fresh), at_once):
             some = fresh[start : start + at_once]
             rows = table.rows_between(int(some[0]), int(some[-1]))
-            rows = rows.filter(pa.array(_is_in(rows["stamp"].to_numpy(), some)))
+            rows = rows.filter(pa.array(_among(rows["stamp"].to_numpy(), some)))
             segments = self._with_fresh(segments, Part.of_table(rows, self.shape))
         return segments
 
@@ -361,7 +370,7 @@ class View(ABC):
         return view
 
 
-def _is_in(stamps: Refs, ascending: Refs) -> npt.NDArray[np.bool_]:
+def _among(stamps: Refs, ascending: Refs) -> npt.NDArray[np.bool_]:
     """Which of the stamps are among some that are sorted."""
     if not len(ascending):
         return np.zeros(len(stamps), dtype=bool)
@@ -370,7 +379,7 @@ def _is_in(stamps: Refs, ascending: Refs) -> npt.NDArray[np.bool_]:
 
 
 def _found(stamps: Refs, ascending: Refs) -> Refs:
-    return np.flatnonzero(_is_in(stamps, ascending))
+    return np.flatnonzero(_among(stamps, ascending))
 
 
 def _namesakes(segment: Segment, ids: pa.Array) -> Refs:
@@ -378,6 +387,13 @@ def _namesakes(segment: Segment, ids: pa.Array) -> Refs:
     import pyarrow.compute as pc
 
     return np.flatnonzero(pc.is_in(segment.sound_columns["id"], value_set=ids).to_numpy())
+
+
+def _is_in(segment: Segment, column: str, values: Sequence[str | None]) -> npt.NDArray[np.bool_]:
+    import pyarrow.compute as pc
+
+    found = pc.is_in(segment.sound_columns[column], value_set=pa.array(values, pa.string()))
+    return np.asarray(found.to_numpy(), dtype=bool)
 
 
 def _read_state(folder: Path, dimension: int) -> ViewState:

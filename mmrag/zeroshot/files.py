@@ -98,7 +98,7 @@ def classify(
         return _label(loaded, encoder, classifier)
 
     def stream() -> Iterator[Classification]:
-        with closing(in_batches(loader, found, label, seconds=limits.max_seconds)) as results:
+        with closing(in_batches(loader, found, label, seconds=limits.max_seconds, total=len(found))) as results:
             for done, one in enumerate(results, start=1):
                 yield one
                 if progress:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmrag.roles import Encoder
+from mmrag.sources.uri import shown_name
 from mmrag.stores.view import View
 from mmrag.types import Classification
 from mmrag.zeroshot.classifier import Classifier
@@ -31,8 +32,11 @@ def classify_stored(
     progress: Progress | None = None,
 ) -> Iterator[Classification]:
     """Classify the pictures of a view, by uri; parameters and errors as those of `mmrag.classify`."""
-    names = ("uri", "modality", "failure")
-    rows = sorted((uri, ref, failure) for ref, uri, modality, failure in view.scan(names) if modality == "image")
+    scanned = view.scan(("uri", "part", "modality", "failure"))
+    pictures = (
+        (shown_name(uri, part), ref, failure) for ref, uri, part, modality, failure in scanned if modality == "image"
+    )
+    rows = sorted(pictures)
     wanted = folder_labels([uri for uri, *_ in rows]) if labels is None else labels
     classifier = Classifier.build(encoder, wanted, templates=templates, logit_scale=logit_scale, k=k, progress=progress)
     return _classify(view, classifier, rows, progress)

@@ -139,7 +139,7 @@ def test_what_is_none_of_its_business_is_not_told(colours, start):
     assert watching.next() == line(added=6)
     picture(colours / ".hidden" / "a.png", (1, 1, 1))
     picture(colours / "raw1" / "a.png", (1, 1, 1))
-    (colours / "notes.txt").write_text("hello")
+    (colours / "notes.dat").write_text("hello")
     os.utime(colours / "red.png")
     watching.quiet()
     picture(colours / "new.png", (1, 1, 1))

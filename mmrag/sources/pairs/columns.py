@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmrag.errors import InputError, ItemError
-from mmrag.sources.file import read_file
+from mmrag.sources.file import open_file, read_file
 from mmrag.sources.pairs.captions import check_splits
 from mmrag.sources.pairs.row import (
     IMAGE_KEYS,
@@ -21,6 +21,7 @@ from mmrag.sources.pairs.row import (
     parse_json,
 )
 from mmrag.sources.pairs.table import named_rows
+from mmrag.sources.uri import is_remote
 
 MOST_KEPT_BYTES = 1 << 29
 """Of the row groups of one Parquet file that were read last: a picture costs the reading of its whole group."""
@@ -40,7 +41,7 @@ class InColumn(NamedTuple):
         except (OSError, ValueError) as error:  # pyarrow's errors descend from these
             raise ItemError(f"cannot be read: {error}") from error
         data, path = (found.get("bytes"), found.get("path")) if isinstance(found, dict) else (found, None)
-        if data is None and path:
+        if data is None and path and not is_remote(str(path)) and self.groups.folder is not None:
             return read_file(str(self.groups.folder / path)).data
         if not isinstance(data, bytes):
             raise ItemError("no picture")
@@ -48,36 +49,55 @@ class InColumn(NamedTuple):
 
 
 class Groups:
-    """The pictures of a table, group by group."""
+    """The pictures of a table, group by group.
 
-    folder: Path
+    Attributes
+    ----------
+    folder : path or None
+        What paths of pictures in it are relative to; None if it is remote, and must name no file of this machine.
+    """
+
+    folder: Path | None
 
     def read(self, group: int) -> Any:
         """Read a group's column of pictures, a pyarrow array."""
         raise NotImplementedError
 
 
-class ParquetGroups(Groups):
-    """Row groups of a Parquet file; those read last are kept, up to `MOST_KEPT_BYTES`."""
+class KeptGroups(Groups):
+    """Groups that cost something to read; those read last are kept, up to `MOST_KEPT_BYTES`."""
 
-    def __init__(self, path: Path, column: str) -> None:
-        self.folder = path.parent
-        self._path, self._column = path, column
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, group: int) -> Any:
-        """Read a row group, or take one that was kept."""
-        import pyarrow.parquet
-
+        """Read a group, or take one that was kept."""
         with self._lock:  # two threads that need the same group read it once
             if group not in self._kept:
-                with pyarrow.parquet.ParquetFile(self._path) as file:
-                    self._kept[group] = file.read_row_group(group, columns=[self._column])[self._column]
+                self._kept[group] = self._load(group)
                 while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > MOST_KEPT_BYTES:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(group)
             return self._kept[group]
+
+    def _load(self, group: int) -> Any:
+        raise NotImplementedError
+
+
+class ParquetGroups(KeptGroups):
+    """Row groups of a Parquet file."""
+
+    def __init__(self, path: str | Path, column: str) -> None:
+        super().__init__(None if is_remote(str(path)) else Path(path).parent)
+        self._path, self._column = str(path), column
+
+    def _load(self, group: int) -> Any:
+        import pyarrow.parquet
+
+        with open_file(self._path) as data, pyarrow.parquet.ParquetFile(data) as file:
+            return file.read_row_group(group, columns=[self._column])[self._column]
 
 
 class ArrowGroups(Groups):
@@ -100,7 +120,7 @@ def parquet_rows(path: Path, text_key: str | None, images: Path | None) -> Itera
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             image, text = _columns(file.schema_arrow.names, text_key, path)
-            if _names_files(file.schema_arrow.field(image)):
+            if names_files(file.schema_arrow.field(image)):
                 yield from _named_rows(file.iter_batches(columns=[image, text]), image, text, path, text_key, images)
                 return
             pictures = ParquetGroups(path, image)
@@ -123,7 +143,8 @@ def _named_rows(
     yield from named_rows(texts, path, text_key, images)
 
 
-def _names_files(field: Any) -> bool:
+def names_files(field: Any) -> bool:
+    """Tell whether a column holds paths."""
     return str(field.type) in ("string", "large_string")
 
 
@@ -148,11 +169,11 @@ def saved_rows(folder: Path, split: str, text_key: str | None, images: Path | No
 
 
 def _saved(folder: Path, text_key: str | None, images: Path | None) -> Iterator[Row]:
-    batches = list(_batches(folder))
+    batches = list(saved_batches(folder))
     if not batches:
         return
     image, text = _columns(batches[0].schema.names, text_key, folder)
-    if _names_files(batches[0].schema.field(image)):
+    if names_files(batches[0].schema.field(image)):
         yield from _named_rows(batches, image, text, folder / "state.json", text_key, images)
         return
     pictures = ArrowGroups(folder, [batch.column(image) for batch in batches])
@@ -162,7 +183,7 @@ def _saved(folder: Path, text_key: str | None, images: Path | None) -> Iterator[
             yield make_row(row_id, InColumn(pictures, group, row), clean_texts(some), text_key=text_key)
 
 
-def _batches(folder: Path) -> Iterator[Any]:
+def saved_batches(folder: Path) -> Iterator[Any]:
     """Map the record batches of all files into memory; nothing of them is read yet."""
     import pyarrow
 

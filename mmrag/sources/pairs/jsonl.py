@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmrag.errors import InputError
+from mmrag.sources.file import open_file
 from mmrag.sources.pairs.row import IMAGE_KEYS, InMemory, Row, file_row, parse_json, texts_of
 
 
@@ -16,22 +18,34 @@ def jsonl_rows(path: Path, text_key: str | None, images: Path | None) -> Iterato
     """
     folder = images or path.parent
     begun = False
-    with path.open("rb") as lines:
+    for number, found in jsonl_objects(str(path)):
+        try:
+            row = _row(found, f"{path}, line {number}", folder, text_key)
+        except InputError:
+            if not begun:
+                raise
+            row = Row(f"line {number}", InMemory(b""), (), "no object with a picture's path")
+        begun = True
+        yield row
+
+
+def jsonl_objects(path: str) -> Iterator[tuple[int, Any]]:
+    """List what stands in the lines of a file that are not empty, with their numbers, from 1.
+
+    A line that is no JSON gives the error that says so.
+    """
+    with open_file(path) as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = _row(line, f"{path}, line {number}", folder, text_key)
-            except InputError:
-                if not begun:
-                    raise
-                row = Row(f"line {number}", InMemory(b""), (), "no object with a picture's path")
-            begun = True
-            yield row
+            if line.strip():
+                try:
+                    yield number, parse_json(line, f"{path}, line {number}")
+                except InputError as error:
+                    yield number, error
 
 
-def _row(line: bytes, where: str, folder: Path, text_key: str | None) -> Row:
-    row = parse_json(line, where)
+def _row(row: Any, where: str, folder: Path, text_key: str | None) -> Row:
+    if isinstance(row, InputError):
+        raise row
     names = (row.get(key) for key in IMAGE_KEYS) if isinstance(row, dict) else ()
     name = next((name for name in names if isinstance(name, str) and name), None)
     if name is None:

@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from mmrag.errors import InputError, ItemError
-from mmrag.sources.file import read_file
+from mmrag.sources.file import open_file, read_file
+from mmrag.sources.uri import is_remote
 
 TEXT_KEYS = ("texts", "text", "captions", "caption", "en")
 IMAGE_KEYS = ("image", "image_path", "file_name", "filename", "filepath", "path", "url")
@@ -72,8 +74,13 @@ class InPart(NamedTuple):
     def read(self) -> bytes:
         """Read that part."""
         try:
-            with open(self.path, "rb", buffering=0) as file:
-                data = os.pread(file.fileno(), self.size, self.offset)
+            if is_remote(self.path):
+                with open_file(self.path) as file:
+                    file.seek(self.offset)
+                    data = file.read(self.size)
+            else:
+                with open(self.path, "rb", buffering=0) as file:
+                    data = os.pread(file.fileno(), self.size, self.offset)
         except OSError as error:
             raise ItemError(f"cannot be read: {error.strerror}") from error
         if len(data) < self.size:
@@ -104,12 +111,15 @@ class Row(NamedTuple):
         What describes it.
     problem : str
         Why it cannot be a pair.
+    facts : mapping of str to any
+        What else its source says of it, as JSON can hold it; only where rows are listed for indexing.
     """
 
     id: str
     picture: Picture
     texts: tuple[str, ...]
     problem: str = ""
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 def make_row(row_id: str, picture: Picture | None, texts: tuple[str, ...], *, text_key: str | None) -> Row:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmrag.errors import InputError
+from mmrag.sources.file import open_file
 from mmrag.sources.pairs.beside import picture_folder
 from mmrag.sources.pairs.row import IMAGE_KEYS, TEXT_KEYS, Row, choose_column, file_row
 
@@ -28,18 +30,27 @@ def named_rows(texts: dict[str, list[str]], path: Path, text_key: str | None, im
 
 
 def _named(path: Path, text_key: str | None) -> Iterator[tuple[str, str]]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    rows = table_records(str(path))
+    head = list(next(rows, {}))
+    keys = TEXT_KEYS if text_key is None else (text_key,)
+    image = choose_column(head, IMAGE_KEYS, "pictures", where=f"the first line of {path}")
+    text = choose_column(head, keys, "texts", where=f"the first line of {path}")
+    yield from ((row[image].strip(), row[text]) for row in rows)
+
+
+def table_records(path: str) -> Iterator[dict[str, str]]:
+    """List the rows of a table by the names of its columns, its head first; what is missing in a row is empty.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read on.
+    """
+    with open_file(path) as data, io.TextIOWrapper(data, encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = csv.reader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
         try:
             head = [name.strip() for name in next(rows, [])]
-            keys = TEXT_KEYS if text_key is None else (text_key,)
-            image = head.index(choose_column(head, IMAGE_KEYS, "pictures", where=f"the first line of {path}"))
-            text = head.index(choose_column(head, keys, "texts", where=f"the first line of {path}"))
-            yield from ((row[image].strip(), row[text]) for row in _whole(rows, max(image, text)))
+            yield dict(zip(head, head, strict=True))
+            yield from (dict(zip(head, row + [""] * (len(head) - len(row)), strict=False)) for row in rows if row)
         except csv.Error as error:
             raise InputError(f"{path}, line {rows.line_num}: is not a readable table: {error}") from error
-
-
-def _whole(rows: Iterable[list[str]], last: int) -> Iterator[list[str]]:
-    """Leave out empty lines; what is missing at the end of a row is empty."""
-    return (row + [""] * (last + 1 - len(row)) for row in rows if row)

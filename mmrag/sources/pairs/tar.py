@@ -7,14 +7,16 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from mmrag.errors import InputError
+from mmrag.errors import InputError, ItemError
+from mmrag.sources.file import open_file
 from mmrag.sources.limits import MAX_BYTES, SUFFIXES
-from mmrag.sources.pairs.row import NO_JSON, InMemory, InPart, Picture, Row, make_row, parse_json, texts_of
+from mmrag.sources.pairs.facts import facts_of
+from mmrag.sources.pairs.row import NO_JSON, TEXT_KEYS, InMemory, InPart, Picture, Row, make_row, parse_json, texts_of
 
 
-def tar_rows(path: Path, text_key: str | None) -> Iterator[Row]:
+def tar_rows(path: str | Path, text_key: str | None) -> Iterator[Row]:
     """List the samples of a tar; pictures of a compressed one come along, as nothing can be looked up in it."""
     key: str | None = None
     picture: Picture | None = None
@@ -41,29 +43,31 @@ def tar_rows(path: Path, text_key: str | None) -> Iterator[Row]:
 
 def _row(key: str, picture: Picture | None, words: Any, damaged: str, text_key: str | None) -> Row:
     row = make_row(key, picture, texts_of(words, text_key), text_key=text_key)
-    return row._replace(problem=damaged or row.problem)
+    facts = facts_of(words, without=(text_key or "", *TEXT_KEYS)) if isinstance(words, dict) else {}
+    return row._replace(problem=damaged or row.problem, facts=facts)
 
 
-def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str, str, bool]]:
+def _members(path: str | Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str, str, bool]]:
     """List files with their names up to the first dot, what stands after it, and whether the tar is compressed."""
     try:
-        archive, compressed = _open(path)
-        with archive:
+        with open_file(str(path)) as file:
+            archive, compressed = _open(file)
             for member in archive:
                 if member.isfile() and not member.issparse() and member.size <= MAX_BYTES:
                     folder, slash, name = member.name.rpartition("/")
                     stem, _, suffix = name.partition(".")
                     if stem:  # not hidden, as what macOS puts between the files of a sample
                         yield archive, member, folder + slash + stem, suffix.lower(), compressed
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ItemError) as error:
         raise InputError(f"{path} is not a readable tar: {error}") from error
 
 
-def _open(path: Path) -> tuple[tarfile.TarFile, bool]:
+def _open(file: BinaryIO) -> tuple[tarfile.TarFile, bool]:
     try:
-        return tarfile.open(path, "r:"), False
+        return tarfile.open(fileobj=file, mode="r:"), False
     except tarfile.ReadError:
-        return tarfile.open(path, "r:*"), True
+        file.seek(0)
+        return tarfile.open(fileobj=file, mode="r:*"), True
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

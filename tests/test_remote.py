@@ -1,0 +1,174 @@
+"""Sources behind urls: memory, a web server, and an S3 server, all of this machine."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import sys
+import threading
+
+import pytest
+
+import mmrag
+from mmrag.errors import InputError, MissingExtraError
+from tests.made import counts, png, sample, top, write_tar
+
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def index(home):
+    return mmrag.create(model="toy:1")
+
+
+@pytest.fixture
+def memory():
+    """A folder of memory:// with two pictures, a document and a table."""
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    for name, data in {
+        "red.png": png("red"),
+        "sub/blue.png": png("blue"),
+        "a.md": b"green",
+        "t.csv": b"text\nx",
+    }.items():
+        files.pipe(f"/pics/{name}", data)
+    yield files
+    files.store.clear()
+
+
+def test_a_url_needs_leave(index, memory):
+    with pytest.raises(
+        InputError, match=r"memory://pics is remote, and no connection is opened unless .*--allow-remote"
+    ):
+        index.add("memory://pics")
+    assert index.info()["folders"] == []
+
+
+def test_a_remote_folder(index, memory):
+    changes = index.add("memory://pics/", allow_remote=True, exclude=["*.gif"])
+    assert (changes.added, changes.left) == (3, 1)
+    assert top(index, "blue") == ("memory://pics/sub/blue.png", None)
+    assert counts(index.update(allow_remote=True)) == (0, 0, 0, 0, 3, 0)
+    memory.pipe("/pics/red.png", png("black"))
+    memory.rm("/pics/a.md")
+    assert counts(index.update(allow_remote=True)) == (0, 1, 0, 1, 1, 0)
+    assert top(index, "black") == ("memory://pics/red.png", None)
+
+
+def test_without_leave_an_update_keeps_what_is_remote(index, memory, home):
+    (home / "here").mkdir()
+    (home / "here" / "yellow.png").write_bytes(png("yellow"))
+    index.add("memory://pics", allow_remote=True)
+    changes = index.add("here")
+    assert counts(changes) == (1, 0, 0, 0, 0, 0)
+    changes = index.update()
+    assert [one.uri for one in changes.failed] == ["memory://pics"]
+    assert "What is indexed of it is kept" in changes.failed[0].reason
+    assert (len(index), changes.removed) == (4, 0)
+    assert counts(index.update(allow_remote=True)) == (0, 0, 0, 0, 4, 0)
+    assert index.failures() == []
+    memory.store.clear()
+    changes = index.update(allow_remote=True)
+    assert (
+        "nothing is there" in changes.failed[0].reason or "No such file" in changes.failed[0].reason,
+        len(index),
+    ) == (True, 4)
+    assert index.remove("memory://pics") == 4
+
+
+def test_a_remote_tar_and_table(index, memory, home):
+    write_tar(home / "t.tar", [sample("x1", "red"), sample("x2", "blue", n=2)])
+    memory.pipe("/data/t.tar", (home / "t.tar").read_bytes())
+    rows = [{"caption": "a", "image": "/etc/passwd.png"}, {"caption": "yellow", "image": str(home / "here.png")}]
+    (home / "here.png").write_bytes(png("yellow"))
+    memory.pipe("/data/t.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    assert index.add(["memory://data/t.tar", "memory://data/t.jsonl"], allow_remote=True).added == 4
+    assert top(index, "blue") == ("memory://data/t.tar", "x2")
+    assert {hit.item.modality for hit in index.search("yellow", k=1)} == {"text"}  # no file of this machine was read
+    assert counts(index.update(allow_remote=True)) == (0, 0, 0, 0, 4, 0)
+    with pytest.raises(InputError, match="mmrag reindex --allow-remote"):
+        index.reindex("toy:2")
+    assert index.reindex("toy:2", allow_remote=True).unchanged == 4
+    assert top(index, "red") == ("memory://data/t.tar", "x1")
+
+
+def test_a_search_opens_no_connection(index, memory, caplog):
+    index.add("memory://pics", allow_remote=True)
+    hits = index.search("red", rerank="judge:1", k=2)
+    assert {hit.kind for hit in hits} == {"cosine"}
+    assert "only indexing opens a connection" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:secret@example.com/a.png", "s3://key:secret@bucket/a", "https://x.org/a.png?X-Amz-Signature=1"]
+)
+def test_credentials_are_not_stored(index, home, url):
+    with pytest.raises(InputError, match="holds a name, password or signature") as caught:
+        index.add(url, allow_remote=True)
+    assert "secret" not in str(caught.value)
+    assert "secret" not in (home / ".mmrag" / "manifest.json").read_text()
+
+
+def test_without_the_package(index, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'mmrag\[remote\]'"):
+        index.add("s3://bucket/a.png", allow_remote=True)
+
+
+@pytest.fixture
+def web(home):
+    """A web server of this machine that serves a folder; gives its address."""
+    served = home / "served"
+    served.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_files_of_a_web_server(index, home, web, command):
+    pytest.importorskip("aiohttp")
+    (home / "served" / "red.png").write_bytes(png("red"))
+    write_tar(home / "served" / "t.tar", [sample("x1", "blue")])
+    code, out, err = command("index", f"{web}/red.png", f"{web}/t.tar", f"{web}/none.png", "--allow-remote")
+    assert (code, out.split(" · ")[0]) == (0, "2 added"), err
+    assert f"failed  {web}/none.png: " in err
+    assert command("search", "blue", "-k", 1)[1].rstrip().endswith(f"{web}/t.tar › x1")
+    code, out, err = command("index", f"{web}/red.png")
+    assert (code, "--allow-remote" in err) == (1, True)
+
+
+def test_an_s3_server(index, home, monkeypatch):
+    pytest.importorskip("s3fs")
+    server_of = pytest.importorskip("moto.server").ThreadedMotoServer
+    server = server_of(ip_address="127.0.0.1", port=0)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    for name, value in {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        files = fsspec.filesystem("s3", endpoint_url=address, skip_instance_cache=True)
+        files.mkdir("bucket")
+        files.pipe("bucket/pics/red.png", png("red"))
+        files.pipe("bucket/pics/deep/blue.png", png("blue"))
+        assert index.add("s3://bucket/pics", allow_remote=True).added == 2
+        assert top(index, "blue") == ("s3://bucket/pics/deep/blue.png", None)
+        assert counts(index.update(allow_remote=True)) == (0, 0, 0, 0, 2, 0)
+        assert mmrag.open().update(allow_remote=True).unchanged == 2
+    finally:
+        fsspec.filesystem("s3").clear_instance_cache()
+        server.stop()
