@@ -47,8 +47,8 @@ def check_urls(paths: Sequence[str], *, allowed: bool) -> None:
         secrets = [name for name in parse_qs(parts.query) if name.lower().endswith(_SECRETS)]
         if "@" in parts.netloc or secrets:
             raise InputError(
-                f"the url {shown} holds a name, password or signature, which the index would keep for all to read; give "
-                "it without, and the credentials to the machine (AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, ~/.netrc)"
+                f"the url {shown} holds a name, password or signature, which the index would keep for all to read; "
+                "give it without, and tell the machine (AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, ~/.netrc)"
             )
         if not allowed:
             raise InputError(f"{shown} {_NOT_ALLOWED.partition(' What')[0]}")
@@ -156,11 +156,11 @@ class _Remote(io.RawIOBase):
         self._file = file
 
     def readable(self) -> bool:
-        """It is."""
+        """Tell that it can be read."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Tell that any place can be gone to."""
         return True
 
     def readinto(self, buffer: Any) -> int:
