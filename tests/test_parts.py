@@ -37,7 +37,7 @@ def test_a_document_is_its_chunks(index, home):
     item = index.search("blue", k=1)[0].item
     assert (item.uri, item.part, item.modality) == ("notes.md", "2", "text")
     assert item.metadata["headings"] == ["Colours", "Cold"]
-    assert item.metadata["lines"] == [9, 9]
+    assert item.metadata["lines"] == [7, 9]  # with its heading
     assert index.get(item.id) == item
     assert counts(index.update()) == (0, 0, 0, 0, 4, 0)
 
@@ -312,7 +312,7 @@ def test_what_the_command_prints(home, command):
     assert "failed  t.tar › x2: not a picture" in err
     assert "failed  t.tar › x2: not a picture" in command("info", "--failed")[1]
     assert command("search", "red", "-k", 1)[1].splitlines()[0].endswith("  t.tar › x1")
-    assert command("search", "blue", "-k", 1)[1].splitlines()[0].endswith("  notes.md:5-6  Guide › Install")
+    assert command("search", "blue", "-k", 1)[1].splitlines()[0].endswith("  notes.md:3-6  Guide › Install")
     hit = json.loads(command("search", "red", "-k", 1, "--json")[1])
     assert (hit["uri"], hit["part"], hit["metadata"]) == ("t.tar", "x1", {"price": 3})
     command("search", "red", "--html", "page.html")

@@ -133,6 +133,24 @@ def web(home):
         def log_message(self, *_):
             pass
 
+        def do_GET(self):
+            first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
+            if "whole" in self.path or not first:
+                super().do_GET()
+                return
+            data = (served / self.path[1:]).read_bytes()
+            some = data[int(first) : int(last) + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(some) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(some)))
+            self.end_headers()
+            self.wfile.write(some)
+
+        def end_headers(self):
+            if "whole" not in self.path:
+                self.send_header("Accept-Ranges", "bytes")
+            super().end_headers()
+
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -144,9 +162,14 @@ def test_files_of_a_web_server(index, home, web, command):
     pytest.importorskip("aiohttp")
     (home / "served" / "red.png").write_bytes(png("red"))
     write_tar(home / "served" / "t.tar", [sample("x1", "blue")])
-    code, out, err = command("index", f"{web}/red.png", f"{web}/t.tar", f"{web}/none.png", "--allow-remote")
+    write_tar(home / "served" / "whole.tar", [sample("x1", "green")])
+    code, out, err = command(
+        "index", f"{web}/red.png", f"{web}/t.tar", f"{web}/whole.tar", f"{web}/none.png", "--allow-remote"
+    )
     assert (code, out.split(" · ")[0]) == (0, "2 added"), err
     assert f"failed  {web}/none.png: " in err
+    assert f"failed  {web}/whole.tar" in err
+    assert "its server gives files only whole; download it, and index the copy" in err
     assert command("search", "blue", "-k", 1)[1].rstrip().endswith(f"{web}/t.tar › x1")
     code, out, err = command("index", f"{web}/red.png")
     assert (code, "--allow-remote" in err) == (1, True)

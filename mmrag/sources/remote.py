@@ -6,6 +6,7 @@ Nothing here asks whether a connection may be opened: who calls it does.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,6 +24,7 @@ from mmrag.sources.walk import File, Walk, is_wanted, is_words, stems_of_picture
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 _SECRETS = ("signature", "sig", "token", "key", "password", "secret", "credential")
+_BUFFER = 1 << 16
 _NOT_ALLOWED = (
     "is remote, and no connection is opened unless that is allowed: mmrag index --allow-remote (allow_remote=True). "
     "What is indexed of it is kept"
@@ -46,7 +48,7 @@ def check_urls(paths: Sequence[str], *, allowed: bool) -> None:
         if "@" in parts.netloc or secrets:
             raise InputError(
                 f"the url {shown} holds a name, password or signature, which the index would keep for all to read; "
-                "give it without, and the credentials to the machine, as by AWS_PROFILE or GOOGLE_APPLICATION_CREDENTIALS"
+                "give it without, and tell the machine (AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, ~/.netrc)"
             )
         if not allowed:
             raise InputError(f"{shown} {_NOT_ALLOWED.partition(' What')[0]}")
@@ -120,10 +122,9 @@ def read_remote(url: str, *, admit: Callable[[int], None] | None = None) -> Cont
     if admit:
         admit(about.size)
     try:
-        with open_remote(url) as file:
+        files, path = _filesystem(url)
+        with files.open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
-    except ItemError:
-        raise
     except Exception as error:
         raise ItemError(f"cannot be read: {_reason(error)}") from error
     if len(data) > MAX_BYTES:
@@ -132,7 +133,7 @@ def read_remote(url: str, *, admit: Callable[[int], None] | None = None) -> Cont
 
 
 def open_remote(url: str) -> BinaryIO:
-    """Open a file, to be read piece by piece; only what is asked for is fetched, where the other side can do so.
+    """Open a file, to be read piece by piece: only what is asked for is fetched.
 
     Raises
     ------
@@ -141,12 +142,53 @@ def open_remote(url: str) -> BinaryIO:
     """
     try:
         files, path = _filesystem(url)
-        opened: BinaryIO = files.open(path, "rb")
+        return io.BufferedReader(_Remote(files.open(path, "rb")), _BUFFER)
     except MissingExtraError:
         raise
     except Exception as error:
         raise ItemError(f"cannot be read: {_reason(error)}") from error
-    return opened
+
+
+class _Remote(io.RawIOBase):
+    """A file of fsspec whose errors are those of a file: each kind of storage raises its own."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that any place can be gone to."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as much as is wanted."""
+        view = memoryview(buffer)
+        data = self._call(self._file.read, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place."""
+        return int(self._call(self._file.seek, offset, whence))
+
+    def tell(self) -> int:
+        """Tell the place."""
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        """Close it."""
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+    def _call(self, method: Callable[..., Any], *arguments: int) -> Any:
+        try:
+            return method(*arguments)
+        except Exception as error:
+            raise OSError(_reason(error)) from error
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
@@ -184,4 +226,6 @@ def _time(about: Mapping[str, Any]) -> int:
 
 
 def _reason(error: Exception) -> str:
+    if "support range requests" in str(error):
+        return "its server gives files only whole; download it, and index the copy"
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())

@@ -7,6 +7,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -237,8 +238,9 @@ def describe_dataset(folder: str, home: Path) -> File:
     size, newest = 0, 0
     for place, _, names in os.walk(folder):
         for name in names:
-            about = os.stat(os.path.join(place, name))
-            size, newest = size + about.st_size, max(newest, about.st_mtime_ns)
+            with suppress(OSError):  # it has just gone, as when the dataset is being written
+                about = os.stat(os.path.join(place, name))
+                size, newest = size + about.st_size, max(newest, about.st_mtime_ns)
     return replace(file, size=size, mtime_ns=newest, problem="")
 
 

@@ -82,7 +82,7 @@ class InPart(NamedTuple):
                 with open(self.path, "rb", buffering=0) as file:
                     data = os.pread(file.fileno(), self.size, self.offset)
         except OSError as error:
-            raise ItemError(f"cannot be read: {error.strerror}") from error
+            raise ItemError(f"cannot be read: {error.strerror or error}") from error
         if len(data) < self.size:
             raise ItemError("cannot be read: the file it is in has become shorter")
         return data
