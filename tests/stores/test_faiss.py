@@ -96,6 +96,14 @@ def test_what_is_not_allowed_is_never_found_and_the_rest_as_by_an_exact_search(b
     assert np.array_equal(found.refs, truth.refs)
 
 
+@pytest.mark.parametrize(("factory", "enough"), [("HNSW16,SQ8", 0.85), ("IVF64,SQ8", 0.95)])
+def test_a_filtered_search_looks_harder(built, oracle, factory, enough):
+    view, queries = built(factory, nprobe=2, ef_search=16, rescore_factor=1.0), CLOUDS.queries(100)
+    mask = np.arange(ROWS) % 10 == 3
+    truth = oracle.search(queries, 10, allowed=[mask]).refs
+    assert recall_of(view.search(queries, 10, allowed=[mask]).refs, truth) > enough
+
+
 def test_lists_that_hold_too_few_are_made_up_for(built, oracle):
     view, queries = built("IVF32,Flat", nprobe=1), CLOUDS.queries(5)
     found = view.search(queries, 1500)
