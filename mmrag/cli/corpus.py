@@ -189,7 +189,7 @@ def _tell(changes: Changes, *, as_json: bool) -> None:
             if changes.left > 1
             else "1 file of rows was"
         )
-        typer.echo(f"{many} left as they are; name one to index what is in it: mmrag index FILE", err=True)
+        typer.echo(f"{many} left unread; name one to index what is in it: mmrag index FILE", err=True)
     if changes.still_failing:
         typer.echo(f"{changes.still_failing:,} failed before and have not changed: mmrag info --failed", err=True)
 

@@ -41,11 +41,16 @@ class Notes:
         The folder that uris are relative to.
     captions : sequence of str
         Uris of captions files; of a text or fact that several tell of a picture, the last one's counts.
+
+    Attributes
+    ----------
+    captions : tuple of str
+        The same.
     """
 
     def __init__(self, home: Path, captions: Sequence[str] = ()) -> None:
         self._home = home
-        self._captions = captions
+        self.captions = tuple(captions)
         self._sidecars = Sidecars()
 
     def state(self, path: str, uri: str) -> str:
@@ -76,10 +81,10 @@ class Notes:
 
     def tell_strays(self, uris: Iterable[str]) -> None:
         """Log how many pictures captions files name that are none of `uris`."""
-        if not self._captions:
+        if not self.captions:
             return
         known = set(uris)
-        for origin in self._captions:
+        for origin in self.captions:
             strays = [uri for uri, entry in self._entries.items() if entry.origin == origin and uri not in known]
             if strays:
                 count = "1 picture" if len(strays) == 1 else f"{len(strays):,} pictures"
@@ -88,7 +93,7 @@ class Notes:
     @cached_property
     def _entries(self) -> dict[str, _Entry]:
         found: dict[str, _Entry] = {}
-        for origin in self._captions:
+        for origin in self.captions:
             for uri, told in self._read(origin).items():
                 before = found.get(uri)
                 told = _later(before.told, told) if before else told

@@ -141,9 +141,9 @@ def make_plan(
     remembered = _remembered(view, None if only is None else view.find_below([to_uri(path, home) for path in only]))
     every = [*others, *roots]
     files, found = _find_files(roots, every, home, only, modalities, allow_remote=allow_remote)
-    plan = Plan(left=len(found.left))
+    left = {to_uri(path, home) for path in found.left} - {*notes.captions}
+    plan = Plan(left=len(left))
     _sort_in(plan, files, remembered, view, notes)
-    left = {to_uri(path, home) for path in found.left}
     absent = {uri: rows.refs for uri, rows in remembered.items() if uri not in files and uri not in left}
     vanished, lost = _sort_out(absent, roots, others, [folder.path for folder in found.unlisted], home)
     plan.vanished += known_rows(view, vanished)
