@@ -31,6 +31,7 @@ _QUERIES_AT_ONCE = 64
 
 _FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0)
 _EFFORTS = tuple(round(2 ** (n / 2)) for n in range(2, 25))
+_HARD = 512
 
 _THINGS = (
     *("a dog", "a cat", "two children", "a man", "a woman", "a crowd of people", "a red car", "a bicycle", "a boat"),
@@ -131,12 +132,15 @@ def _refs(view: View, query_vectors: Vectors) -> np.ndarray:
 def _least_effort(settings: ViewSettings, recall: Callable[[ViewSettings], float]) -> ViewSettings:
     """Find the least number of candidates while looking hard, and then the least hard look for these."""
     goal = settings.target
-    efforts = [replace(settings, nprobe=effort, ef_search=effort) for effort in _EFFORTS]
-    candidates = [replace(efforts[-1], rescore_factor=factor) for factor in _FACTORS]
     if settings.rescore:
+        hard = replace(settings, nprobe=_HARD, ef_search=_HARD)
+        candidates = [replace(hard, rescore_factor=factor) for factor in _FACTORS]
         enough = _first(candidates, lambda one: recall(one) >= goal + (1 - goal) / 2)
-        efforts = [replace(one, rescore_factor=enough.rescore_factor) for one in efforts]
-    return _first(efforts, lambda one: recall(one) >= goal)
+        settings = replace(settings, rescore_factor=enough.rescore_factor)
+    if settings.has_effort:
+        efforts = [replace(settings, nprobe=effort, ef_search=effort) for effort in _EFFORTS]
+        settings = _first(efforts, lambda one: recall(one) >= goal)
+    return settings
 
 
 def _first(ascending: Sequence[ViewSettings], is_enough: Callable[[ViewSettings], bool]) -> ViewSettings:

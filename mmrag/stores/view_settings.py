@@ -109,6 +109,11 @@ class ViewSettings:
         built = json.dumps([self.factory, self.rescore, self.build_at])
         return f"{self.kind}-{hashlib.blake2b(built.encode(), digest_size=4).hexdigest()}"
 
+    @property
+    def has_effort(self) -> bool:
+        """Whether there are lists or a graph, so that `nprobe` or `ef_search` says how hard to look."""
+        return self.kind == "lance" or self.factory.startswith(("IVF", "HNSW"))
+
     def with_effort_of(self, other: ViewSettings) -> ViewSettings:
         """Look as hard as other settings do."""
         effort = {name: getattr(other, name) for name in ("rescore_factor", "nprobe", "ef_search")}
