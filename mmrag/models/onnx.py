@@ -178,8 +178,10 @@ class OnnxEncoder(Encoder):
     def _count_by(self, name: TowerName, texts: Sequence[str]) -> list[int]:
         """Count tokens; each counts for more where a tower reads fewer of them than the card says."""
         tokenizer = self._tokenizer_of(name)
-        limit = int(tokenizer.truncation["max_length"])
-        return [-(-number * self.card.max_tokens // limit) for number in count(tokenizer, texts)]
+        limit = tokenizer.truncation["max_length"] if tokenizer.truncation else self.card.max_tokens
+        (special,), (own_special, *counts) = count(self._tokenizer, [""]), count(tokenizer, ["", *texts])
+        room, own_room = self.card.max_tokens - special, limit - own_special
+        return [special - (own_special - number) * room // own_room for number in counts]
 
     def _read(self, name: TowerName, texts: Sequence[str]) -> Vectors:
         encodings = self._encode(name, texts)

@@ -172,7 +172,9 @@ class OpenClipEncoder(TorchEncoder):
             if not self._hub_tokenizer:
                 return [len(self._tokenizer.encode(text)) + 2 for text in texts]  # between its start and its end
             cleaned = [self._tokenizer.clean_fn(text) for text in texts]
-            return [len(ids) for ids in self._tokenizer.tokenizer(cleaned, truncation=False, verbose=False).input_ids]
+            counted = self._tokenizer.tokenizer(cleaned, truncation=False, verbose=False).input_ids
+            own = self._tokenizer.tokenizer_mode == "clips"  # start, end and class, where the tokenizer has two
+            return [len(ids) + own for ids in counted]
 
     def _is_longer(self, text: str) -> bool:
         (row,) = self._tokenizer([text], context_length=self.card.max_tokens + 1)

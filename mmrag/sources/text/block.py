@@ -19,7 +19,7 @@ class Block:
     text : str
         Without what only marks it up. Not blank.
     headings : tuple of str
-        What it stands under, the highest first; of a heading, itself is the last.
+        What it stands under, the highest first; of a heading, itself is the last. Very long ones are cut.
     first_line, last_line : int
         Of the file, from 1.
     """
@@ -53,6 +53,14 @@ class Document:
     guessed: str = ""
 
 
+_LONGEST_HEADING = 200
+
+
+def shortened(heading: str) -> str:
+    """Cut a heading or title that is no such thing: every chunk below it bears it."""
+    return heading if len(heading) <= _LONGEST_HEADING else f"{heading[:_LONGEST_HEADING].rstrip()} …"
+
+
 class Outline:
     """The headings above the place that is being read."""
 
@@ -64,5 +72,5 @@ class Outline:
         """Go on below a heading; those of its level and of deeper ones end. Gives the path to it."""
         above = next((i for i, other in enumerate(self._levels) if other >= level), len(self._levels))
         self._levels = [*self._levels[:above], level]
-        self.path = (*self.path[:above], heading)
+        self.path = (*self.path[:above], shortened(heading))
         return self.path

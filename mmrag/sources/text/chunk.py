@@ -83,8 +83,9 @@ class _Draft:
         return "\n".join(filter(None, (self.section.head, body)))
 
     def finished(self) -> Chunk:
-        heading = [self.section.heading] if self.is_first and self.section.heading else []
-        within = [*heading, *self.units]
+        within: list[Block | _Unit] = [*self.units]
+        if self.is_first and self.section.heading:
+            within.append(self.section.heading)
         span = min(one.first_line for one in within), max(one.last_line for one in within)
         return Chunk(self.text, self.section.headings, span)
 
@@ -133,24 +134,19 @@ def _sections(blocks: Sequence[Block]) -> list[_Section]:
 
 
 def _units(block: Block, number: int) -> Iterator[_Unit]:
-    last_end = 0
-    for start, end in (lines if block.kind == "lines" else sentences)(block.text):
-        before = "\n" if not last_end else _separator(block.text[last_end:start])
-        first, last = _lines_of(block.text, start, end, block.first_line, block.last_line)
-        yield _Unit(block.text[start:end], before, number, first, last)
+    text, last_end, line = block.text, 0, block.first_line
+    is_as_in_file = text.count("\n") == block.last_line - block.first_line
+    for start, end in (lines if block.kind == "lines" else sentences)(text):
+        before = "\n" if not last_end else _separator(text[last_end:start])
+        first = line + text.count("\n", last_end, start)
+        line = first + text.count("\n", start, end)
+        span = (first, line) if is_as_in_file else (block.first_line, block.last_line)
+        yield _Unit(text[start:end], before, number, *span)
         last_end = end
 
 
 def _separator(gap: str) -> str:
     return "\n" if "\n" in gap else " " if gap else ""
-
-
-def _lines_of(text: str, start: int, end: int, first: int, last: int) -> tuple[int, int]:
-    """Tell the lines of a part of a text that takes some lines of a file, all of them where it has been laid out anew."""
-    if text.count("\n") != last - first:
-        return first, last
-    above = text.count("\n", 0, start)
-    return first + above, first + above + text.count("\n", start, end)
 
 
 def _put_heads(sections: list[_Section], limit: int, special: int, count_tokens: CountTokens) -> None:
@@ -164,7 +160,7 @@ def _put_heads(sections: list[_Section], limit: int, special: int, count_tokens:
             (line for line in choice if costs.get(line, limit + 1) - special <= limit * _HEADINGS_SHARE), ""
         )
         section.room = max(1, limit - (costs[section.head] if section.head else special))
-        if section.heading and not section.head:
+        if section.heading and not (section.head and section.heading.text == section.headings[-1]):
             section.units[:0] = _units(replace(section.heading, kind="paragraph"), -1 - number)
 
 
@@ -218,11 +214,16 @@ def _halves(unit: _Unit) -> list[_Unit]:
     if not at:
         return []
     left, right = unit.text[:at], unit.text[at:]
-    halves = []
-    for part, start, before in ((left, 0, unit.before), (right, at, _separator(_gap(left, right)))):
-        first, last = _lines_of(unit.text, start, start + len(part), unit.first_line, unit.last_line)
-        halves.append(_Unit(part.strip(), before, unit.block, first, last, is_whole=False))
-    return [half for half in halves if half.text]
+    first, last = unit.first_line, unit.last_line
+    if unit.text.count("\n") == last - first:
+        ends, begins = first + left.rstrip().count("\n"), last - right.lstrip().count("\n")
+    else:
+        ends, begins = last, first
+    parts = (
+        replace(unit, text=left.strip(), last_line=ends, is_whole=False),
+        replace(unit, text=right.strip(), before=_separator(_gap(left, right)), first_line=begins, is_whole=False),
+    )
+    return [part for part in parts if part.text]
 
 
 def _gap(left: str, right: str) -> str:

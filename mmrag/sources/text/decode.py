@@ -54,7 +54,7 @@ def _decode(data: bytes, declares: bool) -> tuple[str, str]:
         if data.startswith(mark):
             return data[len(mark) :].decode(name, errors="replace"), ""
     declared = _declared(data) if declares else None
-    if declared and declared.startswith("iso-2022"):  # its bytes are valid UTF-8, and mean something else
+    if declared and declared.startswith("iso2022"):  # its bytes are valid UTF-8, and mean something else
         return data.decode(declared, errors="replace"), ""
     try:
         return data.decode(), ""

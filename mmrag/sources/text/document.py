@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mmrag.errors import InputError, ItemError, TooLargeError
-from mmrag.sources.text.block import Document
+from mmrag.sources.text.block import Document, shortened
 from mmrag.sources.text.decode import decode
 from mmrag.sources.text.html import read_html
 from mmrag.sources.text.markdown import read_markdown
@@ -58,4 +58,4 @@ def read_document(data: bytes, suffix: str) -> Document:
     document = reader(text)
     if not document.blocks:
         raise ItemError("there is no text in it")
-    return replace(document, guessed=guessed)
+    return replace(document, title=shortened(document.title), guessed=guessed)

@@ -38,7 +38,7 @@ _ENDED_BY_NEXT = {"p": _BLOCKS, "li": {"li"}, "dt": {"dt", "dd"}, "dd": {"dt", "
 
 _DIVIDES_TABLES = frozenset((*_HEADINGS, *_MAIN, *_BESIDE, "table"))
 
-_HIDDEN = re.compile(r"display\s*:\s*none")
+_HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 _MOSTLY = 0.8
 """A block of which a larger share is links is a menu, and no text."""
 
@@ -75,7 +75,8 @@ class _Reader:
         self._open: list[tuple[str, str]] = []  # a name, and what it means for its content
         self._names, self._meanings = Counter[str](), Counter[str]()
         self._parts: list[tuple[str, bool]] = []  # text, and whether it is a link
-        self._first = self._last = 1
+        self._line = 1  # behind the last text
+        self._first = self._last = 0  # of the block; 0 before its first text
 
     def read(self, source: str) -> None:
         """Gather all blocks."""
@@ -89,16 +90,23 @@ class _Reader:
         self._flush()
 
     def _add(self, text: Text) -> None:
-        if self._names["title"] and not self._meanings["never"]:
-            if not self._names["body"]:
-                self.title += text.text
-        elif not self._meanings["never"]:
-            if text.text.strip():
-                lead = len(text.text) - len(text.text.lstrip())
-                if not any(part.strip() for part, _ in self._parts):
-                    self._first = text.line + text.text.count("\n", 0, lead)
-                self._last = text.line + text.text.rstrip().count("\n")
-            self._parts.append((text.text, self._names["a"] > 0))
+        self._line = text.line + text.text.count("\n")
+        if self._meanings["never"]:
+            return
+        if self._names["title"]:
+            self.title += text.text
+            return
+        bare = text.text.strip()
+        if bare:
+            start = text.text.index(bare)
+            first = text.line + text.text.count("\n", 0, start)
+            self._put(text.text, first, first + bare.count("\n"))
+        else:
+            self._parts.append((text.text, False))
+
+    def _put(self, text: str, first: int, last: int) -> None:
+        self._first, self._last = self._first or first, last
+        self._parts.append((text, self._names["a"] > 0))
 
     def _start(self, tag: Tag) -> None:
         while self._open and tag.name in _ENDED_BY_NEXT.get(self._open[-1][0], ()):
@@ -120,11 +128,13 @@ class _Reader:
         elif tag.name in _BLOCKS and self._parts:
             self._parts.append((" ", False))
         elif tag.name == "img" and not self._meanings["never"]:
-            self._parts.append((f" {attributes(tag).get('alt', '')} ", self._names["a"] > 0))
+            self._put(f" {attributes(tag).get('alt', '')} ", self._line, self._line)
 
     def _meaning(self, tag: Tag) -> str:
         said = attributes(tag) if "hidden" in tag.attributes.lower() or "style" in tag.attributes.lower() else {}
-        hidden = "hidden" in said or said.get("aria-hidden") == "true" or _HIDDEN.search(said.get("style", ""))
+        hidden = (
+            "hidden" in said or said.get("aria-hidden", "").lower() == "true" or _HIDDEN.search(said.get("style", ""))
+        )
         if tag.name in _NEVER or (hidden and tag.name not in ("html", "body")):
             return "never"
         if tag.name in _BESIDE and not (tag.name in _OFTEN_IN_MAIN and self._meanings["main"]):
@@ -154,15 +164,17 @@ class _Reader:
     def _flush(self) -> None:
         """End the block that is being gathered, while what it is in is still open."""
         parts, self._parts = self._parts, []
+        first, last = self._first, self._last
+        self._first = self._last = 0
         level = next((level for name, level in _HEADINGS.items() if self._names[name]), 0)
         kind: Kind = "heading" if level else "lines" if any(self._names[name] for name in _LINES) else "paragraph"
         text = _shown((part for part, _ in parts), kind, is_code=self._names["pre"] > 0)
         if not text.strip(" |\n"):
             return
-        path = self._outline.enter(level, text) if level else self._outline.path
-        linked = sum(len("".join(part.split())) for part, is_link in parts if is_link) / len("".join(text.split()))
-        block = Block(text, path, self._first, max(self._first, self._last), kind)
         beside = self._meanings["beside"] > 0
+        path = self._outline.enter(level, text) if level and not beside else self._outline.path
+        linked = sum(len("".join(part.split())) for part, is_link in parts if is_link) / len("".join(text.split()))
+        block = Block(text, path, first, last, kind)
         self.found.append(_Found(block, self._meanings["main"] > 0, beside, 0 if level else linked))
 
 

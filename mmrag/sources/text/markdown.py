@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 _DEEPEST = 40
 """Of lists and quotes in each other; each level costs the parser a few frames of Python's stack."""
 
-_FRONT_MATTER = re.compile(r"---[ \t]*\n(.{0,65536}?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"---[ \t]*\n(.{0,4096}?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _MARKS_ONLY = re.compile(r"[\W_]*")
-_QUOTED = re.compile(r"(?:\s{0,3}>)+ ?")
+_QUOTED = re.compile(r"^(?:\s{0,3}>)+ ?")
 
 
 def read_markdown(text: str) -> Document:

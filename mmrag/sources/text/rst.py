@@ -39,14 +39,13 @@ def _blocks(lines: Sequence[str]) -> Iterator[Block]:
 
 def _title(lines: Sequence[str], number: int) -> tuple[int, bool]:
     """Tell how many lines a title that begins here takes, 0 if none does, and whether it has a line above it."""
-    above = "" if not number else lines[number - 1]
-    here, *rest = (*lines[number : number + 3], "", "")
-    if above.strip() or not here.strip():
+    here, below, third = (lines[at] if at < len(lines) else "" for at in range(number, number + 3))
+    if (number and lines[number - 1].strip()) or not here.strip():
         return 0, False
-    if _is_adornment(here, rest[0].strip()) and rest[1].rstrip() == here.rstrip():
+    if _is_adornment(here, below.strip()) and third.rstrip() == here.rstrip():
         return 3, True
     titled = not here[0].isspace() and not _ADORNMENT.fullmatch(here)
-    return (2, False) if titled and _is_adornment(rest[0], here.strip()) else (0, False)
+    return (2, False) if titled and _is_adornment(below, here.strip()) else (0, False)
 
 
 def _is_adornment(line: str, title: str) -> bool:

@@ -10,7 +10,7 @@ _STOPS = ".!?…"
 _WIDE_STOPS = "。！？｡؟۔।॥።៕"  # of scripts in which no space needs to follow
 _CLOSING = "\"'»”’)\\]』」）】》〉"
 _SENTENCE_END = re.compile(
-    rf"(?<![{_STOPS}])[{_STOPS}]++[{_CLOSING}]*+(?=\s++[^\s\da-zà-öø-ÿ])|[{_WIDE_STOPS}]++[{_CLOSING}]*+"
+    rf"(?<![{_STOPS}])[{_STOPS}]++[{_CLOSING}“‘]*+(?=\s++[^\s\da-zà-öø-ÿ])|[{_WIDE_STOPS}]++[{_CLOSING}]*+"
 )
 _ZERO_WIDTH_JOINER = "\u200d"
 _SKIN_TONES = range(0x1F3FB, 0x1F400)

@@ -22,7 +22,6 @@ class Tag(NamedTuple):
     """A start or an end of an element; `name` is in lower case, `attributes` is what stands behind it."""
 
     name: str
-    line: int
     is_end: bool = False
     is_empty: bool = False
     attributes: str = ""
@@ -36,9 +35,9 @@ class Text(NamedTuple):
 
 
 def attributes(tag: Tag) -> dict[str, str]:
-    """Give the attributes of a tag, in lower case."""
-    found = _ATTRIBUTE.findall(tag.attributes.lower())
-    return {name: html.unescape(value.strip("\"'")) for name, value in found}
+    """Give the attributes of a tag; their names are in lower case."""
+    found = _ATTRIBUTE.findall(tag.attributes)
+    return {name.lower(): html.unescape(value.strip("\"'")) for name, value in found}
 
 
 def scan(source: str) -> Iterator[Tag | Text]:
@@ -70,7 +69,7 @@ class _Scanner:
             text_from = position
             if tag:
                 yield tag
-                if tag.name in _RAW and not tag.is_end:
+                if tag.name in _RAW and not tag.is_end and not tag.is_empty:
                     position = text_from = self._raw_end(tag.name, end)
                     yield from self._text(end, position)
         yield from self._text(text_from, len(source))
@@ -87,13 +86,7 @@ class _Scanner:
             return 0, None
         end = self._tag_end(name.end())
         inside = source[name.end() : end - 1]
-        tag = Tag(
-            name.group().lstrip("</").lower(),
-            self._line_at(start),
-            name.group()[1] == "/",
-            inside.endswith("/"),
-            inside,
-        )
+        tag = Tag(name.group().lstrip("</").lower(), name.group()[1] == "/", inside.endswith("/"), inside)
         return end, tag
 
     def _tag_end(self, position: int) -> int:
