@@ -65,7 +65,8 @@ def test_search_by_picture_in_json(corpus, photographs):
     assert first["score"] == pytest.approx(1, abs=1e-4)
     assert first["kind"] == "cosine"
     assert set(first) == {
-        *("rank", "score", "kind", "uri", "id", "modality", "text", "metadata", "parts", "duplicates", "path")
+        *("rank", "score", "kind", "uri", "id", "part", "modality", "text", "words", "origins", "metadata", "parts"),
+        *("duplicates", "path"),
     }
 
 
