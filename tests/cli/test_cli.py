@@ -66,8 +66,8 @@ def test_search_by_picture_in_json(corpus, photographs):
     assert first["score"] == pytest.approx(1, abs=1e-4)
     assert first["kind"] == "cosine"
     assert set(first) == {
-        *("rank", "score", "kind", "uri", "id", "modality", "text", "metadata", "parts", "duplicates", "path"),
-        *("part", "words", "origins"),
+        *("rank", "score", "kind", "uri", "id", "part", "modality", "text", "words", "origins", "metadata", "parts"),
+        *("duplicates", "matched", "path"),
     }
 
 

@@ -305,7 +305,7 @@ def test_a_file_that_hangs_is_left_out_in_time(index, monkeypatch, caplog):
             time.sleep(3)
         return real(path, **options)
 
-    monkeypatch.setattr(rooms, "read_file", read_file)
+    monkeypatch.setattr("mmrag.sources.parts.read_file", read_file)
     monkeypatch.setattr("mmrag.ingest.recipe.SourceOptions", partial(SourceOptions, max_seconds=0.3))
     start = time.perf_counter()
     hits = index.search("red", rerank="judge:1")

@@ -40,6 +40,7 @@ def test_an_index_of_format_1_is_read_and_written_as_format_5(colours):
         "identity": {**json.loads(FORMAT_1)["identity"], "vectors": 1},
         "format": 5,
         "writer": {"engine": "onnxruntime", "precision": "fp32"},
+        "modalities": [],
         "keep_versions": 10,
         "store": "",
         "view": dataclasses.asdict(ViewSettings()),
