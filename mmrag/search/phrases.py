@@ -1,10 +1,10 @@
 """Quoted words: which items have a phrase in their words, exactly so.
 
-What is written counts, character by character; only case does not, and any white space is as good as any other. A
-phrase stands at the borders of words, whatever punctuation surrounds it, but in scripts that put no space between
-words it may stand anywhere. In what was read in pictures, which glues words together and tears them apart, white space
-does not count at all, and phrases of four characters or more may stand inside words. In names of folders and files,
-"_", "-", "." and "/" are as good as a space.
+What is written counts, character by character; only case does not, any white space is as good as any other, and é is é
+whether it is one character or, as macOS names files, two. A phrase stands at the borders of words, whatever punctuation
+surrounds it, but in scripts that put no space between words it may stand anywhere. In what was read in pictures, which
+glues words together and tears them apart, white space does not count at all, and phrases of four characters or more may
+stand inside words. In names of folders and files, "_", "-", "." and "/" are as good as a space.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 _UNSPACED_NAMES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 _NO_LETTER = r"[^\p{L}\p{M}\p{N}]"
 _SPACE = r"[\s\p{Z}]"  # \s alone is ASCII's
+_END = r"(?:$|\P{M})"  # not amid a letter whose accents follow it
 _INSIDE_WORDS = 4
 _MOST_CHARACTERS = 300  # a pattern grows with it
 _NAME_GAP = re.compile(r"[\s_\-./]+")
@@ -69,7 +70,7 @@ def with_matched(found: Sequence[Found], phrases: Sequence[str]) -> list[Found]:
 
 
 def _checked(phrases: Sequence[str]) -> list[str]:
-    said = [phrase.strip() for phrase in phrases if phrase.strip()]
+    said = [unicodedata.normalize("NFC", phrase.strip()) for phrase in phrases if phrase.strip()]
     longest = max(map(len, said), default=0)
     if longest > _MOST_CHARACTERS:
         raise QueryError(
@@ -99,14 +100,14 @@ def _matching(column: pa.ChunkedArray, pattern: str) -> npt.NDArray[np.bool_]:
 
 def _pattern(phrase: str) -> str:
     """Match a phrase at the borders of words, with any white space where it has some."""
-    return _bordered(phrase, f"{_SPACE}+".join(map(re.escape, phrase.split())))
+    return _bordered(phrase, f"{_SPACE}+".join(map(_either_form, phrase.split())))
 
 
 def _pattern_read(phrase: str) -> str:
     """Match a phrase whatever the white space, and inside words unless it is short."""
     letters = "".join(phrase.split())
-    body = f"{_SPACE}*".join(map(re.escape, letters))
-    return body if len(letters) >= _INSIDE_WORDS else _bordered(letters, body)
+    body = f"{_SPACE}*".join(map(_either_form, letters))
+    return f"{body}{_END}" if len(letters) >= _INSIDE_WORDS else _bordered(letters, body)
 
 
 def _pattern_of_name(phrase: str) -> str:
@@ -115,14 +116,20 @@ def _pattern_of_name(phrase: str) -> str:
     if not pieces:
         return r"[^\s\S]"  # nothing: there is no name in it
     return _bordered(
-        pieces[0] + pieces[-1], r"[\s\p{Z}_\-./]+".join(map(re.escape, pieces)), before=r"[^\p{L}\p{M}\p{N}.]"
+        pieces[0] + pieces[-1], r"[\s\p{Z}_\-./]+".join(map(_either_form, pieces)), before=r"[^\p{L}\p{M}\p{N}.]"
     )
+
+
+def _either_form(text: str) -> str:
+    """Match a text in NFC whether its accents are parts of letters (NFC) or characters of their own (NFD)."""
+    forms = ((re.escape(one), re.escape(unicodedata.normalize("NFD", one))) for one in text)
+    return "".join(whole if whole == apart else f"(?:{whole}|{apart})" for whole, apart in forms)
 
 
 def _bordered(phrase: str, body: str, *, before: str = _NO_LETTER) -> str:
     """Let no word go on before or behind a phrase that begins or ends with a letter of a script with spaces."""
     left = f"(?:^|{before}|[{_UNSPACED}])" if _is_of_spaced_word(phrase[0]) else ""
-    right = f"(?:$|{_NO_LETTER}|[{_UNSPACED}])" if _is_of_spaced_word(phrase[-1]) else ""
+    right = f"(?:$|{_NO_LETTER}|[{_UNSPACED}])" if _is_of_spaced_word(phrase[-1]) else _END
     return f"{left}{body}{right}"
 
 

@@ -44,8 +44,11 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query], view: View) -> Ve
     Raises
     ------
     QueryError
-        If a picture cannot be read, words say nothing, or what is not wanted is all that is looked for.
+        If a picture cannot be read, words say nothing, or what is not wanted is all that is looked for. Quoted words
+        need say nothing by themselves: "The Who" is found by its letters.
     """
+    terms = [term for query in queries for term in (*query.terms, *query.without)]
+    _check_words([term.text for term in terms if term.text is not None], encoder)
     asked = [(_looked_for(query), query.without) for query in queries]
     vectors = iter(_encode_terms(encoder, [term for both in asked for terms in both for term in terms]))
     parts = [(_parts(wanted, vectors), _parts(unwanted, vectors)) for wanted, unwanted in asked]
@@ -71,7 +74,6 @@ def _encode_terms(encoder: Encoder, terms: Sequence[Term]) -> list[Vectors]:
     """Embed terms, in their order: ``(dimension,)``, or ``(vectors, dimension)`` of a picture that has several."""
     texts = [term.text for term in terms if term.text is not None]
     images = [term.image for term in terms if term.image is not None]
-    _check_words(texts, encoder)
     words = iter(encoder.encode_query(texts) if texts else ())
     pictures = iter(encoder.encode_image([load_picture(image, encoder) for image in images]) if images else ())
     return [next(pictures if term.text is None else words) for term in terms]

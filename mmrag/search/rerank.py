@@ -100,6 +100,7 @@ class Reranker:
             _note_contained(contained, unwanted, judged.probabilities[len(by_words) :])
         if by_picture:
             _note(matches, by_picture, self._judge_for_pictures(queries, by_picture))
+        _tell_rejected(contained, queries, found)
         return [_ordered(*one, k, min_score) for one in zip(found, matches, contained, strict=True)]
 
     def _judgeable(self, query: Query, found: Sequence[Found]) -> list[int]:
@@ -182,14 +183,28 @@ def _note_contained(contained: list[dict[int, float]], unwanted: Sequence[_Asked
             here[one.place] = max(probability, here.get(one.place, 0.0))
 
 
+def _tell_rejected(
+    contained: Sequence[dict[int, float]], queries: Sequence[Query], found: Sequence[Sequence[Found]]
+) -> None:
+    """Warn that candidates are left out, in one line for all queries: they may be what was looked for."""
+    rejected = [sum(probability >= REJECTED for probability in one.values()) for one in contained]
+    if any(rejected):
+        unwanted = dict.fromkeys(
+            term.text for query, count in zip(queries, rejected, strict=True) if count for term in query.without
+        )
+        logger.warning(
+            "%s of %s candidates are left out, as they seem to contain what is not wanted: %s",
+            f"{sum(rejected):,}",
+            f"{sum(map(len, found)):,}",
+            ", ".join(text for text in unwanted if text),
+        )
+
+
 def _ordered(
     found: Sequence[Found], matches: dict[int, Hit], contained: dict[int, float], k: int, min_score: float | None
 ) -> list[Hit]:
     """Put the matches first, by score, and what was not judged behind them, as recall has ordered it."""
-    rejected = {place for place, probability in contained.items() if probability >= REJECTED}
-    if rejected:
-        logger.info("%s of %s candidates contain what is not wanted, and are left out", len(rejected), len(found))
-    kept = [place for place in range(len(found)) if place not in rejected]
+    kept = [place for place in range(len(found)) if contained.get(place, 0.0) < REJECTED]
     best = sorted((place for place in kept if place in matches), key=lambda place: -matches[place].score)
     rest = [place for place in kept if place not in matches] if min_score is None else []
     least = -np.inf if min_score is None else min_score

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -74,8 +75,8 @@ def names_of(uri: str, part: str | None = None) -> str:
     >>> names_of("2019_paris-trip/IMG_0042.jpg")
     '2019 paris trip'
     """
-    path = _SUFFIX.sub("", _SCHEME.sub("", uri))
-    inside = "" if part is None or part.isdecimal() else _SUFFIX.sub("", part)
+    path = _SUFFIX.sub("", _SCHEME.sub("", _one_form(uri)))
+    inside = "" if part is None or part.isdecimal() else _SUFFIX.sub("", _one_form(part))
     words = _NAME_WORD.findall(f"{path} {inside}")
     return " ".join(word for word in words if _YEAR.fullmatch(word) or not _NUMBERED.fullmatch(word))
 
@@ -152,7 +153,7 @@ class WordsView:
         """
         if not {_ALL, "names"} & set(self.state.indexed):
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        found = self._find(self._query(words), k)
+        found = self._find(self._query(_one_form(words)), k)
         scores, stamps = found["_score"].to_numpy(), found["stamp"].to_numpy()
         order = np.lexsort((stamps, -scores))
         return np.asarray(scores[order], np.float32), np.asarray(stamps[order], np.int64)
@@ -164,7 +165,7 @@ class WordsView:
         matched: dict[int, tuple[str, ...]] = {}
         for kind in KINDS if len(stamps) else ():
             if kind in self.state.indexed:
-                for stamp in self._find(MatchQuery(words, kind), len(stamps), stamps)["stamp"].to_pylist():
+                for stamp in self._find(MatchQuery(_one_form(words), kind), len(stamps), stamps)["stamp"].to_pylist():
                     matched[stamp] = (*matched.get(stamp, ()), kind)
         return matched
 
@@ -283,6 +284,11 @@ class WordsView:
         return asked.to_arrow()
 
 
+def _one_form(text: str) -> str:
+    """Write accents as parts of letters, where they may be characters of their own, as in names of files on macOS."""
+    return unicodedata.normalize("NFC", text)
+
+
 def _among(stamps: Sequence[int]) -> str:
     return f"stamp IN ({', '.join(str(int(stamp)) for stamp in stamps)})"
 
@@ -299,7 +305,7 @@ def _words_of(view: View, rows: Sequence[npt.NDArray[np.int64]]) -> Iterator[pa.
             with damage_told(view.folder):
                 columns = segment.sound_columns.select(_COLUMNS).take(chosen[start : start + _ROWS_AT_ONCE])
             places = zip(columns["uri"].to_pylist(), columns["part"].to_pylist(), strict=True)
-            own = [columns[kind].to_pylist() for kind in ("text", *WORDS)]
+            own = [[one and _one_form(one) for one in columns[kind].to_pylist()] for kind in ("text", *WORDS)]
             together = ["\n".join(filter(None, some)) or None for some in zip(*own, strict=True)]
             names = [names_of(*place) or None for place in places]
             arrays = [pa.array(some, pa.string()) for some in (*own, names, together)]

@@ -187,6 +187,11 @@ def test_a_term_that_says_nothing_is_refused(index, query):
         index.search(query)
 
 
+def test_quoted_words_need_not_say_anything_by_themselves(index):
+    assert index.search('"The Who"') == []
+    assert len(index.search('"the"', k=99)) == sum("the" in hit.item.uri for hit in index.search("red", k=99))
+
+
 def test_a_recipe_adds_to_every_query(index):
     pipeline = Pipeline(query=QueryDefaults(without=("yellow",)), recall=Recall(k=20))
     assert index.search("red", pipeline=pipeline) == index.search(mmrag.parse_query("red", without=["yellow"]), k=20)
@@ -243,10 +248,11 @@ def test_a_matcher_rejects_what_is_believed_to_contain_what_is_not_wanted(index,
     halves.save("images/both.png")
     index.add("images")
     plain = index.search(mmrag.parse_query("red"), pipeline=judged())
-    with caplog.at_level(logging.INFO, "mmrag"):
-        hits = index.search(mmrag.parse_query("red", without=["blue", "green"]), pipeline=judged())
+    assert not caplog.messages
+    hits = index.search(mmrag.parse_query("red", without=["blue", "green"]), pipeline=judged())
     assert set(names(plain)) - set(names(hits)) == {"both", "blue", "green"}
-    assert "3 of 12 candidates contain what is not wanted, and are left out" in caplog.text
+    told = "3 of 12 candidates are left out, as they seem to contain what is not wanted: blue, green"
+    assert caplog.record_tuples == [("mmrag", logging.WARNING, told)]
     assert [hit.rank for hit in hits] == list(range(1, 10))
     assert all(hit.parts["without"] == pytest.approx(1 / (1 + np.exp(4))) for hit in hits)
     assert hits[0].parts["logit"] == pytest.approx(4)

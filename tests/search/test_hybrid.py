@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -233,6 +235,23 @@ def test_white_space_of_any_kind_is_white_space(tmp_path):
     view, _ = made(tmp_path, [row("a", text="Fujifilm\u00a0X100V", ocr="北京\u3000大学")])
     for phrase in ("Fujifilm X100V", " fujifilm\tx100v ", "北京大学"):
         assert rows_with(view, [phrase])[0].tolist() == [True]
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+def test_accents_are_the_same_in_either_form(tmp_path, written, asked):
+    words = {"text": "un café été", "ocr": "CAFÉ", "uri": "Español_ガイド/한국.jpg"}
+    view, _ = made(tmp_path, [row("a", **{name: unicodedata.normalize(written, word) for name, word in words.items()})])
+    for phrase, stands in {
+        "café": 1,
+        "cafe": 0,
+        "CAFÉ été": 1,
+        "caf": 0,
+        "español ガイド": 1,
+        "한국": 1,
+        "カ": 0,
+    }.items():
+        assert rows_with(view, [unicodedata.normalize(asked, phrase)])[0].tolist() == [bool(stands)], phrase
 
 
 def test_a_phrase_may_be_long_but_not_endless(phrased):

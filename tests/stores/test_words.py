@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -73,6 +74,20 @@ def test_names_are_split_into_words_that_say_something(uri, words):
 def test_the_name_in_an_archive_counts_and_the_number_of_a_chunk_does_not():
     assert names_of("holiday.tar", "beach/IMG_1.jpg") == "holiday beach"
     assert names_of("notes.md", "17") == "notes"
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+def test_accents_are_the_same_in_either_form(corpus, written, asked):
+    corpus.write(
+        row("a", uri=unicodedata.normalize(written, "España/한국.jpg")),
+        row("b", text=unicodedata.normalize(written, "ein Müller")),
+        *(row(f"f{n}", uri=f"hills/{n}.jpg", text="mountains") for n in range(9)),
+    )
+    for words, name in {"españa": "a", "한국": "a", "müller": "b"}.items():
+        words = unicodedata.normalize(asked, words)
+        assert corpus.find(words) == [name]
+        assert corpus.words.kinds_with(words, list(corpus.stamps().values())) != {}
 
 
 def test_every_kind_of_words_is_found_and_told(corpus):
