@@ -59,14 +59,14 @@ def _flat(copy: Copy) -> dict[str, Any]:
 
 
 def _told(group: tuple[Copy, ...], home: Path) -> str:
-    what = "the same content" if _kind(group) == "exact" else "nearly the same"
-    lines = [f"{len(group):,} with the same content" if _kind(group) == "exact" else f"{len(group):,} {what}"]
+    exact = _kind(group) == "exact"
+    lines = [f"{len(group):,} {'with the same content' if exact else 'nearly the same'}"]
     for copy in group:
-        same = "  = the first" if copy is not group[0] and copy.content == group[0].content else ""
         path = home / copy.item.uri
         name = shown_path(path) if path.exists() else copy.item.uri
         part = f" › {copy.item.part}" if copy.item.part else ""
-        lines.append(f"  {_extent(copy):>24}  {printable(name + part)}{same if _kind(group) == 'near' else ''}")
+        same = copy is not group[0] and copy.content == group[0].content and not exact
+        lines.append(f"  {_extent(copy):>24}  {printable(name + part)}{'  (the same as the first)' if same else ''}")
     return "\n".join(lines) + "\n"
 
 
@@ -79,12 +79,12 @@ def _extent(copy: Copy) -> str:
 
 
 def _tell_count(found: Duplicates) -> None:
-    items = sum(map(len, found.groups))
-    summary = f"{len(found.groups):,} groups of {items:,} items; one of each kept, {items - len(found.groups):,} are left over"
-    typer.echo(f"mmrag: {summary if items else 'nothing is in the index twice'}", err=True)
+    items, groups = sum(map(len, found.groups)), len(found.groups)
+    told = f"{items:,} items in {groups:,} groups: {items - groups:,} more than there are different ones"
+    typer.echo(f"mmrag: {told if items else 'nothing is in the index twice'}", err=True)
     if found.unknown:
         typer.echo(
-            f"mmrag: {found.unknown:,} more are by an older mmrag and were not compared for being nearly the same: "
-            "mmrag reindex, or add them again",
+            f"mmrag: {found.unknown:,} items that an older mmrag has written were not compared for being nearly the "
+            "same; mmrag index reads pictures in files again once, and what has no file can be added again",
             err=True,
         )

@@ -112,7 +112,7 @@ def _searchable(segment: Segment) -> pa.Table:
 
 
 def _joined(view: View, rows: _Rows) -> npt.NDArray[np.int64]:
-    """Number the rows so that those in one group have the same number."""
+    """Give rows a number, the same to those that belong together."""
     parents = np.arange(rows.contents.max(initial=-1) + 1)
     for texts in (False, True):
         compared = np.flatnonzero((rows.fingerprints != PLAIN) & (rows.texts == texts))
