@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from mmrag.errors import (
     IndexExistsError,
@@ -49,6 +49,7 @@ from mmrag.types import (
     Checkup,
     Classification,
     Compaction,
+    Duplicates,
     Fact,
     Failure,
     Hit,
@@ -843,6 +844,18 @@ class Index:
         from mmrag.stores.columns import facts_in  # imports pyarrow.compute
 
         return facts_in(self._view)
+
+    def duplicates(self, kind: Literal["exact", "near"] | None = None) -> Duplicates:
+        """List the items that are the same as others, and those that look or read nearly the same. Nothing is deleted.
+
+        Parameters
+        ----------
+        kind : {"exact", "near"} or None
+            Only those with the very same content, or only groups of different contents; by default both.
+        """
+        from mmrag.search.duplicates import find_duplicates  # imports pyarrow.compute
+
+        return find_duplicates(self._view, kind)
 
     def failures(self) -> list[Failure]:
         """List every file and item that could not be read when it was last tried, and why."""

@@ -232,7 +232,7 @@ class Hit:
     duplicates : tuple of str
         Uris of other files with the very same content, folded into this hit.
     near_duplicates : tuple of str
-        Uris of other items that look or read nearly the same, folded into this hit.
+        Uris of other items that look or read nearly the same, folded into this hit: of those that were candidates.
     matched : tuple of str
         Which of the item's words have the words that were asked for: "text", "tags", "generated", "ocr" or "names"
         (its file and folders).
@@ -328,6 +328,47 @@ class Version:
     created: datetime
     items: int
     failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """An item that is the same as others, or nearly.
+
+    Parameters
+    ----------
+    item : Item
+        What it is.
+    size : int or None
+        Of its file, in bytes; None of what is no file of its own.
+    content : str
+        Equal of those with the very same content.
+    """
+
+    item: Item
+    size: int | None
+    content: str
+
+    @property
+    def pixels(self) -> int:
+        """Width times height; 0 if they are not known."""
+        width, height = (self.item.metadata.get(name) for name in ("width", "height"))
+        return width * height if isinstance(width, int) and isinstance(height, int) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Items that are the same, or look or read nearly the same.
+
+    Parameters
+    ----------
+    groups : tuple of tuple of Copy
+        The group with the most first; of each the one to keep first: of the most pixels, then of the most bytes.
+    unknown : int
+        How many more items may be near to others, but have no fingerprint that would tell.
+    """
+
+    groups: tuple[tuple[Copy, ...], ...] = ()
+    unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True)

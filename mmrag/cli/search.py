@@ -97,6 +97,9 @@ def search(
         bool,
         typer.Option("--hybrid", help="Look at captions, tags, texts, what was read in pictures, and names, too."),
     ] = False,
+    dups: Annotated[
+        bool, typer.Option("--dups", help="Show what is the same or nearly the same as hits of their own.")
+    ] = False,
     top: Annotated[int | None, typer.Option(help="How many it judges; 128 unless the recipe says.")] = None,
     device: DeviceOption = Device.auto,
     precision: Annotated[Precision | None, typer.Option(help="What it judges in.")] = None,
@@ -150,7 +153,7 @@ def search(
         where=_filter(where, near, after, before, only),
     )
     corpus = open_corpus(index_dir, model, device=device)
-    pipeline = load_pipeline(recipe).changed(k=k, min_score=min_score, rerank=rerank, top=top, hybrid=hybrid)
+    pipeline = load_pipeline(recipe).changed(k=k, min_score=min_score, rerank=rerank, top=top, hybrid=hybrid, dups=dups)
     matcher = _load_matcher(pipeline, device, precision)
     with progress_bar("judging", quiet=quiet or matcher is None) as progress:
         hits = corpus.search(query, pipeline=pipeline, rerank=matcher, progress=progress)
@@ -221,6 +224,7 @@ def _flat(hit: Hit) -> dict[str, object]:
         **item,
         "parts": dict(hit.parts),
         "duplicates": list(hit.duplicates),
+        "near_duplicates": list(hit.near_duplicates),
         "matched": list(hit.matched),
     }
 
@@ -232,8 +236,13 @@ def _line(hit: Hit, path: Path | None) -> str:
     name = printable(_place(hit, path) if is_place else hit.item.text or hit.item.uri)
     if path and sys.stdout.isatty():
         name = f"\x1b]8;;{path.as_uri()}\x1b\\{name}\x1b]8;;\x1b\\"
-    same = f"  (and {len(hit.duplicates)} with the same content)" if hit.duplicates else ""
-    return f"{hit.rank:>3}  {_score(hit)}  {name}{_matched(hit)}{same}"
+    return f"{hit.rank:>3}  {_score(hit)}  {name}{_matched(hit)}{_folded(hit)}"
+
+
+def _folded(hit: Hit) -> str:
+    kinds = ((len(hit.duplicates), "with the same content"), (len(hit.near_duplicates), "nearly the same"))
+    told = [f"{count:,} {what}" for count, what in kinds if count]
+    return f"  (and {', '.join(told)})" if told else ""
 
 
 def _matched(hit: Hit) -> str:

@@ -20,6 +20,7 @@ from mmrag.ingest.words import Words
 from mmrag.roles import Encoder, Pixels
 from mmrag.sources.facts import embedded_in, read_embedded
 from mmrag.sources.file import hash_bytes
+from mmrag.sources.fingerprint import fingerprint_picture, fingerprint_text
 from mmrag.sources.image import as_rgb
 from mmrag.sources.kinds import kind_of
 from mmrag.sources.rooms import Rooms
@@ -63,6 +64,8 @@ class Loader:
     ----------
     content : mapping of str to int
         Content hash → ref of a row that has a vector for it.
+    fingerprints : mapping of str to int
+        Content hash → fingerprint, where such a row has one; rows of an older index get theirs when they are read.
     notes : Notes or None
         What lies beside the files; None where vectors are wanted, and no words.
     """
@@ -71,6 +74,7 @@ class Loader:
     home: Path
     max_pixels: int
     content: Mapping[str, int]
+    fingerprints: Mapping[str, int] = field(default_factory=dict)
     notes: Notes | None = None
     profile: Profile = field(default_factory=Profile)
     rooms: Rooms = field(default_factory=Rooms)
@@ -157,26 +161,34 @@ class Loader:
             row["content_hash"] = hash_bytes(data)
             if self.notes:
                 _put_under(row, beside.over(Words.of_embedded(read_embedded(data))))
-        same_as = self.content.get(row["content_hash"])
-        if same_as is not None:
-            return Loaded(Row(**row), same_as=same_as)
+        if row["content_hash"] in self.fingerprints:
+            return self._load_again(row)
         try:
             with self.profile.stage("decode"):
                 image = self.rooms.decode(data, held, at_least=self.encoder.decode_at_least, max_pixels=self.max_pixels)
         except TooLargeError:
             row["content_hash"] = None  # another limit may allow it: try again next time
             raise
-        return Loaded(Row(**row), pixels=self._preprocess(image))
+        return self._load_decoded(image, row)
 
     def _load_picture(self, given: Image.Image, row: dict[str, Any]) -> Loaded:
         image = as_rgb(given)
         row["content_hash"] = hash_pixels(image)
         if self.notes:
             _put_under(row, Words.of_embedded(embedded_in(given)))
-        same_as = self.content.get(row["content_hash"])
-        if same_as is not None:
-            return Loaded(Row(**row), same_as=same_as)
+        return self._load_decoded(image, row)
+
+    def _load_decoded(self, image: Image.Image, row: dict[str, Any]) -> Loaded:
+        row["fingerprint"] = fingerprint_picture(image)
+        if row["content_hash"] in self.content:
+            return self._load_again(row)
         return Loaded(Row(**row), pixels=self._preprocess(image))
+
+    def _load_again(self, row: dict[str, Any]) -> Loaded:
+        """Make the row of what has the content of another: its vector, and its fingerprint if it has one."""
+        known = self.fingerprints.get(row["content_hash"])
+        row = row if known is None else {**row, "fingerprint": known}
+        return Loaded(Row(**row), same_as=self.content[row["content_hash"]])
 
     def _preprocess(self, image: Image.Image) -> Pixels:
         with self.profile.stage("preprocess"):
@@ -184,7 +196,7 @@ class Loader:
 
     def _load_text(self, item: Item, row: dict[str, Any]) -> Loaded:
         digest = hashlib.sha256((item.text or "").encode()).hexdigest()
-        row["content_hash"] = f"text:{digest}"
+        row |= {"content_hash": f"text:{digest}", "fingerprint": fingerprint_text(item.text or "")}
         return Loaded(Row(**row), same_as=self.content.get(row["content_hash"]))
 
 

@@ -165,9 +165,10 @@ class Ingest:
     def _loader(self) -> Loader:
         from mmrag.ingest.load import Loader  # imports the decoders: most runs read nothing
 
-        rows = self.view.scan(("content_hash", "failure"))
-        content = {content_hash: ref for ref, content_hash, failure in rows if failure is None}
-        return Loader(self.encoder, self.home, self.max_pixels, content, self.notes, self.profile)
+        rows = [row for row in self.view.scan(("content_hash", "fingerprint", "failure")) if row[3] is None]
+        content = {content_hash: ref for ref, content_hash, _, _ in rows}
+        fingerprints = {content_hash: known for _, content_hash, known, _ in rows if known is not None}
+        return Loader(self.encoder, self.home, self.max_pixels, content, fingerprints, self.notes, self.profile)
 
     def _rows(self, sources: Iterable[Source], total: int | None) -> Generator[Row]:
         view, seconds = self.view, self.max_seconds

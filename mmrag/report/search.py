@@ -137,10 +137,14 @@ def _words(hit: Hit) -> str:
 
 
 def _duplicates(hit: Hit) -> str:
-    if not hit.duplicates:
+    return _folded(hit.duplicates, "with the same content") + _folded(hit.near_duplicates, "nearly the same")
+
+
+def _folded(uris: Sequence[str], what: str) -> str:
+    if not uris:
         return ""
-    rows = "".join(f"<li>{text(uri)}</li>" for uri in hit.duplicates)
-    return f"\n<details><summary>{len(hit.duplicates):,} with the same content</summary><ul>{rows}</ul></details>"
+    rows = "".join(f"<li>{text(uri)}</li>" for uri in uris)
+    return f"\n<details><summary>{len(uris):,} {what}</summary><ul>{rows}</ul></details>"
 
 
 def _cut(words: str) -> str:

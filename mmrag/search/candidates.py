@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mmrag.roles import Vectors
@@ -68,16 +69,33 @@ def _find(
     full_text: WordsView | None,
     allowed: Allowed | None,
 ) -> list[list[Found]]:
-    fold, least = recall.fold_duplicates, recall.min_score
+    least = recall.min_score
+    by_vector = partial(
+        find,
+        view,
+        k=k,
+        min_score=least,
+        fold_duplicates=recall.fold_duplicates,
+        fold_near=recall.fold_near,
+        allowed=allowed,
+    )
     if full_text is None or recall.words == "off":
-        return find(view, query_vectors, k=k, min_score=least, fold_duplicates=fold, allowed=allowed)
+        return by_vector(query_vectors)
     from mmrag.search.hybrid import Hybrid
 
-    hybrid = Hybrid(view, full_text, recall.depth, recall.words, recall.words_weight, fold)
+    hybrid = Hybrid(
+        view,
+        full_text,
+        recall.depth,
+        recall.words,
+        recall.words_weight,
+        fold_duplicates=recall.fold_duplicates,
+        fold_near=recall.fold_near,
+    )
     return [
         hybrid.find(query_vectors[n : n + 1], asked, k=k, min_score=least, allowed=allowed)
         if asked
-        else find(view, query_vectors[n : n + 1], k=k, min_score=least, fold_duplicates=fold, allowed=allowed)[0]
+        else by_vector(query_vectors[n : n + 1])[0]
         for n, asked in enumerate(words)
     ]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mmrag.roles import Vectors
-from mmrag.search.recall import Found, best_contents, find
+from mmrag.search.recall import Found, best_contents, find, fold_found
 from mmrag.similarity import cosines
 from mmrag.stores.segment import Refs
 from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates
@@ -47,6 +47,8 @@ class Hybrid:
         What BM25 counts, from 0 to 1, if weighted; the cosine counts the rest.
     fold_duplicates : bool
         Make one of items with equal content.
+    fold_near : bool
+        Make one of items that look or read nearly the same.
     """
 
     view: View
@@ -55,6 +57,7 @@ class Hybrid:
     fusion: Fusion
     words_weight: float
     fold_duplicates: bool
+    fold_near: bool = False
 
     def find(
         self,
@@ -74,7 +77,7 @@ class Hybrid:
         words : str
             What BM25 looks for.
         k : int
-            How many; fewer if fewer rows are allowed.
+            How many; fewer if fewer rows are allowed, or most of what counts is folded.
         min_score : float
             Lowest score, of the kind that `fusion` makes.
         allowed : sequence of bool arrays, or None
@@ -88,10 +91,11 @@ class Hybrid:
         """
         mine = _searchable(self.view, allowed)
         asked = content_words(words)
-        depth = max(k, self.depth)
+        depth = max(2 * k if self.fold_near else k, self.depth)
         by_vector = find(self.view, query_vector, k=depth, fold_duplicates=self.fold_duplicates, allowed=allowed)[0]
         by_words = self._by_words(query_vector, asked, depth, mine)
-        fused = self._fused(self._united(by_vector, by_words))[:k]
+        fused = self._fused(self._united(by_vector, by_words))
+        fused = (fold_found(self.view, fused) if self.fold_near else fused)[:k]
         kinds = self.full_text.kinds_with(asked, [one.record["stamp"] for one in fused])
         return [
             replace(self._with_copies(one, mine), matched=kinds.get(one.record["stamp"], ()))
@@ -104,17 +108,17 @@ class Hybrid:
             scores, refs = self._best(words, wanted, mine)
             return Candidates(scores[None, :wanted], refs[None, :wanted])
 
-        groups = best_contents(self.view, search, k, fold_duplicates=self.fold_duplicates)[0]
+        groups = best_contents(self.view, search, k, fold_duplicates=self.fold_duplicates)[0][:k]
         if not groups:
             return []
         records = [group[0][1] for group in groups]
-        refs = _refs(self.view, np.array([record["stamp"] for record in records]), mine)
+        refs = [group[0][2] for group in groups]
         vectors = np.stack([self.view.vector(ref) for ref in refs])
         texts = np.array([record["modality"] == "text" for record in records])
         similar = np.minimum(cosines(query_vector, vectors, texts=texts)[0], 1).tolist()
         return [
-            Found(cosine, record, tuple(other for _, other in group[1:]), parts={"bm25": group[0][0]})
-            for cosine, record, group in zip(similar, records, groups, strict=True)
+            Found(cosine, record, ref, tuple(other for _, other, _ in group[1:]), parts={"bm25": group[0][0]})
+            for cosine, record, ref, group in zip(similar, records, refs, groups, strict=True)
         ]
 
     def _best(self, words: str, wanted: int, mine: Allowed) -> tuple[Vectors, Refs]:

@@ -36,6 +36,8 @@ class Recall:
         Lowest score of a hit: its cosine, or what `words` makes.
     fold_duplicates : bool
         Make one hit of files with the very same content.
+    fold_near : bool
+        Make one hit of items that look or read nearly the same, as `mmrag.search.near` says.
     words : {"off", "rrf", "weights"}
         Whether the words of items are looked at too, by BM25, and how both lists are fused: by reciprocal
         ranks, or by weighted scores.
@@ -48,6 +50,7 @@ class Recall:
     k: int = 10
     min_score: float = -1.0
     fold_duplicates: bool = True
+    fold_near: bool = True
     words: Literal["off", "rrf", "weights"] = "off"
     words_weight: float = 0.3
     depth: int = 100
@@ -115,14 +118,18 @@ class Pipeline:
         rerank: str | None = None,
         top: int | None = None,
         hybrid: bool = False,
+        dups: bool = False,
     ) -> Pipeline:
         """Give a pipeline that differs in what is not None; `min_score` is that of the last stage.
 
-        If `hybrid`, one that does not look at words does so, and fuses by reciprocal ranks.
+        If `hybrid`, one that does not look at words does so, and fuses by reciprocal ranks. If `dups`, duplicates and
+        near duplicates are hits of their own.
         """
         stage, recall = self.rerank, self.recall
         if hybrid and recall.words == "off":
             recall = replace(recall, words="rrf")
+        if dups:
+            recall = replace(recall, fold_duplicates=False, fold_near=False)
         if rerank is not None:
             stage = Rerank(rerank) if stage is None else replace(stage, model=rerank)
         if top is not None:

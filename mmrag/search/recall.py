@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mmrag.roles import Vectors
+from mmrag.search.near import fold
 from mmrag.sources.uri import shown_name
 from mmrag.stores.records import to_item
 from mmrag.types import Hit
@@ -14,7 +15,8 @@ from mmrag.types import Hit
 if TYPE_CHECKING:
     from mmrag.stores.view import Allowed, Candidates, View
 
-Candidate = tuple[float, dict[str, Any]]
+Candidate = tuple[float, dict[str, Any], int]
+"""Score, columns and ref of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,12 @@ class Found:
         With the query, from -1 to 1.
     record : dict
         Columns of the item that is shown.
+    ref : int
+        Of its row in the view.
     others : tuple of dict
         Columns of further items with the same content, folded into it.
+    near : tuple of dict
+        Columns of items with other contents that look or read nearly the same, folded into it.
     score : float or None
         What it was ranked by, if not by its cosine.
     kind : str
@@ -41,7 +47,9 @@ class Found:
 
     cosine: float
     record: dict[str, Any]
+    ref: int
     others: tuple[dict[str, Any], ...] = ()
+    near: tuple[dict[str, Any], ...] = ()
     score: float | None = None
     kind: str = "cosine"
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -61,7 +69,8 @@ class Found:
             kind=kind or self.kind,
             item=to_item(self.record),
             parts={"cosine": self.cosine, **self.parts, **(parts or {})},
-            duplicates=tuple(shown_name(other["uri"], other["part"]) for other in self.others),
+            duplicates=_shown(self.others),
+            near_duplicates=_shown(self.near),
             matched=self.matched,
         )
 
@@ -73,6 +82,7 @@ def find(
     k: int,
     min_score: float = -1.0,
     fold_duplicates: bool = True,
+    fold_near: bool = False,
     allowed: Allowed | None = None,
 ) -> list[list[Found]]:
     """Find the k most similar contents for each query.
@@ -89,6 +99,8 @@ def find(
         Lowest cosine.
     fold_duplicates : bool
         Make one of items with equal content.
+    fold_near : bool
+        Make one of items that look or read nearly the same, as far as they are among some twice as many.
     allowed : sequence of bool arrays, or None
         Which rows may be found, as for `View.search`.
 
@@ -97,16 +109,33 @@ def find(
     list of list of Found
         For each query, by descending cosine.
     """
-    groups = best_contents(
-        view, lambda wanted: view.search(query_vectors, wanted, allowed=allowed), k, fold_duplicates=fold_duplicates
-    )
-    return [[found for group in some if (found := _found(group)).cosine >= min_score] for some in groups]
+
+    def search(wanted: int) -> Candidates:
+        return view.search(query_vectors, wanted, allowed=allowed)
+
+    contents = k
+    while True:
+        groups = best_contents(view, search, contents, fold_duplicates=fold_duplicates)
+        found = [[_found(group) for group in some] for some in groups]
+        shown = [fold_found(view, some) for some in found] if fold_near else found
+        if all(len(some) >= k or len(every) <= contents for some, every in zip(shown, found, strict=True)):
+            return [[one for one in some[:k] if one.cosine >= min_score] for some in shown]
+        contents = 2 * max(map(len, found))
+
+
+def fold_found(view: View, found: Sequence[Found]) -> list[Found]:
+    """Fold what looks or reads nearly the same as something before it into that."""
+    folded = fold(view, [one.ref for one in found], [one.record for one in found])
+    return [
+        replace(found[first], near=tuple(record for n in rest for record in (found[n].record, *found[n].others)))
+        for first, *rest in folded
+    ]
 
 
 def best_contents(
     view: View, search: Callable[[int], Candidates], k: int, *, fold_duplicates: bool
 ) -> list[list[list[Candidate]]]:
-    """Search for more and more rows until there are k contents for each query.
+    """Search for more and more rows until there are more than k contents for each query, or no more rows.
 
     Parameters
     ----------
@@ -128,13 +157,13 @@ def best_contents(
     while True:
         candidates = search(wanted)
         found = [
-            list(zip(scores.tolist(), view.records(refs), strict=True))
+            list(zip(scores.tolist(), view.records(refs), refs.tolist(), strict=True))
             for scores, refs in zip(candidates.scores, candidates.refs, strict=True)
         ]
         groups = [_grouped(one, fold_duplicates) for one in found]
         exhausted = candidates.scores.shape[1] < wanted
         if exhausted or all(len(group) > k for group in groups):
-            return [group[:k] for group in groups]
+            return groups
         wanted *= 2
 
 
@@ -152,5 +181,9 @@ def _grouped(candidates: list[Candidate], fold_duplicates: bool) -> list[list[Ca
 
 
 def _found(group: list[Candidate]) -> Found:
-    record, *others = sorted((record for _, record in group), key=lambda one: (one["uri"], one["part"] or ""))
-    return Found(min(1.0, group[0][0]), record, tuple(others))
+    (_, record, ref), *others = sorted(group, key=lambda one: (one[1]["uri"], one[1]["part"] or ""))
+    return Found(min(1.0, group[0][0]), record, ref, tuple(other for _, other, _ in others))
+
+
+def _shown(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(shown_name(record["uri"], record["part"]) for record in records)

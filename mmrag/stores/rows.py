@@ -49,7 +49,8 @@ class Row:
     size, mtime_ns : int or None
         Of the file; None for what lives only in memory.
     fingerprint : int or None
-        64 bits, few of which differ between items that look or read nearly the same.
+        64 bits, few of which differ between items that look or read nearly the same; 0 of what is too plain to be
+        compared. None of what an older mmrag wrote, and of failures.
     text, tags, generated, ocr : str or None
         The text, or a picture's caption, and what else of words belongs to it, as `mmrag.types.WORDS` says.
     origins : str or None
