@@ -18,8 +18,9 @@ from mmrag.version import __version__
 
 if TYPE_CHECKING:
     from mmrag.evaluate import evaluate_captions, evaluate_pairs
-    from mmrag.index import Index, create
-    from mmrag.index import open_index as open
+    from mmrag.home import create
+    from mmrag.home import open_index as open
+    from mmrag.index import Index
     from mmrag.models.cards import Card
     from mmrag.models.registry import load_encoder, load_generator, load_matcher, register
     from mmrag.roles import Encoder, Generator, Identity, Judgement, Matcher, Model
@@ -70,13 +71,13 @@ _LAZY = {
     "Matcher": "mmrag.roles:Matcher",
     "Model": "mmrag.roles:Model",
     "classify": "mmrag.zeroshot.files:classify",
-    "create": "mmrag.index:create",
+    "create": "mmrag.home:create",
     "evaluate_captions": "mmrag.evaluate:evaluate_captions",
     "evaluate_pairs": "mmrag.evaluate:evaluate_pairs",
     "load_encoder": "mmrag.models.registry:load_encoder",
     "load_generator": "mmrag.models.registry:load_generator",
     "load_matcher": "mmrag.models.registry:load_matcher",
-    "open": "mmrag.index:open_index",
+    "open": "mmrag.home:open_index",
     "parse_query": "mmrag.search.parse:parse_query",
     "register": "mmrag.models.registry:register",
 }

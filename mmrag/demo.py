@@ -11,7 +11,9 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from mmrag.errors import MissingExtraError
-from mmrag.index import FOLDER_NAME, Index, create
+from mmrag.home import create
+from mmrag.index import Index
+from mmrag.stores.manifest import FOLDER_NAME
 from mmrag.types import Hit
 
 COLLECTIONS = (("skimage", "data"), ("sklearn", "datasets/images"))

@@ -5,22 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from mmrag.errors import (
-    IndexExistsError,
     IndexLockedError,
     IndexModelError,
-    IndexNotFoundError,
     InputError,
     Interrupted,
     StoreError,
@@ -39,7 +35,7 @@ from mmrag.sources.uri import absolute, is_remote, locate, to_uri
 from mmrag.stores.auto import choose, first_choice
 from mmrag.stores.files import disk_errors, size_on_disk
 from mmrag.stores.lock import write_lock
-from mmrag.stores.manifest import FORMAT, Manifest, Writer, has_manifest
+from mmrag.stores.manifest import FOLDER_NAME, Manifest, Writer
 from mmrag.stores.records import to_item
 from mmrag.stores.registry import WORDS_FOLDER, open_view, view_class, view_folder
 from mmrag.stores.view_settings import Choice, Tuning, ViewSettings
@@ -58,7 +54,6 @@ from mmrag.types import (
     Query,
     Version,
 )
-from mmrag.version import __version__
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,8 +70,6 @@ if TYPE_CHECKING:
     Asked: TypeAlias = str | Path | bytes | Image | Query
 
 logger = logging.getLogger("mmrag")
-
-FOLDER_NAME = ".mmrag"
 
 _WAIT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
@@ -1182,131 +1175,12 @@ class Index:
                 manifest.write(self.folder)
 
 
-def create(
-    path: str | Path = ".",
-    *,
-    model: str | None = None,
-    precision: str | None = None,
-    device: str = "auto",
-    recipe: str | IndexRecipe = "default",
-) -> Index:
-    """Make a new, empty index in a folder.
-
-    Parameters
-    ----------
-    path : str or path
-        The folder that will hold ``.mmrag``; it is made if it does not exist.
-    model : str or None
-        "builtin", the path of a model folder, a short name of the catalogue, or "family:reference"; by default the
-        recipe's.
-    precision : {"fp32", "bf16", "fp16", "int8"} or None
-        What this process encodes pictures in; by default the fastest whose vectors are those of single precision.
-    device : {"auto", "cpu", "cuda", "mps"}
-        Where this process encodes; ONNX models run on the CPU.
-    recipe : str or IndexRecipe
-        A shipped recipe's name, or a path that ends in ``.toml``.
-
-    Raises
-    ------
-    IndexExistsError
-        If there is an index already.
-    """
-    from mmrag.stores.table import Table
-
-    options = load_recipe(recipe)
-    home = _home(path)
-    folder = home / FOLDER_NAME
-    if has_manifest(folder):
-        raise IndexExistsError(f"there is an index in {home} already; open it, or delete {folder}")
-    name = absolute_name(model or options.model.name)
-    settings, choice = first_choice(options.view)
-    encoder = load_encoder(name, precision=precision, device=device)
-    encoder.verify()
-    view_class(settings.kind).check(settings, encoder.identity.dimension)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with write_lock(folder):
-            if has_manifest(folder):
-                raise IndexExistsError(f"another process has just made an index in {home}; open it")
-            for leftover in (folder / "table", folder / "views", *folder.glob("store-*")):
-                shutil.rmtree(leftover, ignore_errors=True)
-            dimension, vectors = encoder.identity.dimension, encoder.identity.vectors
-            table = Table(folder / "table", dimension, vectors=vectors, create=True)
-            open_view(folder, settings, dimension, vectors=vectors).sync(table)
-            Manifest(
-                format=FORMAT,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                version=__version__,
-                model=to_home(name, home),
-                identity=encoder.identity,
-                view=settings,
-                choice=choice,
-                writer=Writer(encoder.engine, encoder.precision),
-                keep_versions=options.store.keep_versions,
-                modalities=encoder.card.modalities,
-            ).write(folder)
-    return Index(home, precision=precision, device=device)
-
-
-def open_index(
-    path: str | Path = ".",
-    *,
-    model: str | None = None,
-    precision: str | None = None,
-    device: str = "auto",
-    upwards: bool = True,
-) -> Index:
-    """Open the nearest index at or above a folder.
-
-    Parameters
-    ----------
-    path : str or path
-        Where to start looking.
-    model : str or None
-        The model that the index must have been written by; by default, the one that it names. Needed
-        where a model folder has moved.
-    precision : {"fp32", "bf16", "fp16", "int8"} or None
-        What this process encodes pictures in; by default the fastest whose vectors are those of single precision.
-    device : {"auto", "cpu", "cuda", "mps"}
-        Where this process encodes; ONNX models run on the CPU.
-    upwards : bool
-        Whether to look above the folder too.
-
-    Raises
-    ------
-    IndexNotFoundError
-        If there is none.
-    IndexModelError
-        If it was written by another model.
-    IndexFormatError
-        If it is damaged or of another format.
-    """
-    home = _home(path)
-    if not upwards and not has_manifest(home / FOLDER_NAME):
-        raise IndexNotFoundError(f"there is no index in {home}; make one: mmrag index FOLDER --index {home}")
-    return Index(find_home(home), model=model, precision=precision, device=device)
-
-
-def find_home(path: str | Path = ".") -> Path:
-    """Find the nearest folder at or above `path` that holds an index."""
-    start = _home(path)
-    for folder in (start, *start.parents):
-        if has_manifest(folder / FOLDER_NAME):
-            return folder
-    raise IndexNotFoundError(f"there is no index in {start} or above it; make one: mmrag index FOLDER")
-
-
 def _load_writers(options: EnrichOptions) -> list[EnrichWriter]:
     if not (options.caption or options.ocr):
         return []
     from mmrag.ingest.enrich import load_writers  # imports the decoders
 
     return load_writers(options)
-
-
-def _home(path: str | Path) -> Path:
-    home = Path(os.path.realpath(os.path.expanduser(path)))
-    return home.parent if home.name == FOLDER_NAME else home
 
 
 def _is_many(given: Any) -> bool:

@@ -412,7 +412,7 @@ def test_another_index_in_the_same_place_is_noticed(index, colours):
 
 
 def test_an_index_made_meanwhile_is_not_wiped(colours, monkeypatch):
-    import mmrag.index
+    import mmrag.home
 
     def slow_load(name, *, precision, device):
         monkeypatch.undo()
@@ -420,7 +420,7 @@ def test_an_index_made_meanwhile_is_not_wiped(colours, monkeypatch):
         mmrag.create(".", model="toy:1").add("images")
         return load_encoder(name, precision=precision, device=device)
 
-    monkeypatch.setattr(mmrag.index, "load_encoder", slow_load)
+    monkeypatch.setattr(mmrag.home, "load_encoder", slow_load)
     with pytest.raises(IndexExistsError, match="another process"):
         mmrag.create(".", model="toy:1")
     assert len(mmrag.open(".")) == 6

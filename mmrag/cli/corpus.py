@@ -304,18 +304,17 @@ def _open_or_create(
     recipe: IndexRecipe,
 ) -> Index:
     from mmrag.errors import InputError
-    from mmrag.index import FOLDER_NAME, create
+    from mmrag.home import create, home_of
     from mmrag.ingest.given import modalities_of
     from mmrag.models.registry import load_encoder
     from mmrag.sources.uri import is_remote
-    from mmrag.stores.manifest import has_manifest
+    from mmrag.stores.manifest import FOLDER_NAME, has_manifest
 
     local = (path for path in paths if not is_remote(path))
     missing = next((path for path in local if not os.path.lexists(os.path.expanduser(path))), None)
     if missing is not None:
         raise InputError(f"there is no file or folder {missing!r}; nothing was changed")
-    home = index_dir or Path()
-    home = home.parent if home.name == FOLDER_NAME else home
+    home = home_of(index_dir or ".")
     if not paths or has_manifest(home / FOLDER_NAME):
         return open_corpus(index_dir if not paths else home, model, precision, device)
     if model is not None:
@@ -328,7 +327,7 @@ def _open_or_create(
 
 def _note_index_above() -> None:
     from mmrag.errors import IndexNotFoundError
-    from mmrag.index import find_home
+    from mmrag.home import find_home
 
     with suppress(IndexNotFoundError):
         typer.echo(f"mmrag: note: making a new index here; there is one above, in {find_home()}", err=True)

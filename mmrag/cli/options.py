@@ -69,7 +69,7 @@ def open_corpus(
     index_dir: Path | None, model: str | None = None, precision: str | None = None, device: str = "auto"
 ) -> Index:
     """Open the index that --index names, and no other; without it, the nearest one upwards."""
-    from mmrag.index import open_index
+    from mmrag.home import open_index
 
     return open_index(index_dir or ".", model=model, precision=precision, device=device, upwards=index_dir is None)
 

@@ -17,6 +17,9 @@ from mmrag.types import Modality
 
 FORMAT = 5
 
+FOLDER_NAME = ".mmrag"
+"""Of the folder, in the one that holds the corpus, where an index keeps its files."""
+
 STAMPS_PER_VERSION = 1 << 24
 """Rows of one commit are stamped in order, from the version's number times this."""
 KEEP_VERSIONS = 10
