@@ -67,7 +67,7 @@ def test_search_by_picture_in_json(corpus, photographs):
     assert first["kind"] == "cosine"
     assert set(first) == {
         *("rank", "score", "kind", "uri", "id", "part", "modality", "text", "words", "origins", "metadata", "parts"),
-        *("duplicates", "matched", "path"),
+        *("duplicates", "near_duplicates", "matched", "path"),
     }
 
 
