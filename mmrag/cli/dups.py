@@ -80,7 +80,8 @@ def _extent(copy: Copy) -> str:
 
 def _tell_count(found: Duplicates) -> None:
     items, groups = sum(map(len, found.groups)), len(found.groups)
-    told = f"{items:,} items in {counted(groups, 'group', 'groups')}: {items - groups:,} more than there are different ones"
+    grouped = counted(groups, "group", "groups")
+    told = f"{items:,} items in {grouped}: {items - groups:,} more than there are different ones"
     typer.echo(f"mmrag: {told if items else 'nothing is in the index twice'}", err=True)
     if found.unknown:
         typer.echo(
