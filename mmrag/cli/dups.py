@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mmrag.cli.options import IndexOption, JsonOption, open_corpus, print_json, printable, shown_path
+from mmrag.cli.options import IndexOption, JsonOption, counted, open_corpus, print_json, printable, shown_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +80,8 @@ def _extent(copy: Copy) -> str:
 
 def _tell_count(found: Duplicates) -> None:
     items, groups = sum(map(len, found.groups)), len(found.groups)
-    told = f"{items:,} items in {groups:,} groups: {items - groups:,} more than there are different ones"
+    grouped = counted(groups, "group", "groups")
+    told = f"{items:,} items in {grouped}: {items - groups:,} more than there are different ones"
     typer.echo(f"mmrag: {told if items else 'nothing is in the index twice'}", err=True)
     if found.unknown:
         typer.echo(

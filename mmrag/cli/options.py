@@ -111,9 +111,14 @@ def tuning_line(facts: dict[str, Any]) -> str:
         return f"{', '.join(effort)}; not tuned: mmrag tune"
     return (
         f"{', '.join(effort)}: {100 * tuning['recall']:.1f} % of the ten best found, "
-        f"target {100 * view['target']:g} %, by {tuning['queries']:,} queries ({tuning['source']}) "
+        f"target {100 * view['target']:g} %, by {counted(tuning['queries'], 'query', 'queries')} ({tuning['source']}) "
         f"over {tuning['rows']:,} items"
     )
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """Say how many there are, of what is called so."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def shown_path(path: Path) -> str:
