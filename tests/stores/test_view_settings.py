@@ -21,7 +21,7 @@ def test_other_forms_are_refused(factory):
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ({"kind": "exact", "factory": "SQ8"}, "view.factory is for kind = \"faiss\" or \"lance\", not 'exact'"),
+        ({"kind": "exact", "factory": "SQ8"}, 'view.factory is for kind = "faiss" or "lance", not \'exact\''),
         ({"kind": "fais"}, "must be one of 'auto', 'exact', 'faiss', 'lance', not 'fais'"),
         ({"rescore": "int4"}, "must be one of '', 'fp32', 'fp16', 'int8', not 'int4'"),
         ({"target": 0.0}, "view.target is a share above 0 and up to 1, not 0"),
