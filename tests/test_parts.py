@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
@@ -13,6 +14,7 @@ import pytest
 
 import mmrag
 from mmrag.errors import InputError, Interrupted
+from mmrag.sources import parts
 from mmrag.sources.parts import read_part
 from mmrag.types import Failure, Item
 from tests.made import counts, png, sample, top, touch, write_tar
@@ -294,6 +296,8 @@ def test_pictures_inside_are_read_again(home, name):
         assert read_part(str(path), str(n)) == png(colour)
     with pytest.raises(mmrag.errors.ItemError, match="no part '99' in it any more"):
         read_part(str(path), "99")
+    assert index.enrich(caption="teller:1").enriched == len(COLOURS)
+    assert index.search("blue", k=1)[0].item.words == {"generated": "blue"}
     judged = index.search("red", rerank="judge:1", k=1)[0]
     assert (judged.kind, judged.item.part) == ("match", "0")
     changes = index.reindex("toy:2")
@@ -346,6 +350,82 @@ def test_a_stream_refuses_what_comes_twice(index):
     with pytest.raises(InputError, match="a stream gives items or paths, and this one gives both"):
         index.add(iter([Item(uri="i", modality="text", text="red"), "images"]))
     assert index.add(iter([])) == mmrag.types.Changes()
+
+
+def test_a_compressed_tar_is_gone_through_once(index, home, monkeypatch):
+    write_tar(home / "t.tgz", [sample(str(n), colour) for n, colour in enumerate(COLOURS)], "w:gz")
+    index.add("t.tgz")
+    index.add(Item("t.tgz", part="0", words={"generated": "mine"}))
+    opened = []
+    listing = parts.list_rows
+    monkeypatch.setattr(parts, "list_rows", lambda path: opened.append(path) or listing(path))
+    monkeypatch.setattr(parts, "picture_of", None)
+    assert index.enrich(caption="teller:1").enriched == len(COLOURS) - 1
+    assert index.reindex("toy:2").unchanged == len(COLOURS)
+    assert len(opened) == 2
+    words = {hit.item.part: hit.item.words["generated"] for hit in index.search("red", k=9)}
+    assert words == {"0": "mine"} | {str(n): colour for n, colour in enumerate(COLOURS) if n}
+
+
+def test_a_part_that_is_gone_is_told_when_it_is_read_again(index, home, caplog):
+    write_tar(home / "t.tar", [sample("a", "red"), sample("b", "blue")])
+    index.add("t.tar")
+    write_tar(home / "t.tar", [sample("a", "red"), sample("c", "green")])
+    assert index.enrich(caption="teller:1").enriched == 1
+    assert "t.tar › b gets no words: it has changed" in caplog.text
+    assert [one.part for one in index.reindex("toy:2").failed] == ["b"]
+    assert index.failures()[0].reason == "there is no part 'b' in it any more"
+    (home / "t.tar").write_bytes(b"x")
+    assert "is not a readable tar" in index.reindex("toy:1").failed[0].reason
+    assert len(index) == 0
+
+
+def test_what_a_caller_says_of_a_file_outlives_its_changes(index, home):
+    notes = home / "notes.md"
+    notes.write_text("# a\n\nred\n\n# b\n\nyellow\n")
+    index.add(home)
+    index.add(Item("notes.md", part="summary", modality="text", text="blue"))
+    notes.write_text("# a\n\ngreen\n")
+    touch(notes)
+    assert index.update().removed == 1
+    assert top(index, "blue") == ("notes.md", "summary")
+    assert len(index) == 2
+
+
+def write_plain_tar(path, files):
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def test_samples_whose_words_stand_apart_are_not_lost(index, home):
+    pictures, words = [("a.png", png("red")), ("b.png", png("blue"))], [("a.txt", b"yellow"), ("b.txt", b"green")]
+    write_plain_tar(home / "t.tar", [*pictures, *words, *words])
+    assert counts(index.add("t.tar")) == (6, 0, 0, 0, 0, 0)
+    found = {
+        (hit.item.part, hit.item.modality) for colour in COLOURS for hit in index.search(colour, k=9, dedupe=False)
+    }
+    names = {("a", "image"), ("b", "image")} | {(f"{n} ({times})", "text") for n in "ab" for times in (2, 3)}
+    assert found == names
+    assert read_part(str(home / "t.tar"), "b") == png("blue")
+
+
+def test_names_that_are_no_utf_8(index, home):
+    write_plain_tar(home / "t.tar", [("a\udcff.png", png("red")), ("b.png", png("blue"))])
+    assert index.add("t.tar").added == 2
+    assert top(index, "red") == ("t.tar", "a\\udcff")
+    assert read_part(str(home / "t.tar"), "a\\udcff") == png("red")
+
+
+def test_a_row_that_is_no_text_does_not_end_its_file(index, home):
+    texts = ["red", "\0" + "blue " * 40, "green"]
+    (home / "t.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    changes = index.add("t.jsonl")
+    assert (changes.added, [one.part for one in changes.failed]) == (2, ["1"])
+    assert "NUL" in changes.failed[0].reason
+    assert top(index, "green") == ("t.jsonl", "2")
 
 
 def test_a_caller_can_bring_a_part(index, home):

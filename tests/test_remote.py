@@ -11,7 +11,10 @@ import threading
 import pytest
 
 import mmrag
-from mmrag.errors import InputError, MissingExtraError
+from mmrag.errors import InputError, MissingExtraError, MmragError
+from mmrag.ingest.recipe import EnrichOptions, IndexRecipe
+from mmrag.sources.walk import Walk
+from mmrag.types import Item, Query
 from tests.made import counts, png, sample, top, write_tar
 
 fsspec = pytest.importorskip("fsspec")
@@ -98,6 +101,55 @@ def test_a_remote_tar_and_table(index, memory, home):
         index.reindex("toy:2")
     assert index.reindex("toy:2", allow_remote=True).unchanged == 4
     assert top(index, "red") == ("memory://data/t.tar", "x1")
+
+
+def test_a_root_that_is_a_file_is_kept_while_it_cannot_be_looked_at(index, memory, home):
+    write_tar(home / "t.tar", [sample("x1", "red"), sample("x2", "blue", n=2)])
+    memory.pipe("/data/t.tar", (home / "t.tar").read_bytes())
+    memory.pipe("/data/p.png", png("green"))
+    urls = ["memory://data/t.tar", "memory://data/p.png"]
+    index.add(urls, allow_remote=True)
+    changes = index.update()
+    assert sorted(one.uri for one in changes.failed) == sorted(urls)
+    assert (len(index), changes.removed, index.failures()) == (3, 0, [])
+    kept = dict(memory.store)
+    memory.store.clear()
+    assert index.update(allow_remote=True).removed == 0
+    assert {top(index, "blue"), top(index, "green")} == {(urls[0], "x2"), (urls[1], None)}
+    memory.store.update(kept)
+    assert counts(index.update(allow_remote=True)) == (0, 0, 0, 0, 3, 0)
+
+
+def test_what_changes_here_has_nothing_listed_there(index, memory, home, monkeypatch):
+    memory.pipe("/pics/red.png", png("red"))
+    (home / "here").mkdir()
+    index.add(["memory://pics", "here"], allow_remote=True)
+    (home / "here" / "blue.png").write_bytes(png("blue"))
+    listed = []
+    monkeypatch.setattr("mmrag.sources.remote.walk_remote", lambda url, **_: listed.append(url) or Walk())
+    with index._ingest(IndexRecipe(), allow_remote=True) as ingest:
+        changes = index._look_at(ingest, index._roots(), only=[str(home / "here" / "blue.png")])
+    assert (counts(changes), listed) == ((1, 0, 0, 0, 0, 0), [])
+
+
+def test_words_of_remote_pictures_need_leave_too(index, memory, home, caplog):
+    write_tar(home / "t.tar", [sample("x1", "red")])
+    memory.pipe("/pics/t.tar", (home / "t.tar").read_bytes())
+    index.add(["memory://pics", "memory://pics/t.tar"], allow_remote=True)
+    with caplog.at_level("WARNING"):
+        assert index.enrich(caption="teller:1").enriched == 0
+    assert "3 pictures behind urls get no words: no connection is opened" in caplog.text
+    recipe = IndexRecipe(enrich=EnrichOptions(caption="teller:1"))
+    assert index.update(recipe=recipe, allow_remote=True).enriched == 3
+
+
+def test_no_item_and_no_query_opens_a_connection(index, memory):
+    memory.pipe("/data/red.png", png("red"))
+    with pytest.raises(InputError, match=r"add memory://data/red\.png by its url: allow_remote=True"):
+        index.add(Item("x", image="memory://data/red.png"))
+    index.add("memory://data/red.png", allow_remote=True)
+    with pytest.raises(MmragError, match="only indexing opens a connection"):
+        index.search(Query(image="memory://data/red.png"))
 
 
 def test_a_search_opens_no_connection(index, memory, caplog):

@@ -88,6 +88,13 @@ def test_a_damaged_sidecar_says_nothing(index, colours, damaged):
     assert item(index, "red").text is None
 
 
+def test_half_characters_in_a_sidecar_cost_nothing_else(index, colours):
+    (colours / "red.json").write_text(r'{"caption": "a \ud800 b", "\udfffcity": "\ud800x", "n": [1, "\ud800"]}')
+    index.update()
+    found = item(index, "red.png")
+    assert (found.text, found.metadata["?city"], found.metadata["n"]) == ("a ? b", "?x", [1, "?"])
+
+
 def test_a_moved_picture_has_the_words_of_its_new_place(index, colours):
     write(colours / "red.txt", "a wall")
     index.update()

@@ -6,12 +6,12 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mmrag.errors import Interrupted, ItemError
 from mmrag.ingest.ahead import ahead
@@ -21,7 +21,10 @@ from mmrag.models.ocr import Reader
 from mmrag.models.registry import load_generator
 from mmrag.sources.file import hash_bytes
 from mmrag.sources.image import reduced
+from mmrag.sources.pairs.row import Picture
+from mmrag.sources.parts import pictures_in
 from mmrag.sources.rooms import Rooms
+from mmrag.sources.uri import is_remote, path_of, shown_name
 from mmrag.stores.rows import COLUMNS, Row
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _COMMIT_SECONDS = 10.0
+_CHANGED = "it has changed since it was indexed; run the same command again"
 _NAMES = tuple(name for name in COLUMNS.names if name != "stamp")
 
 
@@ -61,6 +65,15 @@ class Writer:
     tell: Callable[[Sequence[Image]], list[str]]
     decode_at_least: int | None
     batch: int
+
+
+class _Wanted(NamedTuple):
+    """A picture that is to be read: what it is called, its content's hash, its file, and its place in that."""
+
+    name: str
+    content: str
+    path: str
+    picture: Picture | None = None
 
 
 def load_writers(options: EnrichOptions) -> list[Writer]:
@@ -104,13 +117,15 @@ def enrich(ingest: Ingest, writer: Writer) -> int:
         On Ctrl-C, after what was done is committed.
     """
     view = ingest.view
-    todo = _todo(view, writer)
-    done = 0
+    todo = _todo(view, writer, allow_remote=ingest.allow_remote)
+    done = told = 0
     committed = time.monotonic()
     pending: list[Row] = []
     try:
         for some in _told(ingest, todo, writer):
-            pending += [_with_words(view, ref, writer, text) for content, text in some for ref in todo[content]]
+            rows = [_with_words(view, ref, writer, text) for content, text in some for ref in todo[content]]
+            pending += rows
+            told += len(rows)
             done += len(some)
             if ingest.progress:
                 ingest.progress(done, len(todo))
@@ -124,24 +139,38 @@ def enrich(ingest: Ingest, writer: Writer) -> int:
         ) from error
     finally:
         ingest.copy(pending)
-    return done
+    return told
 
 
-def _todo(view: View, writer: Writer) -> dict[str, list[int]]:
+def _todo(view: View, writer: Writer, *, allow_remote: bool) -> dict[str, list[int]]:
     """List the refs of the pictures that lack words, by their content: what looks the same reads the same."""
-    names = ("content_hash", "modality", "part", "size", "failure", "origins", "given", "beside")
+    names = ("content_hash", "uri", "modality", "size", "failure", "origins", "given", "beside", writer.kind)
     todo: dict[str, list[int]] = defaultdict(list)
+    remote = 0
     for ref, *values in view.scan(names):
         row = dict(zip(names, values, strict=True))
-        in_file = row["modality"] == "image" and row["size"] is not None and row["part"] is None
+        in_file = row["modality"] == "image" and row["size"] is not None
         if in_file and row["failure"] is None and not _is_told(row, writer):
+            if is_remote(row["uri"]) and not allow_remote:
+                remote += 1
+                continue
             todo[row["content_hash"]].append(ref)
+    if remote:
+        count = "1 picture" if remote == 1 else f"{remote:,} pictures"
+        _log.warning(
+            "%s behind urls get no words: no connection is opened without leave; mmrag update --allow-remote with the "
+            "options again (allow_remote=True)",
+            count,
+        )
     return todo
 
 
 def _is_told(row: dict[str, Any], writer: Writer) -> bool:
     origins = json.loads(row["origins"]) if row["origins"] else {}
-    by_caller = row["given"] is not None and writer.kind in given_of(row).texts
+    without_origin = (
+        bool(row[writer.kind]) and writer.kind not in origins
+    )  # of a part, what was given is not kept apart
+    by_caller = without_origin or (row["given"] is not None and writer.kind in given_of(row).texts)
     return by_caller or origins.get(writer.kind) == writer.origin
 
 
@@ -156,14 +185,13 @@ def _with_words(view: View, ref: int, writer: Writer, text: str) -> Row:
 def _told(ingest: Ingest, todo: dict[str, list[int]], writer: Writer) -> Iterator[list[tuple[str, str]]]:
     """Read pictures a little ahead, in several threads, and give the words of each with its content's hash."""
     batch = writer.batch if writer.decode_at_least else 1  # whole pictures may be large
-    uris = {uri: content for content, refs in todo.items() for _, uri in ingest.view.scan(("uri",), refs[:1])}
     opened = ahead(
         partial(_open, ingest, Rooms(), writer),
-        list(uris.items()),
+        _pictures(ingest, {refs[0]: content for content, refs in todo.items()}),
         threads=usable_cores(),
         depth=usable_cores() + batch,
         seconds=ingest.max_seconds,
-        instead=lambda one, reason: _left_out(one[0], reason),
+        instead=lambda one, reason: _left_out(one.name, reason),
     )
     with closing(opened) as images:
         while some := list(islice(images, batch)):
@@ -172,17 +200,40 @@ def _told(ingest: Ingest, todo: dict[str, list[int]], writer: Writer) -> Iterato
             yield [(content, text.strip()) for (content, _), text in zip(seen, texts, strict=True)]
 
 
-def _open(ingest: Ingest, rooms: Rooms, writer: Writer, one: tuple[str, str]) -> tuple[str, Image | None]:
-    uri, content = one
+def _pictures(ingest: Ingest, contents: Mapping[int, str]) -> Iterator[_Wanted]:
+    """Go through the files of pictures, given as refs and contents; those that are in one file come one by one."""
+    files: dict[str, dict[str, str]] = defaultdict(dict)
+    for ref, uri, part in ingest.view.scan(("uri", "part"), contents):
+        path = path_of(uri, ingest.home)
+        if part is None:
+            yield _Wanted(uri, contents[ref], path)
+        else:
+            files[uri][part] = contents[ref]
+    for uri, parts in files.items():
+        path, left = path_of(uri, ingest.home), dict(parts)
+        reason = _CHANGED
+        try:
+            for part, picture in pictures_in(path, parts):
+                yield _Wanted(shown_name(uri, part), left.pop(part), path, picture)
+        except ItemError as error:
+            reason = str(error)
+        for part in left:
+            _left_out(shown_name(uri, part), reason)
+
+
+def _open(ingest: Ingest, rooms: Rooms, writer: Writer, one: _Wanted) -> tuple[str, Image | None]:
     try:
         with ExitStack() as held:
-            data = rooms.read(str(ingest.home / uri), held).data
-            if hash_bytes(data) != content:
-                return _left_out(uri, "it has changed since it was indexed; run the same command again")
+            if one.picture is None:
+                data = rooms.read(one.path, held, allow_remote=ingest.allow_remote).data
+            else:
+                data = rooms.take(one.picture, held)
+            if hash_bytes(data) != one.content:
+                return _left_out(one.name, _CHANGED)
             image = rooms.decode(data, held, at_least=writer.decode_at_least, max_pixels=ingest.max_pixels)
-            return content, reduced(image, writer.decode_at_least)
+            return one.content, reduced(image, writer.decode_at_least)
     except ItemError as error:
-        return _left_out(uri, str(error))
+        return _left_out(one.name, str(error))
 
 
 def _left_out(uri: str, reason: str) -> tuple[str, None]:

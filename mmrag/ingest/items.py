@@ -54,9 +54,10 @@ def _named(one: Brought, home: Path) -> Item:
         return Item(uri=uri, id=item_id(uri), image=one)
     if isinstance(one, Item):
         in_file = one.modality == "image" and one.image is None
-        if in_file and is_remote(one.uri):
+        place = one.uri if in_file else one.image
+        if isinstance(place, str) and is_remote(place):
             raise InputError(
-                f"an Item is read from a file or brings its image; add {one.uri} by its url: allow_remote=True"
+                f"an Item is read from a file or brings its image; add {place} by its url: allow_remote=True"
             )
         uri = to_uri(absolute(home / one.uri, home), home) if in_file else one.uri
         return replace(one, uri=uri, id=one.id or item_id(uri, one.part))

@@ -147,7 +147,7 @@ class Loader:
         if file.problem:
             raise ItemError(file.problem)
         with self.profile.stage("read"):
-            content = self.rooms.read(file.path, held)
+            content = self.rooms.read(file.path, held, allow_remote=True)  # or there would be no File of it
         row |= {"size": content.size, "mtime_ns": content.mtime_ns}
         beside = self._look_beside(file, self.notes, row) if self.notes else _NOTHING
         return self._load_bytes(content.data, row, held, beside)

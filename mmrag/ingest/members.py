@@ -75,7 +75,7 @@ def _members(file: File, kind: Kind, encoder: Encoder, profile: Profile) -> Iter
 
 def _chunks(file: File, encoder: Encoder, profile: Profile) -> Iterator[Member]:
     with profile.stage("read"):
-        content = read_file(file.path)
+        content = read_file(file.path, allow_remote=True)  # or there would be no File of it
         items = document_items(content.data, file.uri, suffix_of(file.uri), encoder)
     file = replace(file, size=content.size, mtime_ns=content.mtime_ns)
     return (Member(file, item) for item in items)
@@ -88,9 +88,10 @@ def _rows(file: File, encoder: Encoder, profile: Profile) -> Iterator[Member]:  
         elif not row.problem and "image" in encoder.card.modalities:
             yield Member(file, _item(file, row, "image"), row.picture)
         elif row.texts and "text" in encoder.card.modalities:
-            yield from (Member(file, item) for item in _texts(file, row, encoder))
+            yield from _texts(file, row, encoder)
         elif row.problem:
-            yield Member(file, _item(file, row, "image"), problem="has neither a picture nor a text")
+            lacking = "no picture" if row.texts else "neither a picture nor a text"
+            yield Member(file, _item(file, row, "image"), problem=f"has {lacking}")
 
 
 def _item(file: File, row: Row, modality: Modality) -> Item:
@@ -107,12 +108,17 @@ def _item(file: File, row: Row, modality: Modality) -> Item:
     )
 
 
-def _texts(file: File, row: Row, encoder: Encoder) -> Iterator[Item]:
+def _texts(file: File, row: Row, encoder: Encoder) -> Iterator[Member]:
     """Make an item of a row's text, or several, ``17.0``, ``17.1`` …, where it is longer than the model reads."""
     whole = _item(file, row, "text")
     if encoder.count_tokens([whole.text or ""])[0] <= encoder.card.max_tokens:
-        yield whole
+        yield Member(file, whole)
         return
-    for chunk in document_items((whole.text or "").encode(), file.uri, ".txt", encoder):
+    try:
+        chunks = document_items((whole.text or "").encode(), file.uri, ".txt", encoder)
+    except ItemError as error:  # of this row alone
+        yield Member(file, whole, problem=str(error))
+        return
+    for chunk in chunks:
         part = f"{row.id}.{chunk.part}"
-        yield replace(chunk, id=item_id(file.uri, part), part=part, metadata=row.facts)
+        yield Member(file, replace(chunk, id=item_id(file.uri, part), part=part, metadata=row.facts))

@@ -49,6 +49,8 @@ class Plan:
     changed : dict of str to list of int
         Of the files in `read` whose rows may not all be written again, as parts may be gone: their uris, and the refs
         of their rows that have the file's time.
+    unreachable : list of File
+        Files and datasets that are roots themselves and could not be looked at, so that their rows are kept.
     left : int
         Files of rows that lie in the folders, and are not opened.
     """
@@ -59,6 +61,7 @@ class Plan:
     vanished: list[Known] = field(default_factory=list)
     lost: list[Known] = field(default_factory=list)
     changed: dict[str, list[int]] = field(default_factory=dict)
+    unreachable: list[File] = field(default_factory=list)
     left: int = 0
 
 
@@ -91,6 +94,11 @@ class _Rows:
     failed: int = 0
     broken: int | None = None
     has_parts: bool = False
+
+    @property
+    def sound(self) -> int:
+        """How many of them did not fail."""
+        return len(self.refs) - self.failed
 
 
 def known_rows(view: View, refs: Iterable[int]) -> Iterator[Known]:
@@ -143,6 +151,9 @@ def make_plan(
     files, found = _find_files(roots, every, home, only, modalities, allow_remote=allow_remote)
     left = {to_uri(path, home) for path in found.left} - {*notes.captions}
     plan = Plan(left=len(left))
+    plan.unreachable = [one for one in found.unlisted if one.uri in remembered and remembered[one.uri].sound]
+    for file in plan.unreachable:
+        del files[file.uri]
     _sort_in(plan, files, remembered, view, notes)
     absent = {uri: rows.refs for uri, rows in remembered.items() if uri not in files and uri not in left}
     vanished, lost = _sort_out(absent, roots, others, [folder.path for folder in found.unlisted], home)
@@ -182,7 +193,7 @@ def _sort_in(plan: Plan, files: Mapping[str, File], remembered: Mapping[str, _Ro
         rows = remembered.get(uri)
         if rows is not None and uri in same:
             plan.still_failing += rows.failed
-            plan.unchanged += len(rows.refs) - rows.failed
+            plan.unchanged += rows.sound
             continue
         plan.read.append(file)
         if rows is not None and (rows.has_parts or rows.broken is not None):
@@ -208,11 +219,14 @@ def _find_files(
     files: dict[str, File] = {}
     all_found, suffixes = Walk(), suffixes_for(modalities)
     for root in roots:
-        found = walk(Path(root.path), home=home, exclude=root.exclude, only=_in_root(only, root), suffixes=suffixes)
         if is_remote(root.path):
+            if only is not None:  # none of these paths is a url
+                continue
             from mmrag.sources.remote import walk_remote  # most runs do without
 
             found = walk_remote(root.path, exclude=root.exclude, suffixes=suffixes, allowed=allow_remote)
+        else:
+            found = walk(Path(root.path), home=home, exclude=root.exclude, only=_in_root(only, root), suffixes=suffixes)
         inner = [one.path for one in every if one != root and is_below(one.path, root.path)]
         all_found.unlisted += found.unlisted
         all_found.left += [path for path in found.left if not _is_inside(path, inner)]

@@ -8,18 +8,20 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmrag.errors import InputError, Interrupted, StoreError
+from mmrag.errors import InputError, Interrupted, ItemError, StoreError
 from mmrag.ingest.members import Member
 from mmrag.ingest.roots import roots_of
 from mmrag.ingest.words import ENRICHED, given_of
 from mmrag.ingest.write import Ingest
-from mmrag.sources.parts import PartOf
+from mmrag.sources.parts import pictures_in
 from mmrag.sources.uri import is_remote, path_of, to_uri
 from mmrag.sources.walk import File, describe
 from mmrag.stores.files import disk_errors, size_on_disk
@@ -162,7 +164,7 @@ def embed_again(old: View, ingest: Ingest, *, keep_versions: int) -> Changes:
     ingest.copy([Row(**_about(row)) for row in todo if row["failure"] is not None])
     todo = [row for row in todo if row["failure"] is None]
     try:
-        changes = ingest.write_again(old, [_source(row, ingest.home) for row in todo])
+        changes = ingest.write_again(old, _sources(todo, ingest.home), len(todo))
     except Interrupted as error:
         raise Interrupted(
             f"stopped; {len(ingest.view):,} of {len(old):,} are embedded by the new model, and searches go on with the "
@@ -209,15 +211,35 @@ def _same(row: dict[str, Any], other: dict[str, Any]) -> bool:
     return kept and given_of(row) == given_of(other)
 
 
-def _source(row: dict[str, Any], home: Path) -> Source:
-    """Say where to take an item from: a text from the table itself, a picture from its file."""
-    text = row["modality"] == "text"
-    if row["size"] is not None and (text or row["part"] is not None):
-        path, part = path_of(row["uri"], home), row["part"]
-        file = File(path, row["uri"], row["size"], row["mtime_ns"] or 0)
-        return Member(file, to_item(row), None if text else PartOf(path, part), last=row["mtime_ns"] is not None)
-    if text:
-        return to_item(row)
-    if is_remote(row["uri"]):
-        return File(row["uri"], row["uri"], row["size"], row["mtime_ns"])
-    return describe(str(home / row["uri"]), home)
+def _sources(rows: Iterable[dict[str, Any]], home: Path) -> Iterator[Source]:
+    """Say where to take items from: a text from the table itself, a picture from its file, or from a part of one."""
+    files: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        if row["modality"] == "text":
+            yield to_item(row) if row["size"] is None else _member(row, home)
+        elif row["part"] is not None:
+            files[row["uri"]][row["part"]] = row
+        elif is_remote(row["uri"]):
+            yield File(row["uri"], row["uri"], row["size"], row["mtime_ns"])
+        else:
+            yield describe(str(home / row["uri"]), home)
+    for parts in files.values():
+        yield from _members(parts, home)
+
+
+def _members(rows: dict[str, dict[str, Any]], home: Path) -> Iterator[Member]:
+    """Go through a file, and give its rows of these parts; last those that are not in it any more."""
+    uri = next(iter(rows.values()))["uri"]
+    left, problem = dict(rows), ""
+    try:
+        for part, picture in pictures_in(path_of(uri, home), rows):
+            yield replace(_member(left.pop(part), home), picture=picture)
+    except ItemError as error:
+        problem = str(error)
+    for part, row in left.items():
+        yield replace(_member(row, home), problem=problem or f"there is no part {part!r} in it any more")
+
+
+def _member(row: dict[str, Any], home: Path) -> Member:
+    file = File(path_of(row["uri"], home), row["uri"], row["size"], row["mtime_ns"] or 0)
+    return Member(file, to_item(row), last=row["mtime_ns"] is not None)

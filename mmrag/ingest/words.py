@@ -135,4 +135,5 @@ def _made(record: Mapping[str, Any]) -> Words:
 
 
 def _json(mapping: Mapping[str, Any]) -> str | None:
-    return json.dumps(dict(mapping), ensure_ascii=False) if mapping else None
+    # half characters, which JSON can name, cannot be stored
+    return json.dumps(dict(mapping), ensure_ascii=False).encode("utf-8", "replace").decode() if mapping else None

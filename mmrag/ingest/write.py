@@ -27,7 +27,7 @@ from mmrag.stores.manifest import STAMPS_PER_VERSION
 from mmrag.stores.rows import Row
 from mmrag.stores.table import Table
 from mmrag.stores.view import View
-from mmrag.types import Changes, Item, Modality
+from mmrag.types import Changes, Failure, Item, Modality
 
 if TYPE_CHECKING:
     from mmrag.ingest.enrich import Writer
@@ -93,7 +93,8 @@ class Ingest:
         self.remove(tally.doomed)
         if only is None:
             self.notes.tell_strays(uri for _, uri in self.view.scan(("uri",)))
-        return tally.changes(unchanged=plan.unchanged, still_failing=plan.still_failing, left=plan.left)
+        unreachable = Changes(failed=tuple(Failure(file.uri, file.problem) for file in plan.unreachable))
+        return unreachable + tally.changes(unchanged=plan.unchanged, still_failing=plan.still_failing, left=plan.left)
 
     def _write_files(self, tally: Tally, plan: Plan) -> None:
         """Write what is in files; what was in one before and is no more goes when its end has been read."""
@@ -117,10 +118,10 @@ class Ingest:
         self.remove(tally.doomed)
         return tally.changes()
 
-    def write_again(self, old: View, sources: Sequence[Source]) -> Changes:
+    def write_again(self, old: View, sources: Iterable[Source], total: int) -> Changes:
         """Write what another view has, read again from `sources`, with the ids and words that are there."""
         tally = Tally(old)
-        self._write(tally, sources, len(sources))
+        self._write(tally, sources, total)
         return tally.changes()
 
     def copy(self, rows: Sequence[Row]) -> None:
@@ -215,8 +216,8 @@ class Ingest:
         ends = [row for row in settled.values() if changed and row.mtime_ns is not None and row.uri in changed.uris]
         self._upsert(list((settled | {row.id: replace(row, mtime_ns=None) for row in ends}).values()))
         if changed and ends:
-            gone = self.view.find_older([row.uri for row in ends], changed.since)
-            self.remove(tally.drop(known_rows(self.view, gone)))
+            older = known_rows(self.view, self.view.find_older([row.uri for row in ends], changed.since))
+            self.remove(tally.drop(row for row in older if row.size is not None))  # what a caller brought stays
             self._upsert(ends)
         pending.clear()
 

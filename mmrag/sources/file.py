@@ -12,6 +12,8 @@ from mmrag.errors import ItemError, TooLargeError
 from mmrag.sources.limits import MAX_BYTES
 from mmrag.sources.uri import is_remote
 
+NOT_ALLOWED = "it is remote, and only indexing opens a connection, where that is allowed"
+
 _TRIES = 3
 _UNSIZED = 1 << 26
 
@@ -32,7 +34,7 @@ class Content(NamedTuple):
     mtime_ns: int
 
 
-def read_file(path: str, *, admit: Callable[[int], None] | None = None) -> Content:
+def read_file(path: str, *, admit: Callable[[int], None] | None = None, allow_remote: bool = False) -> Content:
     """Read a regular file whole, unless it is beyond `MAX_BYTES`. Never waits for another process.
 
     Parameters
@@ -41,6 +43,8 @@ def read_file(path: str, *, admit: Callable[[int], None] | None = None) -> Conte
         Of the file.
     admit : callable or None
         Called with the size in bytes before they are read; may wait until there is room for them.
+    allow_remote : bool
+        Whether a connection may be opened to read it.
 
     Raises
     ------
@@ -48,6 +52,8 @@ def read_file(path: str, *, admit: Callable[[int], None] | None = None) -> Conte
         With the reason.
     """
     if is_remote(path):
+        if not allow_remote:
+            raise ItemError(NOT_ALLOWED)
         from mmrag.sources.remote import read_remote  # most runs do without
 
         return read_remote(path, admit=admit)

@@ -1,14 +1,14 @@
-"""The bytes of a picture again, whether it is a file or a part of one."""
+"""The bytes of pictures again, whether they are files or parts of one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-from mmrag.errors import ItemError
-from mmrag.sources.file import read_file
-from mmrag.sources.pairs.listing import picture_of
-from mmrag.sources.pairs.row import InPart
+from mmrag.errors import InputError, ItemError
+from mmrag.sources.file import NOT_ALLOWED, read_file
+from mmrag.sources.pairs.listing import list_rows, picture_of
+from mmrag.sources.pairs.row import NO_PICTURE, InPart, Picture
 from mmrag.sources.uri import is_remote
 
 
@@ -25,7 +25,6 @@ def read_part(
         Which row or sample of it; None: the file is the picture.
     admit : callable or None
         Called with the size in bytes before they are read, where it is known; may wait until there is room for them.
-
     allow_remote : bool
         Whether a connection may be opened to read it.
 
@@ -34,10 +33,10 @@ def read_part(
     ItemError
         With the reason.
     """
-    if is_remote(path) and not allow_remote:
-        raise ItemError("it is remote, and only indexing opens a connection, where that is allowed")
     if part is None:
-        return read_file(path, admit=admit).data
+        return read_file(path, admit=admit, allow_remote=allow_remote).data
+    if is_remote(path) and not allow_remote:
+        raise ItemError(NOT_ALLOWED)
     picture = picture_of(path, part)
     if admit and isinstance(picture, InPart):
         admit(picture.size)
@@ -45,11 +44,31 @@ def read_part(
 
 
 class PartOf(NamedTuple):
-    """A picture that is found again by its part when it is read; a url is one that may be."""
+    """A picture, by where it was indexed."""
 
     path: str
     part: str | None
 
-    def read(self) -> bytes:
-        """Read it."""
-        return read_part(self.path, self.part, allow_remote=True)
+
+def pictures_in(path: str, parts: Collection[str]) -> Iterator[tuple[str, Picture]]:
+    """Find the pictures of several parts of a file, in its order: however many there are, it is gone through once.
+
+    Parameters
+    ----------
+    path : str
+        Of the file; if it is a url, a connection is opened.
+    parts : collection of str
+        Those that are not there are left out.
+
+    Raises
+    ------
+    ItemError
+        If it cannot be read, or on.
+    """
+    wanted = set(parts)
+    try:
+        for row in list_rows(path):
+            if row.id in wanted and row.problem != NO_PICTURE:
+                yield row.id, row.picture
+    except (OSError, InputError) as error:
+        raise ItemError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error

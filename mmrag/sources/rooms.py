@@ -25,9 +25,9 @@ class Rooms:
     def __init__(self) -> None:
         self._reading, self._decoding = Room(MAX_BYTES), Room(MAX_PIXELS)
 
-    def read(self, path: str, held: ExitStack) -> Content:
+    def read(self, path: str, held: ExitStack, *, allow_remote: bool = False) -> Content:
         """Read a file as `read_file` does."""
-        return read_file(path, admit=_taker(self._reading, held))
+        return read_file(path, admit=_taker(self._reading, held), allow_remote=allow_remote)
 
     def read_part(self, path: str, part: str | None, held: ExitStack) -> bytes:
         """Read a picture that is a file, or a part of one, as `mmrag.sources.parts.read_part` does."""

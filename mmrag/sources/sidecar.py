@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from mmrag.errors import InputError, ItemError
-from mmrag.sources.file import read_file
+from mmrag.sources.file import open_file
 from mmrag.sources.limits import SUFFIXES
 from mmrag.sources.pairs.row import clean_texts, parse_json
 from mmrag.sources.told import Told, told_by
@@ -39,8 +39,9 @@ class Sidecar(NamedTuple):
 
     def read(self) -> Told:
         """Read what it tells; nothing, if it cannot be read or is something else."""
-        with suppress(ItemError, InputError):
-            data = read_file(self.path).data[:_MOST_BYTES]
+        with suppress(ItemError, InputError, OSError):
+            with open_file(self.path) as file:
+                data = file.read(_MOST_BYTES)
             if self.path.lower().endswith(".txt"):
                 return Told(clean_texts(data.decode("utf-8-sig", "replace").splitlines()))
             found = parse_json(data.decode("utf-8-sig", "replace").encode(), self.path)

@@ -71,7 +71,7 @@ def _values(root: Element) -> Iterator[tuple[str, str]]:
 
 def _texts(root: Element, name: str) -> list[str]:
     """List a property's texts: in all languages, or all of a list."""
-    inside = [item.text or "" for one in root.iter(f"{_DC}{name}") for item in one.iter(f"{_RDF}li")]
+    inside = [item.text or "" for one in root.iter(f"{_DC}{name}") for item in one.iterfind(f"*/{_RDF}li")]
     plain = [one.text or "" for one in root.iter(f"{_DC}{name}") if not len(one)]
     return [text for text in map(clean, (*inside, *plain)) if text]
 

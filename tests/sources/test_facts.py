@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 
 import pytest
 from PIL import Image, PngImagePlugin
@@ -168,6 +169,13 @@ def test_xmp_is_found_in_every_format_that_pillow_writes_it_into(kind):
     else:
         data = saved(kind=kind, xmp=xmp(LANGUAGES))
     assert read_embedded(data).tags == "The old harbour\nDer alte Hafen\nboats, 夕日"
+
+
+def test_xmp_within_xmp_is_read_in_linear_time():
+    deep = "<dc:title>" * 40_000 + "</dc:title>" * 40_000
+    start = time.process_time()
+    read_embedded(saved(kind="WEBP", xmp=xmp(deep)))
+    assert time.process_time() - start < 5  # it took minutes
 
 
 def test_xmp_tells_what_exif_does_not():

@@ -67,7 +67,7 @@ def list_rows(path: str) -> Iterator[Row]:
         If it cannot be read, or on; or if its first rows have neither a picture nor a text.
     """
     if path.lower().endswith(TARS):
-        return (row._replace(problem=row.problem if row.problem in (NO_PICTURE, NO_JSON) else "") for row in _tar(path))
+        return _tar(path)
     if os.path.isdir(path):
         return _rows_of(path, _lance(path) if path.lower().endswith(LANCE) else _saved(path))
     name = path.lower()
@@ -117,7 +117,16 @@ def _finder(path: str, state: tuple[int, int]) -> Callable[[str], Picture | None
 
 
 def _tar(path: str) -> Iterator[Row]:
-    return tar_rows(path, None)
+    """List samples; one whose name has been before, as where all words stand behind all pictures, is ``NAME (2)``."""
+    seen: set[int] = set()  # hashes take less memory than names
+    times: dict[str, int] = {}
+    for row in tar_rows(path, None):
+        name = row.id
+        while hash(name) in seen:
+            times[row.id] = times.get(row.id, 1) + 1
+            name = f"{row.id} ({times[row.id]})"
+        seen.add(hash(name))
+        yield row._replace(id=name, problem=row.problem if row.problem in (NO_PICTURE, NO_JSON) else "")
 
 
 def _rows_of(path: str, records: Iterator[Record]) -> Iterator[Row]:

@@ -54,12 +54,17 @@ def _members(path: str | Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInf
             archive, compressed = _open(file)
             for member in archive:
                 if member.isfile() and not member.issparse() and member.size <= MAX_BYTES:
-                    folder, slash, name = member.name.rpartition("/")
+                    folder, slash, name = _printable(member.name).rpartition("/")
                     stem, _, suffix = name.partition(".")
                     if stem:  # not hidden, as what macOS puts between the files of a sample
                         yield archive, member, folder + slash + stem, suffix.lower(), compressed
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ItemError) as error:
         raise InputError(f"{path} is not a readable tar: {error}") from error
+
+
+def _printable(name: str) -> str:
+    """Write out the bytes of a name that are no UTF-8, which nothing else could store."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _open(file: BinaryIO) -> tuple[tarfile.TarFile, bool]:

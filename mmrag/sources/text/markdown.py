@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _DEEPEST = 40
 """Of lists and quotes in each other; each level costs the parser a few frames of Python's stack."""
+
+_MOST_BITS = 1024
+"""Of a whole number: about what a float can say, and less than what Python writes out."""
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.{0,4096}?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _MARKS_ONLY = re.compile(r"[\W_]*")
@@ -46,21 +50,34 @@ def _front_matter(text: str) -> tuple[dict[str, Any], int]:
 
     try:
         said = yaml.safe_load(found.group(1))
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2023-99-99
+    except Exception:  # of values that are not what they are tagged as, it raises almost anything
         return {}, 0
     if not isinstance(said, dict):
         return {}, 0
-    facts = {str(name): _fact(value) for name, value in said.items()}
+    facts = {_whole(str(name)): _fact(value) for name, value in said.items()}
     return {name: value for name, value in facts.items() if value is not None}, found.group(0).count("\n")
 
 
 def _fact(value: Any) -> Any:
-    """Make what JSON can hold; None of what is nested deeper than a list."""
+    """Make what JSON can hold; what is nested deeper than a list, which may be without end, is not looked at."""
     if isinstance(value, list):
-        return [one for one in map(_fact, value) if one is not None and not isinstance(one, list)]
+        return [one for one in map(_single, value) if one is not None]
+    return _single(value)
+
+
+def _single(value: Any) -> Any:
     if isinstance(value, date):  # or a datetime
         return value.isoformat()
-    return value if isinstance(value, (str, int, float, bool)) else None
+    if isinstance(value, str):
+        return _whole(value)
+    if isinstance(value, int):
+        return value if value.bit_length() < _MOST_BITS else None
+    return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def _whole(text: str) -> str:
+    """Replace half characters, which YAML can name, and nothing else can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _blocks(lines: Sequence[str], start: int) -> Iterator[Block]:

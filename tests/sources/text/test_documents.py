@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 
 import numpy as np
 import pytest
@@ -48,11 +49,28 @@ def test_without_front_matter_the_first_heading_is_the_title():
     assert read("intro\n\n# Real *title*\n\ntext", ".markdown").title == "Real title"
 
 
-@pytest.mark.parametrize("front", ["- a\n- b", "a: [", "date: 2023-99-99", "just words"])
+@pytest.mark.parametrize(
+    "front",
+    ["- a\n- b", "a: [", "date: 2023-99-99", "just words", "a: !!timestamp x", "a: !!bool x", 'a: !!int ""'],
+)
 def test_what_is_no_front_matter_stays_text(front):
     document = read(f"---\n{front}\n---\n\nText.", ".md")
     assert not document.facts
     assert front.splitlines()[-1].lstrip("- ") in " ".join(block.text for block in document.blocks)
+
+
+def test_front_matter_gives_only_what_can_be_stored():
+    number = "0x" + "f" * 4000  # Python refuses to write it out
+    document = read(f'---\ntitle: "\\ud800"\n"\\udfff": ["\\ud800"]\nn: {number}\nx: .nan\ny: 7\n---\nText.', ".md")
+    assert (document.title, document.facts) == ("?", {"?": ["?"], "y": 7})
+
+
+def test_front_matter_that_grows_without_end_is_not_followed():
+    names = "abcdefghijklmnopqrstuvwxyz"
+    grown = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise(names))
+    document = read(f"---\na: &a [1]\n{grown}---\nText.", ".md")
+    assert document.facts["a"] == [1]
+    assert document.facts["z"] == []
 
 
 def test_html_within_markdown():
