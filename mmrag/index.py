@@ -935,7 +935,7 @@ class Index:
         while self._full_text.table_version < view.table_version:
             try:
                 with self._writing, write_lock(self.folder):
-                    self._full_text = WordsView.open(folder).sync(self._published_view())
+                    self._full_text = WordsView.open(folder).sync(view)  # the newest may lie elsewhere by now
             except IndexLockedError:
                 self._full_text = WordsView.open(folder)
                 if self._full_text.table_version:

@@ -15,8 +15,10 @@ from PIL import Image
 import mmrag
 from mmrag import Item, Query
 from mmrag.errors import IndexLockedError
+from mmrag.ingest.recipe import IndexRecipe
 from mmrag.search.pipeline import Pipeline, Recall
 from mmrag.stores.lock import write_lock
+from mmrag.stores.view_settings import ViewSettings
 
 RED, BLUE, GREEN = (Image.new("RGB", (16, 16), name) for name in ("red", "blue", "green"))
 
@@ -152,6 +154,21 @@ def test_other_models_find_words_again_after_a_reindex(index, tmp_path):
     assert not (tmp_path / ".mmrag" / "views").exists()
 
 
+@pytest.mark.parametrize("change", ["reindex", "view"])
+def test_words_of_what_was_opened_are_found_though_another_has_replaced_it(index, tmp_path, change):
+    assert len(index.search("red")) == 4
+    other = mmrag.open(tmp_path)
+    if change == "reindex":
+        other.remove(["a", "b", "c"])
+        other.reindex("toy:2")
+    else:
+        other.compact(view=IndexRecipe(view=ViewSettings(kind="lance", factory="IVF_PQ")))
+    assert len(index.search("dogs", pipeline="hybrid")) == 4
+    assert index.search("dogs", pipeline="hybrid", k=4)[0].matched == ("generated",)
+    index.refresh()
+    assert len(index.search("dogs", pipeline="hybrid")) == (1 if change == "reindex" else 4)
+
+
 def test_a_matcher_judges_what_both_have_found(colours):
     index = mmrag.create(".", model="judge:1")
     index.add([Item(f"images/{name}.png", text=f"the harbour in {name}") for name in ("red", "blue")])
@@ -167,6 +184,17 @@ def test_weights_and_a_lowest_score(index):
     hits = index.search("harbour", pipeline=pipeline, min_score=0.1)
     assert sorted(found(hits)) == [("a", ("text",)), ("b", ("tags",))]
     assert {hit.kind for hit in hits} == {"weighted"}
+
+
+def test_a_lowest_score_that_no_rank_reaches_is_refused(index):
+    best = index.search("red harbour", pipeline=Pipeline(recall=Recall(words="rrf", min_score=0.03)))
+    assert best
+    with pytest.raises(
+        mmrag.errors.RecipeError, match=r"min_score is at most 0.0328 where ranks .* are fused, not 0.2"
+    ):
+        index.search("harbour", pipeline="hybrid", min_score=0.2)
+    by_cosine = Pipeline(recall=Recall(min_score=0.2))
+    assert by_cosine.changed(hybrid=True, min_score=0.01).recall == Recall(words="rrf", min_score=0.01)
 
 
 @pytest.mark.parametrize("bad", [{"words": "bm25"}, {"words_weight": 2}, {"depth": 0}])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from mmrag.index import Index
@@ -39,6 +40,21 @@ RemoteOption = Annotated[
         "--allow-remote", help="Open connections: read what is behind s3://, gs:// and https://. Nothing is sent there."
     ),
 ]
+
+
+class PanelledCommand(TyperCommand):
+    """A command whose help has a section for each `rich_help_panel`, as rich would print it, without importing rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 class Precision(StrEnum):

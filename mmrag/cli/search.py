@@ -13,6 +13,7 @@ from mmrag.cli.options import (
     Device,
     DeviceOption,
     IndexOption,
+    PanelledCommand,
     Precision,
     QuietOption,
     open_corpus,
@@ -29,14 +30,16 @@ if TYPE_CHECKING:
     from mmrag.search.pipeline import Pipeline
     from mmrag.types import Hit, Query
 
+_ASKED, _FILTERS, _HOW, _SHOWN = "What to look for", "Filters (all must pass)", "How to search", "What to print"
 _UNLIKELY = "nothing here is likely to match; the best guesses: --all"
 
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command(
+        cls=PanelledCommand,
         epilog='Example:  mmrag search "a dog" + "on a beach" --without "a leash" -k 20    '
-        "mmrag search --image query.jpg --json"
+        "mmrag search --image query.jpg --json",
     )(search)
 
 
@@ -45,95 +48,154 @@ def search(
         list[str] | None,
         typer.Argument(
             metavar="[WORDS [+ WORDS]...]",
+            rich_help_panel=_ASKED,
             help="What to look for: words, several with + between them. Words^0.5 count half.",
             show_default=False,
         ),
     ] = None,
     image: Annotated[
-        Path | None, typer.Option("--image", metavar="FILE", help="Look for pictures like this one.")
+        Path | None,
+        typer.Option("--image", metavar="FILE", rich_help_panel=_ASKED, help="Look for pictures like this one."),
     ] = None,
     like: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE[:WEIGHT]", help="And like this one, beside words: sunset.jpg:0.5 counts half."),
+        typer.Option(
+            metavar="FILE[:WEIGHT]",
+            rich_help_panel=_ASKED,
+            help="And like this one, beside words: sunset.jpg:0.5 counts half.",
+        ),
     ] = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="WORDS", help="What is not wanted; may be given several times, as --like may."),
+        typer.Option(
+            metavar="WORDS",
+            rich_help_panel=_ASKED,
+            help="What is not wanted; may be given several times, as --like may.",
+        ),
     ] = None,
     without_like: Annotated[
-        list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="A picture of what is not wanted.")
+        list[str] | None,
+        typer.Option(metavar="FILE[:WEIGHT]", rich_help_panel=_ASKED, help="A picture of what is not wanted."),
     ] = None,
-    k: Annotated[int | None, typer.Option("-k", "--k", help="How many hits; 10 unless the recipe says.")] = None,
     where: Annotated[
         str | None,
-        typer.Option(metavar="FILTER", help="Only what passes, such as \"year >= 2022 and camera like 'Canon%'\"."),
+        typer.Option(
+            metavar="FILTER",
+            rich_help_panel=_FILTERS,
+            help="Only what passes, such as \"year >= 2022 and camera like 'Canon%'\".",
+        ),
     ] = None,
     near: Annotated[
-        str | None, typer.Option(metavar="LAT,LON,RADIUS", help="Only what was taken there: 48.85,2.35,5km.")
+        str | None,
+        typer.Option(
+            metavar="LAT,LON,RADIUS", rich_help_panel=_FILTERS, help="Only what was taken there: 48.85,2.35,5km."
+        ),
     ] = None,
     after: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Only what was taken from this day, month or year on.")
+        str | None,
+        typer.Option(
+            metavar="DATE", rich_help_panel=_FILTERS, help="Only what was taken from this day, month or year on."
+        ),
     ] = None,
     before: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Only what was taken before this day, month or year.")
+        str | None,
+        typer.Option(
+            metavar="DATE", rich_help_panel=_FILTERS, help="Only what was taken before this day, month or year."
+        ),
     ] = None,
-    only: Annotated[str | None, typer.Option(metavar="images|text", help="Only these.")] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="images|text", rich_help_panel=_FILTERS, help="Only these.")
+    ] = None,
     min_score: Annotated[
         float | None,
-        typer.Option(help="Leave out hits with a lower score: cosine, or with --rerank match."),
+        typer.Option(
+            rich_help_panel=_HOW,
+            help="Leave out hits with a lower score: cosine, with --hybrid rrf, with --rerank match.",
+        ),
     ] = None,
     recipe: Annotated[
         str,
-        typer.Option(metavar="NAME|FILE", help="How to search: a name in pipelines/, or a .toml file."),
+        typer.Option(
+            metavar="NAME|FILE", rich_help_panel=_HOW, help="How to search: a name in pipelines/, or a .toml file."
+        ),
     ] = "default",
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Where the index's model is now, if it has moved.")
     ] = None,
     rerank: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Judge the best again with a model that sees words and picture together."),
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_HOW,
+            help="Judge the best again with a model that sees words and picture together.",
+        ),
     ] = None,
     hybrid: Annotated[
         bool,
-        typer.Option("--hybrid", help="Look at captions, tags, texts, what was read in pictures, and names, too."),
+        typer.Option(
+            "--hybrid",
+            rich_help_panel=_HOW,
+            help="Look at captions, tags, texts, what was read in pictures, and names, too.",
+        ),
     ] = False,
     dups: Annotated[
-        bool, typer.Option("--dups", help="Show what is the same or nearly the same as hits of their own.")
+        bool,
+        typer.Option(
+            "--dups", rich_help_panel=_SHOWN, help="Show what is the same or nearly the same as hits of their own."
+        ),
     ] = False,
-    top: Annotated[int | None, typer.Option(help="How many it judges; 128 unless the recipe says.")] = None,
+    top: Annotated[
+        int | None, typer.Option(rich_help_panel=_HOW, help="How many --rerank judges; 128 unless the recipe says.")
+    ] = None,
     device: DeviceOption = Device.auto,
-    precision: Annotated[Precision | None, typer.Option(help="What it judges in.")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(rich_help_panel=_HOW, help="What --rerank computes in.")
+    ] = None,
     index_dir: IndexOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per hit.")] = False,
-    paths: Annotated[bool, typer.Option("--paths", help="Print paths only, for pipes.")] = False,
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", rich_help_panel=_SHOWN, help="How many hits; 10 unless the recipe says.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=_SHOWN, help="Print one JSON object per hit.")
+    ] = False,
+    paths: Annotated[
+        bool, typer.Option("--paths", rich_help_panel=_SHOWN, help="Print paths only, for pipes.")
+    ] = False,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with the pictures in it.")
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", rich_help_panel=_SHOWN, help="Also write a page with the pictures in it."
+        ),
     ] = None,
     show_all: Annotated[
-        bool, typer.Option("--all", help="Show the best guesses where nothing is likely to match, too.")
+        bool,
+        typer.Option(
+            "--all", rich_help_panel=_SHOWN, help="Show the best guesses where nothing is likely to match, too."
+        ),
     ] = False,
     explain: Annotated[
         Path | None,
-        typer.Option("--explain", metavar="DIR", help="Write a heat map per hit: what in it has to do with the words."),
+        typer.Option(
+            "--explain",
+            metavar="DIR",
+            rich_help_panel=_SHOWN,
+            help="Write a heat map per hit: what in it has to do with the words.",
+        ),
     ] = None,
     explain_tokens: Annotated[
-        bool, typer.Option("--explain-tokens", help="And one per token; needs --rerank with a model that tells.")
+        bool, typer.Option("--explain-tokens", rich_help_panel=_SHOWN, help="And one per token; needs --rerank.")
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Find pictures by words, by pictures, or both.
+    """Find pictures and texts by words, by pictures, or both.
 
     Words in double quotes must stand in what is found: mmrag search 'harbour "Fujifilm X100V"'.
 
-    Prints rank, score (higher is better) and path. The score is the cosine, and where the model is calibrated, p says
-    how likely it is that this picture matches; if none is likely to, that is said, and --all shows the best guesses.
-    With --rerank, what was judged comes first and has the score of a match, the model's logit plus its cosine.
+    Prints rank, score (higher is better) and path; p says how likely a match is, and where none is likely, only --all
+    shows the best guesses.
 
-    A FILTER compares facts (mmrag info --facts lists them): = != < <= > >=, in (…), between … and …, like '%…%' (ilike
-    without case), contains (of lists), is null, and, or, not, near(48.85, 2.35, '5km'). All filters given must pass.
-
-    With --hybrid, what has the words of the query among its own (caption, tags, generated, ocr, names) is found by
-    these, too, and both lists are fused by rank; the line says in which words they are.
+    A FILTER compares facts, which mmrag info --facts lists: = != < <= > >= in (…), between … and …, like '%…%', ilike,
+    contains, is null, and, or, not, near(48.85, 2.35, '5km').
     """
     from mmrag.errors import QueryError
     from mmrag.search.likelihood import nothing_likely
@@ -172,7 +234,9 @@ def search(
         else:
             typer.echo(_line(hit, on_disk))
     if not hits:
-        typer.echo(f"mmrag: {_UNLIKELY if unlikely else _why_nothing(corpus, query)}", err=True)
+        typer.echo(
+            f"mmrag: {_UNLIKELY if unlikely else _why_nothing(corpus, pipeline.query.added_to(query))}", err=True
+        )
     if not (as_json or paths):
         offer_upgrade(corpus)
 
@@ -282,4 +346,6 @@ def _why_nothing(corpus: Index, query: Query) -> str:
     if query.phrases:
         quoted = " and ".join(f'"{printable(phrase)}"' for phrase in query.phrases)
         return f"nothing in {where} has {quoted} in its text, caption, tags, names or what was read in it"
-    return f"nothing in {where} scores that high; lower --min-score"
+    if query.where is not None:
+        return f"of {where}, none scores that high; lower --min-score"
+    return "nothing in the index scores that high; lower --min-score"

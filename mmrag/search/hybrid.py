@@ -11,6 +11,7 @@ import numpy as np
 from mmrag.roles import Vectors
 from mmrag.search.recall import Found, best_contents, find, fold_found
 from mmrag.similarity import cosines
+from mmrag.stores.exact import wanted_rows
 from mmrag.stores.segment import Refs
 from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates
 
@@ -89,7 +90,7 @@ class Hybrid:
             By descending score, of the kind "rrf" or "weighted"; their parts have "bm25", "bm25_rank" and
             "cosine_rank" as far as they are among the best by words or by vectors.
         """
-        mine = _searchable(self.view, allowed)
+        mine = wanted_rows(self.view.segments, allowed)
         asked = content_words(words)
         depth = max(2 * k if self.fold_near else k, self.depth)
         by_vector = find(self.view, query_vector, k=depth, fold_duplicates=self.fold_duplicates, allowed=allowed)[0]
@@ -206,14 +207,6 @@ def _with_part(found: Found, name: str, value: float) -> Found:
 def _others(shown: dict[str, Any], records: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     others = {record["id"]: record for record in records if record["id"] != shown["id"]}
     return tuple(sorted(others.values(), key=lambda one: str(one["uri"])))
-
-
-def _searchable(view: View, allowed: Allowed | None) -> Allowed:
-    """Which rows may be found, by segment: those that have a vector, are in the table and are allowed."""
-    alive = [segment.alive[: len(segment.vectors)] for segment in view.segments]
-    if allowed is None:
-        return alive
-    return [here & mask[: len(here)] for here, mask in zip(alive, allowed, strict=True)]
 
 
 def _refs(view: View, stamps: Stamps, mine: Allowed) -> Refs:

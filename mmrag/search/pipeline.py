@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from mmrag.stores.words import WordsView
 
 
+_MOST_BY_RANK = 2 / 61  # the first by cosine and by words
+
+
 @dataclass(frozen=True)
 class Recall:
     """Find candidates by cosine, or by cosine and words.
@@ -33,7 +36,7 @@ class Recall:
     k : int
         How many hits.
     min_score : float
-        Lowest score of a hit: its cosine, or what `words` makes.
+        Lowest score of a hit: its cosine, or what `words` makes, which by "rrf" is at most 2/61.
     fold_duplicates : bool
         Make one hit of files with the very same content.
     fold_near : bool
@@ -61,6 +64,11 @@ class Recall:
             raise RecipeError(f"k is a whole number of at least 1, not {self.k!r}")
         if not isinstance(self.min_score, (int, float)) or not -1 <= self.min_score <= 1:
             raise RecipeError(f"min_score is from -1 to 1, not {self.min_score!r}")
+        if self.words == "rrf" and self.min_score > _MOST_BY_RANK:
+            raise RecipeError(
+                f"min_score is at most {_MOST_BY_RANK:.4f} where ranks by cosine and by words are fused, not "
+                f"{self.min_score!r}: no hit scores higher. Lower it, or leave it out"
+            )
         if self.words not in ("off", "rrf", "weights"):
             raise RecipeError(f"words is 'off', 'rrf' or 'weights', not {self.words!r}")
         if not isinstance(self.words_weight, (int, float)) or not 0 <= self.words_weight <= 1:
@@ -125,11 +133,7 @@ class Pipeline:
         If `hybrid`, one that does not look at words does so, and fuses by reciprocal ranks. If `dups`, duplicates and
         near duplicates are hits of their own.
         """
-        stage, recall = self.rerank, self.recall
-        if hybrid and recall.words == "off":
-            recall = replace(recall, words="rrf")
-        if dups:
-            recall = replace(recall, fold_duplicates=False, fold_near=False)
+        stage = self.rerank
         if rerank is not None:
             stage = Rerank(rerank) if stage is None else replace(stage, model=rerank)
         if top is not None:
@@ -140,10 +144,16 @@ class Pipeline:
                 )
             stage = replace(stage, top=top)
         if min_score is not None and stage is not None:
-            stage = replace(stage, min_score=min_score)
-        elif min_score is not None:
-            recall = replace(recall, min_score=min_score)
-        return replace(self, recall=recall if k is None else replace(recall, k=k), rerank=stage)
+            stage, min_score = replace(stage, min_score=min_score), None
+        recall = replace(
+            self.recall,
+            k=self.recall.k if k is None else k,
+            min_score=self.recall.min_score if min_score is None else min_score,
+            words="rrf" if hybrid and self.recall.words == "off" else self.recall.words,
+            fold_duplicates=self.recall.fold_duplicates and not dups,
+            fold_near=self.recall.fold_near and not dups,
+        )
+        return replace(self, recall=recall, rerank=stage)
 
 
 def load_pipeline(pipeline: str | Pipeline) -> Pipeline:

@@ -181,7 +181,7 @@ def _equal(segment: Segment, places: npt.NDArray[np.int64], batch: pa.RecordBatc
     has_vector, vectors = _vectors(batch, shape)
     searchable = places < len(segment.vectors)
     return bool(
-        segment.sound_columns.take(places).equals(columns)
+        segment.sound_columns.whole.take(places).equals(columns)
         and np.array_equal(searchable, has_vector)
         and np.array_equal(segment.vectors[places[searchable]].view(np.int32), vectors.view(np.int32))
     )

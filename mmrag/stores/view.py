@@ -179,7 +179,7 @@ class View(ABC):
             for segment in self.segments:
                 positions = [n for n, (owner, _) in enumerate(located) if owner is segment]
                 rows = pa.array([located[n][1] for n in positions], pa.int64())
-                taken = segment.sound_columns.take(rows).to_pylist()
+                taken = segment.sound_columns.whole.take(rows).to_pylist()
                 found |= dict(zip(positions, taken, strict=True))
         return [found[n] for n in range(len(located))]
 

@@ -115,6 +115,13 @@ def test_every_command_has_help_with_an_example(command):
     assert f"Example:  mmrag {command}" in help_text
 
 
+def test_help_of_search_is_in_sections():
+    help_text = run("search", "--help").stdout
+    sections = [line[:-1] for line in help_text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert sections == ["What to look for", "Filters (all must pass)", "How to search", "What to print", "Options"]
+    assert help_text.index("Filters") < help_text.index("--where") < help_text.index("How to search")
+
+
 def test_version():
     assert run("--version").stdout == f"mmrag {__version__}\n"
 

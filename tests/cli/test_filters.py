@@ -190,3 +190,10 @@ def test_remove_by_filter(index, command):
     assert "say what to remove" in err
     index.refresh()
     assert len(index) == 9
+
+
+def test_the_filter_of_a_recipe_is_named_where_nothing_passes_it(index, command, tmp_path):
+    (tmp_path / "old.toml").write_text('description = "old"\n[query]\nwhere = "year < 1900"\n')
+    code, out, err = command("search", "red", "--recipe", "old.toml")
+    assert (code, out) == (0, "")
+    assert "no item passes year < 1900; what filters can ask for: mmrag info --facts" in err

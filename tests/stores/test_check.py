@@ -210,3 +210,11 @@ def test_restoring_mends_a_table_with_wrong_rows(index):
     assert index.check().wrong
     index.restore(good)
     assert index.check() == mmrag.Checkup(items=6, failed=1)
+
+
+def test_damage_of_one_column_keeps_nobody_from_reading_another(index):
+    garble_text(index)
+    found = mmrag.open(".")
+    assert found.count("modality = 'image'") == 6
+    with pytest.raises(IndexFormatError, match="mmrag check mends it"):
+        found.count("uri like '%red%'")

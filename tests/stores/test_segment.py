@@ -45,9 +45,10 @@ METADATA = {
 @pytest.mark.parametrize("name", METADATA)
 def test_facts_that_are_joined_are_those_of_all_rows(name):
     given = [[json.dumps(one) for one in part] for part in METADATA[name]]
-    parts = [facts_of(pa.array(part, pa.string())) for part in given]
+    metadata = [pa.chunked_array([part], pa.string()) for part in given]
+    parts = [facts_of(one) for one in metadata]
     schema = joint_schema(parts)
-    joined = pa.concat_tables([as_said(part, schema) for part in parts])
+    joined = pa.concat_tables([as_said(part, about, schema) for part, about in zip(parts, metadata, strict=True)])
     assert joined.equals(facts_of(pa.array([one for part in given for one in part], pa.string())))
 
 
