@@ -6,17 +6,14 @@ import dataclasses
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from mmrag.errors import (
-    IndexLockedError,
-    IndexModelError,
     InputError,
     Interrupted,
     StoreError,
@@ -25,7 +22,8 @@ from mmrag.ingest.given import Given, given_sources, modalities_of
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import EnrichOptions, IndexRecipe, load_recipe
 from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
-from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
+from mmrag.models.loaded import LoadedModels
+from mmrag.models.registry import absolute_name, load_encoder, to_home
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.condition import both
 from mmrag.search.parse import as_query
@@ -34,10 +32,10 @@ from mmrag.similarity import vector_shape
 from mmrag.sources.uri import absolute, is_remote, locate, to_uri
 from mmrag.stores.auto import choose, first_choice
 from mmrag.stores.files import disk_errors, size_on_disk
-from mmrag.stores.lock import write_lock
-from mmrag.stores.manifest import FOLDER_NAME, Manifest, Writer
+from mmrag.stores.manifest import Manifest, Writer
 from mmrag.stores.records import to_item
-from mmrag.stores.registry import WORDS_FOLDER, open_view, view_class, view_folder
+from mmrag.stores.registry import WORDS_FOLDER, view_class
+from mmrag.stores.serving import Serving
 from mmrag.stores.view_settings import Choice, Tuning, ViewSettings
 from mmrag.types import (
     WORDS,
@@ -63,15 +61,11 @@ if TYPE_CHECKING:
     from mmrag.search.explain import Explanation
     from mmrag.stores.table import Table
     from mmrag.stores.view import View
-    from mmrag.stores.words import WordsView
 
     Addable: TypeAlias = str | Path | bytes | Image | Item
     Asked: TypeAlias = str | Path | bytes | Image | Query
 
 logger = logging.getLogger("mmrag")
-
-_WAIT_SECONDS = 10.0
-_POLL_SECONDS = 0.05
 
 
 class Index:
@@ -84,25 +78,16 @@ class Index:
     ----------
     home : path
         The folder that holds ``.mmrag``; uris are relative to it.
-    manifest : Manifest
-        What the index is and who wrote its vectors.
     """
 
     def __init__(
         self, home: Path, *, model: str | None = None, precision: str | None = None, device: str = "auto"
     ) -> None:
         self.home = home
-        self._precision = precision
-        self._device = device
-        self.manifest = Manifest.read(home / FOLDER_NAME)
-        self._writing = threading.RLock()
-        self._loading = threading.Lock()
+        self._serving = Serving(home)
+        self._models = LoadedModels(home, precision=precision, device=device)
         if model is not None:
-            self._encoder = load_encoder(model, precision=precision, device=device)
-            self._check_identity(self._encoder, self.manifest)
-        self._matchers: dict[str, Matcher] = {}
-        self._opened: View | None = None
-        self._full_text: WordsView | None = None
+            self._models.open_encoder(model, self.manifest.model, self.manifest.identity)
 
     def __repr__(self) -> str:
         """Where it is and how much it holds."""
@@ -115,65 +100,34 @@ class Index:
     @property
     def folder(self) -> Path:
         """Where the index keeps its files."""
-        return self.home / FOLDER_NAME
+        return self._serving.folder
 
     @property
-    def _store(self) -> Path:
-        return self.folder / self.manifest.store
+    def manifest(self) -> Manifest:
+        """What the index is and who wrote its vectors."""
+        return self._serving.manifest
 
-    def _place(self, manifest: Manifest) -> Path:
-        """Where a manifest says that the view lies."""
-        return view_folder(self.folder / manifest.store, manifest.view)
+    @property
+    def encoder(self) -> Encoder:
+        """The model that wrote the vectors, loaded when it is first needed."""
+        manifest = self.manifest
+        return self._models.encoder(manifest.model, manifest.identity)
 
     @property
     def _view(self) -> View:
-        if self._opened is None:
-            self._opened = self._open_view()
-        return self._opened
+        return self._serving.view
 
     def _searchable(self) -> tuple[View, Encoder]:
         """Give what to search and what to ask with, of one model: `reindex` may change both in another thread."""
         while True:
             manifest, view, encoder = self.manifest, self._view, self.encoder
-            if view.folder == self._place(manifest) and encoder.identity == manifest.identity:
+            if view.folder == self._serving.place(manifest) and encoder.identity == manifest.identity:
                 return view, encoder
-            self._opened = None
+            self._serving.show(None)
 
-    @cached_property
-    def _encoder(self) -> Encoder:
-        manifest = self.manifest  # another thread may go by another one before this is loaded
-        name = from_home(manifest.model, self.home)
-        encoder = load_encoder(name, precision=self._precision, device=self._device)
-        self._check_identity(encoder, manifest)
-        return encoder
-
-    @property
-    def encoder(self) -> Encoder:
-        """The model that wrote the vectors, loaded when it is first needed."""
-        with self._loading:
-            return self._encoder
-
-    def _matcher(self, model: str | Matcher) -> Matcher:
-        """Load a matcher once; if it is an encoder too, and the one that wrote the vectors, one network does both."""
-        with self._loading:
-            if not isinstance(model, str):
-                self._adopt(model)
-                return model
-            if model not in self._matchers:
-                matcher = load_matcher(model, precision=self._precision, device=self._device)
-                if isinstance(matcher, Encoder) and matcher.identity == self.manifest.identity:
-                    writer = vars(self).setdefault("_encoder", matcher)
-                    matcher = writer if isinstance(writer, Matcher) else matcher
-                self._matchers[model] = matcher
-            return self._matchers[model]
-
-    def _adopt(self, matcher: Matcher) -> None:
-        """Encode with a matcher that was given, if it wrote the vectors and computes as this index was opened to."""
-        if "_encoder" in vars(self) or not isinstance(matcher, Encoder) or matcher.identity != self.manifest.identity:
-            return
-        writer = self._encoder
-        if (writer.device, writer.precision) == (matcher.device, matcher.precision):
-            self._encoder = matcher
+    def _matcher(self, matcher: str | Matcher) -> Matcher:
+        manifest = self.manifest
+        return self._models.matcher(matcher, manifest.model, manifest.identity)
 
     def add(
         self,
@@ -433,7 +387,7 @@ class Index:
 
     def versions(self) -> list[Version]:
         """List the versions that `restore` can go back to: the state after each of the last runs, oldest first."""
-        return self._open_table().versions()
+        return self._serving.open_table().versions()
 
     def restore(self, version: int) -> None:
         """Go back to an earlier version; that is a new version in its turn.
@@ -505,8 +459,7 @@ class Index:
         """
         encoder = load_encoder(model, precision=precision, device=device)
         encoder.verify()
-        with self._writing, write_lock(self.folder):
-            self._take(Manifest.read_to_write(self.folder))
+        with self._serving.writing():
             new = replace(self.manifest, model=to_home(absolute_name(model), self.home))
             try:
                 if not self.manifest.identity.difference(encoder.identity):
@@ -514,7 +467,7 @@ class Index:
                     return Changes(unchanged=len(self._view))
                 options = load_recipe(recipe)
                 new, changes = self._embed_again(encoder, new, options, progress, profile, allow_remote=allow_remote)
-                self._precision, self._device = precision, device
+                self._models.compute(precision=precision, device=device)
                 self._switch(new)
             except KeyboardInterrupt as error:
                 raise Interrupted("stopped; searches go on. Run the same command to go on") from error
@@ -575,7 +528,7 @@ class Index:
             wanted = self.manifest.view if target is None else replace(self.manifest.view, target=target)
             asked, source = choose_queries(ingest.view, queries)
             settings, tuning = tune(ingest.view, self.encoder, asked, source, target=wanted.target)
-            self._write_manifest(replace(self.manifest, view=settings, tuning=tuning))
+            self._serving.write(replace(self.manifest, view=settings, tuning=tuning))
             ingest.view = ingest.view.looking(settings)
         return tuning
 
@@ -598,10 +551,11 @@ class Index:
         from mmrag.ingest.reindex import drop_stores
         from mmrag.stores.check import check_store, with_words
 
-        with self._writing, write_lock(self.folder):
-            self._take(Manifest.read_to_write(self.folder))
-            view, checkup = check_store(self.folder, self._store, self._open_table(), self.manifest.view, progress)
-            self._opened = view or self._opened
+        with self._serving.writing():
+            store, table = self._serving.store, self._serving.open_table()
+            view, checkup = check_store(self.folder, store, table, self.manifest.view, progress)
+            if view is not None:
+                self._serving.show(view)
             checkup = checkup if view is None else with_words(checkup, view)
             dropped = ", ".join(drop_stores(self.folder, self.manifest.store))
         told = [f"removed what an interrupted or finished reindex left: {dropped}"] if dropped else []
@@ -631,10 +585,11 @@ class Index:
 
         if view is not None:
             self.change_view(view)
-        with self._writing, write_lock(self.folder):
-            self._take(Manifest.read_to_write(self.folder))
-            table = self._open_table()
-            self._opened, compaction = compact_store(self.folder, table, self._synced(self._published_view(), table))
+        with self._serving.writing():
+            table = self._serving.open_table()
+            served = self._serving.synced(self._serving.published_view(), table)
+            served, compaction = compact_store(self.folder, table, served)
+            self._serving.show(served)
         if view is not None:
             self.change_view(view)
         return compaction
@@ -737,7 +692,7 @@ class Index:
             chosen,
             queries,
             view=view,
-            full_text=self._words_of(view) if looks_at_words(chosen, queries) else None,
+            full_text=self._serving.words_of(view) if looks_at_words(chosen, queries) else None,
             encoder=encoder,
             matcher=matcher,
             home=self.home,
@@ -844,9 +799,7 @@ class Index:
 
     def refresh(self) -> None:
         """See what other processes have committed since this Index was opened."""
-        with self._writing:
-            self._take(Manifest.read(self.folder))
-            self._opened = self._open_view()
+        self._serving.refresh()
 
     def info(self) -> dict[str, Any]:
         """Describe the index: counts, model, folders, size on disk."""
@@ -878,110 +831,6 @@ class Index:
             "full_text_bytes": size_on_disk(self._view.folder.parent / WORDS_FOLDER),
         }
 
-    def _published_view(self) -> View:
-        identity = self.manifest.identity
-        return open_view(self._store, self.manifest.view, identity.dimension, vectors=identity.vectors)
-
-    def _open_view(self) -> View:
-        """Open the view; one that is not there, or that a writer who died left behind, is made from the table.
-
-        While another process is writing, one that is behind serves, and one that is not there soon will be. One that
-        is gone, because the index was written anew by another model or into another view, has a successor that the
-        manifest names.
-        """
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while True:
-            view: View | None = None
-            try:
-                view = self._published_view()
-                if view.table_version == self._open_table().version:
-                    return view
-                with self._writing, write_lock(self.folder):
-                    if not self._has_moved():  # else a view that serves no more would be made again
-                        return self._synced(self._published_view(), self._open_table())
-            except StoreError as error:
-                if view is not None and view.published:
-                    return view
-                if self._has_moved():
-                    continue
-                if not isinstance(error, IndexLockedError) or time.monotonic() > deadline:
-                    raise
-            time.sleep(_POLL_SECONDS)
-
-    def _words_of(self, view: View) -> WordsView:
-        """Open the full-text index, made or brought up to date if it is behind a view.
-
-        One that is ahead, of another process, serves as it is: rows that the view does not know are not found.
-        While another process is writing, one that is behind serves, and one that is not there may soon be.
-        """
-        from mmrag.stores.words import WordsView
-
-        folder, deadline = view.folder.parent / WORDS_FOLDER, time.monotonic() + _WAIT_SECONDS
-        if self._full_text is None or self._full_text.folder != folder:
-            self._full_text = WordsView.open(folder)
-        while self._full_text.table_version < view.table_version:
-            try:
-                with self._writing, write_lock(self.folder):
-                    self._full_text = WordsView.open(folder).sync(self._published_view())
-            except IndexLockedError:
-                self._full_text = WordsView.open(folder)
-                if self._full_text.table_version:
-                    break
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_POLL_SECONDS)
-        return self._full_text
-
-    def _keep_words_up(self, view: View) -> None:
-        """Bring the full-text index up to date, if there is one; a failure costs the next search that needs it time."""
-        folder = view.folder.parent / WORDS_FOLDER
-        if not folder.exists():
-            return
-        from mmrag.stores.words import WordsView
-
-        words = WordsView.open(folder)
-        try:
-            self._full_text = words.sync(view)
-        except StoreError as error:
-            words.forget()
-            logger.warning("%s; the next search that needs it will try again", error)
-
-    def _synced(self, view: View, table: Table) -> View:
-        if view.published and view.table_version != table.version:
-            table.withdraw_unreadable(since=view.table_version)
-        return view.sync(table)
-
-    def _open_table(self) -> Table:
-        from mmrag.stores.table import Table
-
-        identity = self.manifest.identity
-        return Table(self._store / "table", identity.dimension, vectors=identity.vectors)
-
-    def _take(self, manifest: Manifest) -> None:
-        """Go by another manifest; what was opened of another model or view is let go."""
-        if self._place(manifest) != self._place(self.manifest):
-            self._opened = None
-        self.manifest = manifest
-        with self._loading:
-            encoder = vars(self).get("_encoder")
-            if encoder is not None and encoder.identity != manifest.identity:
-                del vars(self)["_encoder"]
-
-    def _has_moved(self) -> bool:
-        """Look at the manifest again, and tell whether the view is in another place now."""
-        before = self._place(self.manifest)
-        self._take(Manifest.read(self.folder))
-        return self._place(self.manifest) != before
-
-    def _check_identity(self, encoder: Encoder, manifest: Manifest) -> None:
-        difference = manifest.identity.difference(encoder.identity)
-        if difference:
-            raise IndexModelError(
-                f"the index in {self.home} was written by the model {manifest.model!r}, and its "
-                f"vectors do not compare with those of {encoder.card.name!r} ({difference}). Search it "
-                "with its own model, or make a new index elsewhere: --index OTHER_FOLDER"
-            )
-
     def _check_modalities(self, wanted: set[Modality]) -> None:
         for modality in sorted(wanted - set(self.manifest.modalities)):
             self.encoder.check_modality(modality)
@@ -996,20 +845,19 @@ class Index:
         *,
         allow_remote: bool = False,
     ) -> Iterator[Ingest]:
-        with self._writing, write_lock(self.folder):
-            self._take(Manifest.read_to_write(self.folder))
+        with self._serving.writing():
             if captions is not None:
                 self._go_by(_as_list(captions))
-            table = self._open_table()
-            published = self._published_view()
-            view = self._synced(published, table)
+            table = self._serving.open_table()
+            published = self._serving.published_view()
+            view = self._serving.synced(published, table)
             ingest = self._ingest_into(table, view, self._verified_encoder, options, progress, profile)
             ingest.allow_remote = allow_remote
             finish = partial(ingest.finish, since=published.table_version, keep_versions=self.manifest.keep_versions)
             try:
                 yield ingest
                 finish()
-                self._keep_words_up(ingest.view)
+                self._serving.keep_words_up(ingest.view)
                 self._choose_again(ingest)
             except Interrupted:
                 finish()
@@ -1026,7 +874,7 @@ class Index:
                     "was committed before is kept and can be searched; make room, and run the same command again"
                 ) from error
             finally:
-                self._opened = ingest.view
+                self._serving.show(ingest.view)
 
     def _embed_again(
         self,
@@ -1041,7 +889,7 @@ class Index:
         """Fill a new store with what this index holds, and give the manifest that names it."""
         from mmrag.ingest.reindex import check_sources, check_space, embed_again, open_store, store_name
 
-        old = self._synced(self._published_view(), self._open_table())
+        old = self._serving.synced(self._serving.published_view(), self._serving.open_table())
         for modality in {modality for _, modality in old.scan(("modality",))}:
             encoder.check_modality(modality)
         check_sources(old, manifest, self.home, allow_remote=allow_remote)
@@ -1062,7 +910,7 @@ class Index:
 
         with disk_errors(self.folder):
             manifest.write(self.folder)
-        self._take(manifest)
+        self._serving.go_by(manifest)
         drop_stores(self.folder, manifest.store)
 
     def _choose_again(self, ingest: Ingest) -> None:
@@ -1073,18 +921,18 @@ class Index:
         if chosen.kind != self.manifest.view.kind:
             ingest.view = self._serve(ingest.view, ingest.table, chosen, Choice(True, why))
         elif ingest.view.published:
-            self._write_manifest(replace(self.manifest, choice=Choice(True, why)))
+            self._serving.write(replace(self.manifest, choice=Choice(True, why)))
 
     def _serve(self, old: View, table: Table, settings: ViewSettings, choice: Choice) -> View:
         """Build and tune another view, let it serve from then on, in one step, and delete the old one."""
         from mmrag.search.tune import choose_queries, tune
         from mmrag.stores.rebuild import build_beside, drop_other_views
 
-        view, tuning = build_beside(old, table, self._store, settings), None
+        view, tuning = build_beside(old, table, self._serving.store, settings), None
         if settings.kind != "exact" and "text" in self.encoder.card.modalities and len(view):
             settings, tuning = tune(view, self.encoder, *choose_queries(view, None))
-        self._write_manifest(replace(self.manifest, view=settings, choice=choice, tuning=tuning))
-        drop_other_views(self._store, settings)
+        self._serving.write(replace(self.manifest, view=settings, choice=choice, tuning=tuning))
+        drop_other_views(self._serving.store, settings)
         return view.looking(settings)
 
     def _ingest_into(
@@ -1115,10 +963,9 @@ class Index:
 
     def _verified_encoder(self) -> Encoder:
         encoder = self.encoder
-        self._check_identity(encoder, self.manifest)
         encoder.verify()
         writer = Writer(encoder.engine, encoder.precision)
-        self._write_manifest(replace(self.manifest, writer=writer, modalities=encoder.card.modalities))
+        self._serving.write(replace(self.manifest, writer=writer, modalities=encoder.card.modalities))
         return encoder
 
     def _go_by(self, captions: Sequence[str | Path]) -> None:
@@ -1128,7 +975,7 @@ class Index:
         uris = [to_uri(absolute(path, self.home), self.home) for path in captions]
         Notes(self.home, uris).load()
         known = dict.fromkeys((*self.manifest.captions, *uris)) if uris else ()
-        self._write_manifest(replace(self.manifest, captions=tuple(known)))
+        self._serving.write(replace(self.manifest, captions=tuple(known)))
 
     def _look_at(self, ingest: Ingest, roots: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
         changes, kept = look_at(ingest, roots, self._roots(), only=only)
@@ -1153,13 +1000,7 @@ class Index:
         return roots_of(self.manifest, self.home)
 
     def _write_roots(self, roots: Sequence[Root]) -> None:
-        self._write_manifest(with_roots(self.manifest, roots, self.home))
-
-    def _write_manifest(self, manifest: Manifest) -> None:
-        if manifest != self.manifest:
-            self.manifest = manifest
-            with disk_errors(self.folder):
-                manifest.write(self.folder)
+        self._serving.write(with_roots(self.manifest, roots, self.home))
 
 
 def _load_writers(options: EnrichOptions) -> list[EnrichWriter]:
