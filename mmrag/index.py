@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from mmrag.errors import (
-    IndexLockedError,
-    IndexModelError,
-    InputError,
-    Interrupted,
-    StoreError,
-)
-from mmrag.ingest.given import Given, given_sources, modalities_of
+from mmrag.errors import InputError
+from mmrag.ingest import upkeep
+from mmrag.ingest.given import as_list, is_many
 from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import EnrichOptions, IndexRecipe, load_recipe
-from mmrag.ingest.roots import Root, find_targets, inside, joined, look_at, roots_of, with_roots
-from mmrag.models.registry import absolute_name, from_home, load_encoder, load_matcher, to_home
+from mmrag.ingest.session import Run, Session
+from mmrag.models.loaded import LoadedModels
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.condition import both
 from mmrag.search.parse import as_query
 from mmrag.search.pipeline import Pipeline, load_pipeline, looks_at_words, run
-from mmrag.similarity import vector_shape
-from mmrag.sources.uri import absolute, is_remote, locate, to_uri
-from mmrag.stores.auto import choose, first_choice
-from mmrag.stores.files import disk_errors, size_on_disk
-from mmrag.stores.lock import write_lock
-from mmrag.stores.manifest import FOLDER_NAME, Manifest, Writer
+from mmrag.stores.about import describe
+from mmrag.stores.manifest import Manifest
 from mmrag.stores.records import to_item
-from mmrag.stores.registry import WORDS_FOLDER, open_view, view_class, view_folder
-from mmrag.stores.view_settings import Choice, Tuning, ViewSettings
+from mmrag.stores.serving import Serving
+from mmrag.stores.view_settings import Tuning
 from mmrag.types import (
-    WORDS,
     Changes,
     Checkup,
     Classification,
@@ -50,7 +34,6 @@ from mmrag.types import (
     Failure,
     Hit,
     Item,
-    Modality,
     Query,
     Version,
 )
@@ -58,21 +41,12 @@ from mmrag.types import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mmrag.ingest.enrich import Writer as EnrichWriter
-    from mmrag.ingest.watch import Told
-    from mmrag.ingest.write import Ingest, Progress
+    from mmrag.ingest.write import Progress
     from mmrag.search.explain import Explanation
-    from mmrag.stores.table import Table
     from mmrag.stores.view import View
-    from mmrag.stores.words import WordsView
 
     Addable: TypeAlias = str | Path | bytes | Image | Item
     Asked: TypeAlias = str | Path | bytes | Image | Query
-
-logger = logging.getLogger("mmrag")
-
-_WAIT_SECONDS = 10.0
-_POLL_SECONDS = 0.05
 
 
 class Index:
@@ -85,25 +59,17 @@ class Index:
     ----------
     home : path
         The folder that holds ``.mmrag``; uris are relative to it.
-    manifest : Manifest
-        What the index is and who wrote its vectors.
     """
 
     def __init__(
         self, home: Path, *, model: str | None = None, precision: str | None = None, device: str = "auto"
     ) -> None:
         self.home = home
-        self._precision = precision
-        self._device = device
-        self.manifest = Manifest.read(home / FOLDER_NAME)
-        self._writing = threading.RLock()
-        self._loading = threading.Lock()
+        self._serving = Serving(home)
+        self._models = LoadedModels(home, precision=precision, device=device)
+        self._session = Session(self._serving, self._models)
         if model is not None:
-            self._encoder = load_encoder(model, precision=precision, device=device)
-            self._check_identity(self._encoder, self.manifest)
-        self._matchers: dict[str, Matcher] = {}
-        self._opened: View | None = None
-        self._full_text: WordsView | None = None
+            self._models.open_encoder(model, self.manifest.model, self.manifest.identity)
 
     def __repr__(self) -> str:
         """Where it is and how much it holds."""
@@ -116,65 +82,33 @@ class Index:
     @property
     def folder(self) -> Path:
         """Where the index keeps its files."""
-        return self.home / FOLDER_NAME
+        return self._serving.folder
 
     @property
-    def _store(self) -> Path:
-        return self.folder / self.manifest.store
+    def manifest(self) -> Manifest:
+        """What the index is and who wrote its vectors."""
+        return self._serving.manifest
 
-    def _place(self, manifest: Manifest) -> Path:
-        """Where a manifest says that the view lies."""
-        return view_folder(self.folder / manifest.store, manifest.view)
+    @property
+    def encoder(self) -> Encoder:
+        """The model that wrote the vectors, loaded when it is first needed."""
+        return self._session.encoder
 
     @property
     def _view(self) -> View:
-        if self._opened is None:
-            self._opened = self._open_view()
-        return self._opened
+        return self._serving.view
 
     def _searchable(self) -> tuple[View, Encoder]:
         """Give what to search and what to ask with, of one model: `reindex` may change both in another thread."""
         while True:
             manifest, view, encoder = self.manifest, self._view, self.encoder
-            if view.folder == self._place(manifest) and encoder.identity == manifest.identity:
+            if view.folder == self._serving.place(manifest) and encoder.identity == manifest.identity:
                 return view, encoder
-            self._opened = None
+            self._serving.show(None)
 
-    @cached_property
-    def _encoder(self) -> Encoder:
-        manifest = self.manifest  # another thread may go by another one before this is loaded
-        name = from_home(manifest.model, self.home)
-        encoder = load_encoder(name, precision=self._precision, device=self._device)
-        self._check_identity(encoder, manifest)
-        return encoder
-
-    @property
-    def encoder(self) -> Encoder:
-        """The model that wrote the vectors, loaded when it is first needed."""
-        with self._loading:
-            return self._encoder
-
-    def _matcher(self, model: str | Matcher) -> Matcher:
-        """Load a matcher once; if it is an encoder too, and the one that wrote the vectors, one network does both."""
-        with self._loading:
-            if not isinstance(model, str):
-                self._adopt(model)
-                return model
-            if model not in self._matchers:
-                matcher = load_matcher(model, precision=self._precision, device=self._device)
-                if isinstance(matcher, Encoder) and matcher.identity == self.manifest.identity:
-                    writer = vars(self).setdefault("_encoder", matcher)
-                    matcher = writer if isinstance(writer, Matcher) else matcher
-                self._matchers[model] = matcher
-            return self._matchers[model]
-
-    def _adopt(self, matcher: Matcher) -> None:
-        """Encode with a matcher that was given, if it wrote the vectors and computes as this index was opened to."""
-        if "_encoder" in vars(self) or not isinstance(matcher, Encoder) or matcher.identity != self.manifest.identity:
-            return
-        writer = self._encoder
-        if (writer.device, writer.precision) == (matcher.device, matcher.precision):
-            self._encoder = matcher
+    def _matcher(self, matcher: str | Matcher) -> Matcher:
+        manifest = self.manifest
+        return self._models.matcher(matcher, manifest.model, manifest.identity)
 
     def add(
         self,
@@ -232,32 +166,7 @@ class Index:
         Interrupted
             On Ctrl-C, after what was done is committed.
         """
-        options = load_recipe(recipe)
-        if isinstance(exclude, str):
-            raise InputError(f"exclude takes a list of globs; put the one glob into a list: [{exclude!r}]")
-        given = given_sources(sources)
-        globs = tuple(dict.fromkeys((*options.source.exclude, *exclude)))
-        paths = [locate(source, self.home) for source in given.paths]
-        if any(map(is_remote, paths)):
-            from mmrag.sources.remote import check_urls  # most runs do without
-
-            check_urls(paths, allowed=allow_remote)
-        missing = next((path for path in paths if not is_remote(path) and not os.path.lexists(path)), None)
-        if missing is not None:
-            raise InputError(f"there is no file or folder {missing!r}; nothing was changed")
-        items = self._name_items(given)
-        self._check_modalities(modalities_of(paths))
-        writers = _load_writers(options.enrich)
-        with self._ingest(options, progress, profile, captions, allow_remote=allow_remote) as ingest:
-            changes = Changes()
-            if paths:
-                roots = [Root(path, globs) for path in paths]
-                self._write_roots(joined(self._roots(), roots))
-                changes += self._look_at(ingest, inside(self._roots(), roots))
-            if given.total != 0:
-                changes += ingest.add_items(items, given.total)
-            changes += ingest.enrich(writers)
-        return changes
+        return self._session.add(sources, exclude, Run(load_recipe(recipe), progress, profile, captions, allow_remote))
 
     def update(
         self,
@@ -273,12 +182,7 @@ class Index:
         A folder that is not there any more, such as an unmounted disk, is reported as a failure, and
         its pictures are kept; so is a url, if `allow_remote` is not given. Parameters and errors are those of `add`.
         """
-        if not self.manifest.folders:
-            raise InputError("no folder was ever added to this index; name one: mmrag index FOLDER")
-        options = load_recipe(recipe)
-        writers = _load_writers(options.enrich)
-        with self._ingest(options, progress, profile, captions, allow_remote=allow_remote) as ingest:
-            return self._look_at(ingest, self._roots()) + ingest.enrich(writers)
+        return self._session.update(Run(load_recipe(recipe), progress, profile, captions, allow_remote))
 
     def enrich(self, *, caption: str | None = None, ocr: bool = False, progress: Progress | None = None) -> Changes:
         """Have models say what is in the pictures, where they have not yet; nothing is embedded.
@@ -302,9 +206,7 @@ class Index:
         IndexLockedError, Interrupted
             As `add`.
         """
-        writers = _load_writers(EnrichOptions(caption, ocr))
-        with self._ingest(IndexRecipe(), progress) as ingest:
-            return ingest.enrich(writers)
+        return self._session.enrich(Run(IndexRecipe(enrich=EnrichOptions(caption, ocr)), progress))
 
     def watch(
         self,
@@ -347,46 +249,9 @@ class Index:
         InputError, IndexLockedError, Interrupted
             As `add`.
         """
-        from mmrag.ingest.watch import changed_paths, untold, when_free  # imports what a search does without
-
-        stop = stop or threading.Event()
-        options, named = load_recipe(recipe), [] if sources is None else _as_list(sources)
-        chosen = [Root(locate(source, self.home)) for source in named]
-        told: set[Told] = set()
-        writers = _load_writers(options.enrich)
-
-        def watched() -> list[Root]:
-            return inside(joined(chosen, self._roots()), chosen) if chosen else self._roots()
-
-        def catch_up(only: Sequence[str] | None) -> Changes:
-            with self._ingest(options, progress, profile, allow_remote=allow_remote) as ingest:
-                changes = self._look_at(ingest, inside(self._roots(), chosen or self._roots()), only=only)
-                return changes + ingest.enrich(writers)
-
-        def begin() -> Changes:
-            if not named:
-                return self.update(
-                    captions=captions, recipe=options, progress=progress, profile=profile, allow_remote=allow_remote
-                )
-            return self.add(
-                named,
-                exclude=exclude,
-                captions=captions,
-                recipe=options,
-                progress=progress,
-                profile=profile,
-                allow_remote=allow_remote,
-            )
-
-        begun = False
-        for only in changed_paths(watched, stop):
-            changes = when_free(partial(catch_up, only), stop) if begun else begin()
-            failed, states = untold(changes.failed, told, self._view)
-            told = states if only is None else told | states
-            changes = replace(changes, failed=failed)
-            if changes.any() or not begun:
-                yield changes
-            begun = True
+        run = Run(load_recipe(recipe), progress, profile, captions, allow_remote)
+        named = [] if sources is None else as_list(sources)
+        yield from self._session.watch(named, exclude, run, stop or threading.Event())
 
     def remove(
         self,
@@ -421,20 +286,12 @@ class Index:
         QueryError
             If the filter is wrong, with the place.
         """
-        if targets is None and where is None:
-            raise InputError('say what to remove: ids, uris or paths, or a filter such as where="year < 2000"')
-        listed = None if targets is None else _as_list(targets)
-        if dry_run:
-            return len(find_targets(self._view, self.home, self._roots(), listed, where=where)[0])
-        with self._ingest(IndexRecipe()) as ingest:
-            stamps, kept = find_targets(ingest.view, self.home, self._roots(), listed, where=where)
-            ingest.remove(stamps)
-            self._write_roots(kept)
-        return len(stamps)
+        listed = None if targets is None else as_list(targets)
+        return self._session.remove(listed, where=where, dry_run=dry_run)
 
     def versions(self) -> list[Version]:
         """List the versions that `restore` can go back to: the state after each of the last runs, oldest first."""
-        return self._open_table().versions()
+        return self._serving.open_table().versions()
 
     def restore(self, version: int) -> None:
         """Go back to an earlier version; that is a new version in its turn.
@@ -451,12 +308,7 @@ class Index:
         InputError
             If there is no such version, with those that there are.
         """
-        with self._ingest(IndexRecipe()) as ingest:
-            kept = ingest.table.kept()
-            if version not in kept:
-                known = ", ".join(map(str, kept)) or "none yet"
-                raise InputError(f"there is no version {version} to go back to; there are: {known}")
-            ingest.restore(version)
+        self._session.restore(version)
 
     def reindex(
         self,
@@ -504,22 +356,8 @@ class Index:
         Interrupted
             On Ctrl-C, after what was done is committed.
         """
-        encoder = load_encoder(model, precision=precision, device=device)
-        encoder.verify()
-        with self._writing, write_lock(self.folder):
-            self._take(Manifest.read_to_write(self.folder))
-            new = replace(self.manifest, model=to_home(absolute_name(model), self.home))
-            try:
-                if not self.manifest.identity.difference(encoder.identity):
-                    self._switch(new)
-                    return Changes(unchanged=len(self._view))
-                options = load_recipe(recipe)
-                new, changes = self._embed_again(encoder, new, options, progress, profile, allow_remote=allow_remote)
-                self._precision, self._device = precision, device
-                self._switch(new)
-            except KeyboardInterrupt as error:
-                raise Interrupted("stopped; searches go on. Run the same command to go on") from error
-        return changes
+        run = Run(load_recipe(recipe), progress, profile, allow_remote=allow_remote)
+        return upkeep.reindex(self._session, model, run, precision=precision, device=device)
 
     def change_view(self, recipe: str | IndexRecipe) -> None:
         """Let another kind of view make search fast; it is built beside the one that serves until it is done.
@@ -538,12 +376,7 @@ class Index:
         IndexLockedError
             If another process is writing.
         """
-        settings, choice = first_choice(load_recipe(recipe).view)
-        with self._ingest(IndexRecipe()) as ingest:
-            if choice.auto:
-                settings, why = choose(len(ingest.view), ingest.view.shape, target=settings.target)
-                choice = Choice(True, why)
-            ingest.view = self._serve(ingest.view, ingest.table, settings, choice)
+        upkeep.change_view(self._session, load_recipe(recipe))
 
     def tune(self, queries: Sequence[str] | None = None, *, target: float | None = None) -> Tuning:
         """Find how hard the view must look, and have it look so from now on.
@@ -564,21 +397,7 @@ class Index:
         IndexLockedError
             If another process is writing.
         """
-        from mmrag.search.tune import choose_queries, tune
-
-        self.encoder.check_modality("text")
-        with self._ingest(IndexRecipe()) as ingest:
-            if ingest.view.kind == "exact":
-                raise InputError(
-                    "the view of this index compares every vector and finds all: there is nothing to tune. At a "
-                    "million pictures another view is faster: mmrag compact --view hnsw"
-                )
-            wanted = self.manifest.view if target is None else replace(self.manifest.view, target=target)
-            asked, source = choose_queries(ingest.view, queries)
-            settings, tuning = tune(ingest.view, self.encoder, asked, source, target=wanted.target)
-            self._write_manifest(replace(self.manifest, view=settings, tuning=tuning))
-            ingest.view = ingest.view.looking(settings)
-        return tuning
+        return upkeep.tune_view(self._session, queries, target)
 
     def check(self, *, progress: Progress | None = None) -> Checkup:
         """Look at every row: whether the table is sound, and the view says the same.
@@ -596,17 +415,7 @@ class Index:
         IndexLockedError
             If another process is writing.
         """
-        from mmrag.ingest.reindex import drop_stores
-        from mmrag.stores.check import check_store, with_words
-
-        with self._writing, write_lock(self.folder):
-            self._take(Manifest.read_to_write(self.folder))
-            view, checkup = check_store(self.folder, self._store, self._open_table(), self.manifest.view, progress)
-            self._opened = view or self._opened
-            checkup = checkup if view is None else with_words(checkup, view)
-            dropped = ", ".join(drop_stores(self.folder, self.manifest.store))
-        told = [f"removed what an interrupted or finished reindex left: {dropped}"] if dropped else []
-        return replace(checkup, mended=(*checkup.mended, *told))
+        return upkeep.check(self._serving, progress)
 
     def compact(self, *, view: str | IndexRecipe | None = None) -> Compaction:
         """Join what many runs have left into one, without what is deleted; searches go on.
@@ -628,17 +437,7 @@ class Index:
         IndexLockedError
             If another process is writing.
         """
-        from mmrag.stores.compact import compact_store
-
-        if view is not None:
-            self.change_view(view)
-        with self._writing, write_lock(self.folder):
-            self._take(Manifest.read_to_write(self.folder))
-            table = self._open_table()
-            self._opened, compaction = compact_store(self.folder, table, self._synced(self._published_view(), table))
-        if view is not None:
-            self.change_view(view)
-        return compaction
+        return upkeep.compact(self._session, None if view is None else load_recipe(view))
 
     @overload
     def search(  # type: ignore[overload-overlap]
@@ -724,7 +523,7 @@ class Index:
         >>> index = mmrag.open("photos")  # doctest: +SKIP
         >>> [hit.item.uri for hit in index.search("a dog on a beach", k=3)]  # doctest: +SKIP
         """
-        queries = [as_query(asked) for asked in _as_list(query)]
+        queries = [as_query(asked) for asked in as_list(query)]
         if where is not None:
             queries = [replace(one, where=both(one.where, where)) for one in queries]
         name = rerank.card.name if isinstance(rerank, Matcher) else rerank
@@ -738,14 +537,14 @@ class Index:
             chosen,
             queries,
             view=view,
-            full_text=self._words_of(view) if looks_at_words(chosen, queries) else None,
+            full_text=self._serving.words_of(view) if looks_at_words(chosen, queries) else None,
             encoder=encoder,
             matcher=matcher,
             home=self.home,
             features_folder=self.folder / "features",
             progress=progress,
         )
-        return hits if _is_many(query) else hits[0]
+        return hits if is_many(query) else hits[0]
 
     def explain(
         self, query: Asked, hits: Sequence[Hit], *, rerank: str | Matcher | None = None, tokens: bool = False
@@ -857,335 +656,8 @@ class Index:
 
     def refresh(self) -> None:
         """See what other processes have committed since this Index was opened."""
-        with self._writing:
-            self._take(Manifest.read(self.folder))
-            self._opened = self._open_view()
+        self._serving.refresh()
 
     def info(self) -> dict[str, Any]:
         """Describe the index: counts, model, folders, size on disk."""
-        kinds = ("text", *WORDS)
-        rows = list(self._view.scan(("modality", "failure", *kinds)))
-        sound = [row for row in rows if row[2] is None]
-        found = [modality for _, modality, *_ in sound]
-        pictures = [row[3:] for row in sound if row[1] == "image"]
-        return {
-            "home": str(self.home),
-            "items": len(found),
-            "images": found.count("image"),
-            "texts": found.count("text"),
-            "failed": len(rows) - len(found),
-            "words": {kind: sum(bool(row[n]) for row in pictures) for n, kind in enumerate(kinds)},
-            "model": self.manifest.model,
-            "identity": dataclasses.asdict(self.manifest.identity),
-            "view": dataclasses.asdict(self.manifest.view),
-            "choice": dataclasses.asdict(self.manifest.choice),
-            "tuning": dataclasses.asdict(self.manifest.tuning) if self.manifest.tuning else None,
-            "table_version": self._view.table_version,
-            "folders": [dataclasses.asdict(one) for one in self.manifest.folders],
-            "captions": list(self.manifest.captions),
-            "created": self.manifest.created,
-            "format": self.manifest.format,
-            "writer": dataclasses.asdict(self.manifest.writer),
-            "keep_versions": self.manifest.keep_versions,
-            "bytes": size_on_disk(self.folder),
-            "full_text_bytes": size_on_disk(self._view.folder.parent / WORDS_FOLDER),
-        }
-
-    def _published_view(self) -> View:
-        identity = self.manifest.identity
-        return open_view(self._store, self.manifest.view, identity.dimension, vectors=identity.vectors)
-
-    def _open_view(self) -> View:
-        """Open the view; one that is not there, or that a writer who died left behind, is made from the table.
-
-        While another process is writing, one that is behind serves, and one that is not there soon will be. One that
-        is gone, because the index was written anew by another model or into another view, has a successor that the
-        manifest names.
-        """
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while True:
-            view: View | None = None
-            try:
-                view = self._published_view()
-                if view.table_version == self._open_table().version:
-                    return view
-                with self._writing, write_lock(self.folder):
-                    if not self._has_moved():  # else a view that serves no more would be made again
-                        return self._synced(self._published_view(), self._open_table())
-            except StoreError as error:
-                if view is not None and view.published:
-                    return view
-                if self._has_moved():
-                    continue
-                if not isinstance(error, IndexLockedError) or time.monotonic() > deadline:
-                    raise
-            time.sleep(_POLL_SECONDS)
-
-    def _words_of(self, view: View) -> WordsView:
-        """Open the full-text index, made or brought up to date if it is behind a view.
-
-        One that is ahead, of another process, serves as it is: rows that the view does not know are not found.
-        While another process is writing, one that is behind serves, and one that is not there may soon be.
-        """
-        from mmrag.stores.words import WordsView
-
-        folder, deadline = view.folder.parent / WORDS_FOLDER, time.monotonic() + _WAIT_SECONDS
-        if self._full_text is None or self._full_text.folder != folder:
-            self._full_text = WordsView.open(folder)
-        while self._full_text.table_version < view.table_version:
-            try:
-                with self._writing, write_lock(self.folder):
-                    self._full_text = WordsView.open(folder).sync(view)  # the newest may lie elsewhere by now
-            except IndexLockedError:
-                self._full_text = WordsView.open(folder)
-                if self._full_text.table_version:
-                    break
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_POLL_SECONDS)
-        return self._full_text
-
-    def _keep_words_up(self, view: View) -> None:
-        """Bring the full-text index up to date, if there is one; a failure costs the next search that needs it time."""
-        folder = view.folder.parent / WORDS_FOLDER
-        if not folder.exists():
-            return
-        from mmrag.stores.words import WordsView
-
-        words = WordsView.open(folder)
-        try:
-            self._full_text = words.sync(view)
-        except StoreError as error:
-            words.forget()
-            logger.warning("%s; the next search that needs it will try again", error)
-
-    def _synced(self, view: View, table: Table) -> View:
-        if view.published and view.table_version != table.version:
-            table.withdraw_unreadable(since=view.table_version)
-        return view.sync(table)
-
-    def _open_table(self) -> Table:
-        from mmrag.stores.table import Table
-
-        identity = self.manifest.identity
-        return Table(self._store / "table", identity.dimension, vectors=identity.vectors)
-
-    def _take(self, manifest: Manifest) -> None:
-        """Go by another manifest; what was opened of another model or view is let go."""
-        if self._place(manifest) != self._place(self.manifest):
-            self._opened = None
-        self.manifest = manifest
-        with self._loading:
-            encoder = vars(self).get("_encoder")
-            if encoder is not None and encoder.identity != manifest.identity:
-                del vars(self)["_encoder"]
-
-    def _has_moved(self) -> bool:
-        """Look at the manifest again, and tell whether the view is in another place now."""
-        before = self._place(self.manifest)
-        self._take(Manifest.read(self.folder))
-        return self._place(self.manifest) != before
-
-    def _check_identity(self, encoder: Encoder, manifest: Manifest) -> None:
-        difference = manifest.identity.difference(encoder.identity)
-        if difference:
-            raise IndexModelError(
-                f"the index in {self.home} was written by the model {manifest.model!r}, and its "
-                f"vectors do not compare with those of {encoder.card.name!r} ({difference}). Search it "
-                "with its own model, or make a new index elsewhere: --index OTHER_FOLDER"
-            )
-
-    def _check_modalities(self, wanted: set[Modality]) -> None:
-        for modality in sorted(wanted - set(self.manifest.modalities)):
-            self.encoder.check_modality(modality)
-
-    @contextmanager
-    def _ingest(
-        self,
-        options: IndexRecipe,
-        progress: Progress | None = None,
-        profile: Profile | None = None,
-        captions: str | Path | Sequence[str | Path] | None = None,
-        *,
-        allow_remote: bool = False,
-    ) -> Iterator[Ingest]:
-        with self._writing, write_lock(self.folder):
-            self._take(Manifest.read_to_write(self.folder))
-            if captions is not None:
-                self._go_by(_as_list(captions))
-            table = self._open_table()
-            published = self._published_view()
-            view = self._synced(published, table)
-            ingest = self._ingest_into(table, view, self._verified_encoder, options, progress, profile)
-            ingest.allow_remote = allow_remote
-            finish = partial(ingest.finish, since=published.table_version, keep_versions=self.manifest.keep_versions)
-            try:
-                yield ingest
-                finish()
-                self._keep_words_up(ingest.view)
-                self._choose_again(ingest)
-            except Interrupted:
-                finish()
-                raise
-            except KeyboardInterrupt as error:
-                raise Interrupted(
-                    "stopped; what was done before is kept and can be searched. Run the same command to go on"
-                ) from error
-            except StoreError as error:
-                if not table.withdraw_unreadable(since=ingest.view.table_version):
-                    raise
-                raise StoreError(
-                    f"what was written last to {self.folder} was cut short, as by a full disk, and is taken back. What "
-                    "was committed before is kept and can be searched; make room, and run the same command again"
-                ) from error
-            finally:
-                self._opened = ingest.view
-
-    def _embed_again(
-        self,
-        encoder: Encoder,
-        manifest: Manifest,
-        options: IndexRecipe,
-        progress: Progress | None,
-        profile: Profile | None,
-        *,
-        allow_remote: bool,
-    ) -> tuple[Manifest, Changes]:
-        """Fill a new store with what this index holds, and give the manifest that names it."""
-        from mmrag.ingest.reindex import check_sources, check_space, embed_again, open_store, store_name
-
-        old = self._synced(self._published_view(), self._open_table())
-        for modality in {modality for _, modality in old.scan(("modality",))}:
-            encoder.check_modality(modality)
-        check_sources(old, manifest, self.home, allow_remote=allow_remote)
-        identity, name = encoder.identity, store_name(encoder.identity)
-        view_class(manifest.view.kind).check(manifest.view, identity.dimension)
-        check_space(old, vector_shape(identity.dimension, identity.vectors), self.folder / name)
-        table, view = open_store(self.folder / name, manifest.view, identity)
-        ingest = self._ingest_into(table, view, lambda: encoder, options, progress, profile)
-        changes = embed_again(old, ingest, keep_versions=manifest.keep_versions)
-        writer = Writer(encoder.engine, encoder.precision)
-        modalities = encoder.card.modalities
-        new = replace(manifest, identity=identity, store=name, writer=writer, modalities=modalities, tuning=None)
-        return new, changes
-
-    def _switch(self, manifest: Manifest) -> None:
-        """Let the store that a manifest names serve from now on, in one step, and delete the others."""
-        from mmrag.ingest.reindex import drop_stores
-
-        with disk_errors(self.folder):
-            manifest.write(self.folder)
-        self._take(manifest)
-        drop_stores(self.folder, manifest.store)
-
-    def _choose_again(self, ingest: Ingest) -> None:
-        """Where mmrag chooses the view, see whether another one suits what the corpus has become."""
-        if not self.manifest.choice.auto:
-            return
-        chosen, why = choose(len(ingest.view), ingest.view.shape, target=self.manifest.view.target)
-        if chosen.kind != self.manifest.view.kind:
-            ingest.view = self._serve(ingest.view, ingest.table, chosen, Choice(True, why))
-        elif ingest.view.published:
-            self._write_manifest(replace(self.manifest, choice=Choice(True, why)))
-
-    def _serve(self, old: View, table: Table, settings: ViewSettings, choice: Choice) -> View:
-        """Build and tune another view, let it serve from then on, in one step, and delete the old one."""
-        from mmrag.search.tune import choose_queries, tune
-        from mmrag.stores.rebuild import build_beside, drop_other_views
-
-        view, tuning = build_beside(old, table, self._store, settings), None
-        if settings.kind != "exact" and "text" in self.encoder.card.modalities and len(view):
-            settings, tuning = tune(view, self.encoder, *choose_queries(view, None))
-        self._write_manifest(replace(self.manifest, view=settings, choice=choice, tuning=tuning))
-        drop_other_views(self._store, settings)
-        return view.looking(settings)
-
-    def _ingest_into(
-        self,
-        table: Table,
-        view: View,
-        load: Callable[[], Encoder],
-        options: IndexRecipe,
-        progress: Progress | None,
-        profile: Profile | None,
-    ) -> Ingest:
-        from mmrag.ingest.notes import Notes
-        from mmrag.ingest.write import Ingest
-
-        return Ingest(
-            table=table,
-            view=view,
-            load_encoder=load,
-            home=self.home,
-            notes=Notes(self.home, self.manifest.captions),
-            max_pixels=options.source.max_pixels,
-            max_seconds=options.source.max_seconds,
-            commit_every=options.store.commit_every,
-            progress=progress,
-            profile=profile or Profile(),
-            modalities=self.manifest.modalities or self.encoder.card.modalities,
-        )
-
-    def _verified_encoder(self) -> Encoder:
-        encoder = self.encoder
-        self._check_identity(encoder, self.manifest)
-        encoder.verify()
-        writer = Writer(encoder.engine, encoder.precision)
-        self._write_manifest(replace(self.manifest, writer=writer, modalities=encoder.card.modalities))
-        return encoder
-
-    def _go_by(self, captions: Sequence[str | Path]) -> None:
-        """Remember captions files beside those that are; none forgets them all."""
-        from mmrag.ingest.notes import Notes
-
-        uris = [to_uri(absolute(path, self.home), self.home) for path in captions]
-        Notes(self.home, uris).load()
-        known = dict.fromkeys((*self.manifest.captions, *uris)) if uris else ()
-        self._write_manifest(replace(self.manifest, captions=tuple(known)))
-
-    def _look_at(self, ingest: Ingest, roots: Sequence[Root], *, only: Sequence[str] | None = None) -> Changes:
-        changes, kept = look_at(ingest, roots, self._roots(), only=only)
-        self._write_roots(kept)
-        return changes
-
-    def _name_items(self, given: Given) -> Iterable[Item]:
-        """Name what a caller brings: all at once, before anything is changed, or one by one as a stream gives it."""
-        if given.total == 0:
-            return []
-        from mmrag.ingest.items import name_items  # imports the decoders: folders may need none
-
-        if given.total is None:
-            return map(self._checked, name_items(given.items, self.home, kept="what was committed before is kept"))
-        return list(map(self._checked, name_items(given.items, self.home)))
-
-    def _checked(self, item: Item) -> Item:
-        self._check_modalities({item.modality})
-        return item
-
-    def _roots(self) -> list[Root]:
-        return roots_of(self.manifest, self.home)
-
-    def _write_roots(self, roots: Sequence[Root]) -> None:
-        self._write_manifest(with_roots(self.manifest, roots, self.home))
-
-    def _write_manifest(self, manifest: Manifest) -> None:
-        if manifest != self.manifest:
-            self.manifest = manifest
-            with disk_errors(self.folder):
-                manifest.write(self.folder)
-
-
-def _load_writers(options: EnrichOptions) -> list[EnrichWriter]:
-    if not (options.caption or options.ocr):
-        return []
-    from mmrag.ingest.enrich import load_writers  # imports the decoders
-
-    return load_writers(options)
-
-
-def _is_many(given: Any) -> bool:
-    return isinstance(given, Iterable) and not isinstance(given, (str, bytes))
-
-
-def _as_list(given: Any) -> list[Any]:
-    return list(given) if _is_many(given) else [given]
+        return describe(self._serving)

@@ -90,7 +90,7 @@ def test_an_index_that_was_opened_before_sees_no_newer_words_but_goes_on(index, 
 
 
 def test_while_another_process_writes_what_is_behind_serves(index, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmrag.index._WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("mmrag.stores.serving._WAIT_SECONDS", 0.1)
     with write_lock(tmp_path / ".mmrag"), pytest.raises(IndexLockedError, match="process"):
         mmrag.open(tmp_path).search("harbour", pipeline="hybrid")
     index.search("harbour", pipeline="hybrid")

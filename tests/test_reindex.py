@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 import mmrag
-from mmrag import index as module
 from mmrag.errors import IndexLockedError, InputError, Interrupted, ModelError, StoreError
 from mmrag.ingest import reindex as reindexing
+from mmrag.models import loaded as module
 from mmrag.stores.manifest import Manifest
 from tests.fresh import assert_like_new
 from tests.ingest.test_killed import picture, started
@@ -216,11 +216,11 @@ def test_a_model_that_is_loaded_while_another_takes_its_place(index, monkeypatch
     reader = mmrag.open(".")
     load, switched = module.load_encoder, Manifest.read(index.folder)
     old = dataclasses.replace(switched, model="toy:1", identity=load("toy:1").identity)
-    reader.manifest = old
+    reader._serving.manifest = old
 
     def load_and_switch(name, **options):
         encoder = load(name, **options)
-        reader.manifest = switched
+        reader._serving.manifest = switched
         return encoder
 
     monkeypatch.setattr(module, "load_encoder", load_and_switch)

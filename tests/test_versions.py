@@ -194,7 +194,7 @@ def test_a_reader_waits_for_the_view_of_a_writer(index):
 
 
 def test_a_reader_does_not_wait_for_ever(index, monkeypatch):
-    monkeypatch.setattr("mmrag.index._WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("mmrag.stores.serving._WAIT_SECONDS", 0.2)
     shutil.rmtree(index.folder / "views")
     with write_lock(index.folder), pytest.raises(IndexLockedError, match="is writing"):
         mmrag.open(".").search("red")

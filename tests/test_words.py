@@ -308,7 +308,7 @@ def test_reindexing_keeps_words_and_facts(index, colours):
 
 def test_an_index_of_an_older_mmrag_gets_its_facts_and_keeps_what_callers_said(index, monkeypatch):
     index.add(mmrag.Item(uri="images/red.png", text="mine", metadata={"a": 1}))
-    table = index._open_table()
+    table = index._serving.open_table()
     table._table.update(values={"given": None, "beside": None, "metadata": None})
     table._table.update(where="uri = 'images/red.png'", values={"metadata": '{"a": 1}'})
     index.refresh()

@@ -13,7 +13,8 @@ from mmrag.cli.options import (
     DeviceOption,
     IndexOption,
     JsonOption,
-    Precision,
+    ModelOption,
+    PrecisionOption,
     QuietOption,
     RemoteOption,
     open_corpus,
@@ -34,13 +35,8 @@ def register(app: typer.Typer) -> None:
 
 
 def reindex(
-    model: Annotated[
-        str, typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME.")
-    ],
-    precision: Annotated[
-        Precision | None,
-        typer.Option(help="What pictures are encoded in; by default the fastest that gives the same vectors."),
-    ] = None,
+    model: ModelOption,
+    precision: PrecisionOption = None,
     device: DeviceOption = Device.auto,
     recipe: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="What to refuse: a name in indexes/, or a .toml file.")

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from mmrag.cli.options import Device, DeviceOption, JsonOption, Precision, QuietOption, print_json, progress_bar
+from mmrag.cli.options import (
+    Device,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    Precision,
+    QuietOption,
+    print_json,
+    progress_bar,
+)
 
 TextKeyOption = Annotated[
     str | None,
@@ -30,9 +39,7 @@ def evaluate(
             "(x.json#test), a folder with captions beside its pictures, or of `datasets`."
         ),
     ],
-    model: Annotated[
-        str, typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME.")
-    ] = "builtin",
+    model: ModelOption = "builtin",
     rerank: Annotated[
         str | None, typer.Option(metavar="NAME", help="Judge the best candidates again with this model.")
     ] = None,

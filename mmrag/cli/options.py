@@ -79,6 +79,13 @@ DeviceOption = Annotated[
     Device,
     typer.Option(help="Where torch computes: auto takes a GPU where there is one. ONNX models compute on the CPU."),
 ]
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option(help="What pictures are encoded in; by default the fastest that gives the same vectors."),
+]
+ModelOption = Annotated[
+    str, typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME.")
+]
 
 
 def open_corpus(

@@ -36,7 +36,7 @@ class Given:
 
 def given_sources(sources: Any) -> Given:
     """Part paths from what else is given. An iterator of items is a stream, which is taken as it is needed."""
-    if not isinstance(sources, Iterable) or isinstance(sources, (str, bytes)):
+    if not is_many(sources):
         sources = [sources]
     if not isinstance(sources, Sequence):
         iterator = iter(sources)
@@ -53,6 +53,16 @@ def modalities_of(paths: Iterable[str | Path]) -> set[Modality]:
     files = [str(path) for path in paths if not os.path.isdir(path) and not is_remote(str(path))]
     kinds = {kind_of(path) for path in files}
     return {"text" if kind == "document" else "image" for kind in kinds - {"rows"}}
+
+
+def is_many(given: Any) -> bool:
+    """Tell whether several things are given: text and bytes are one."""
+    return isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+
+
+def as_list(given: Any) -> list[Any]:
+    """Give a list of what is given, be it one thing or several."""
+    return list(given) if is_many(given) else [given]
 
 
 def _first(iterator: Iterator[Any]) -> Iterator[Any]:
