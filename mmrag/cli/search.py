@@ -138,12 +138,6 @@ def search(
             help="Look at captions, tags, texts, what was read in pictures, and names, too.",
         ),
     ] = False,
-    dups: Annotated[
-        bool,
-        typer.Option(
-            "--dups", rich_help_panel=_SHOWN, help="Show what is the same or nearly the same as hits of their own."
-        ),
-    ] = False,
     top: Annotated[
         int | None, typer.Option(rich_help_panel=_HOW, help="How many --rerank judges; 128 unless the recipe says.")
     ] = None,
@@ -155,6 +149,12 @@ def search(
     k: Annotated[
         int | None, typer.Option("-k", "--k", rich_help_panel=_SHOWN, help="How many hits; 10 unless the recipe says.")
     ] = None,
+    dups: Annotated[
+        bool,
+        typer.Option(
+            "--dups", rich_help_panel=_SHOWN, help="Show what is the same or nearly the same as hits of their own."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=_SHOWN, help="Print one JSON object per hit.")
     ] = False,
