@@ -91,7 +91,7 @@ def test_a_damaged_sidecar_says_nothing(index, colours, damaged):
 def test_half_characters_in_a_sidecar_cost_nothing_else(index, colours):
     (colours / "red.json").write_text(r'{"caption": "a \ud800 b", "\udfffcity": "\ud800x", "n": [1, "\ud800"]}')
     index.update()
-    found = item(index, "red.png")
+    found = item(index, "red")
     assert (found.text, found.metadata["?city"], found.metadata["n"]) == ("a ? b", "?x", [1, "?"])
 
 

@@ -56,6 +56,9 @@ def main() -> None:
     except Interrupted as error:
         typer.echo(f"mmrag: {error}", err=True)
         sys.exit(130)
+    except KeyboardInterrupt:  # while the commands are put together, which is before any of them runs
+        typer.echo("mmrag: stopped", err=True)
+        sys.exit(130)
     except MmragError as error:
         typer.echo(f"mmrag: {error}", err=True)
         sys.exit(1)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import mmrag
+from mmrag.cli.main import main
 from mmrag.errors import IndexNotFoundError
 from tests.fresh import assert_like_new
 
@@ -206,3 +207,13 @@ def test_stopped_at_any_moment(corpus, how):
         assert b"0 failed" in process.communicate(timeout=60)[0]
     assert items(corpus) == 150
     assert_like_new(corpus, "images")
+
+
+def test_ctrl_c_before_a_command_runs(monkeypatch, capsys):
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmrag.cli.main.app", stopped)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "mmrag: stopped\n")
