@@ -185,18 +185,18 @@ class View(ABC):
 
     def find(self, column: str, values: Sequence[str]) -> list[int]:
         """Find the refs of the rows whose `column` is one of `values`."""
-        return self._refs_of(lambda segment: _is_in(segment, column, values))
+        return self._refs_where(lambda segment: _is_in(segment, column, values))
 
     def find_parts(self, uris: Sequence[str], parts: Sequence[str | None]) -> list[int]:
         """Find the refs of the rows whose uri is one of `uris` and whose part is one of `parts`; None is one, too."""
         chosen = list(set(parts))
-        return self._refs_of(lambda segment: _is_in(segment, "uri", uris) & _is_in(segment, "part", chosen))
+        return self._refs_where(lambda segment: _is_in(segment, "uri", uris) & _is_in(segment, "part", chosen))
 
     def find_older(self, uris: Sequence[str], stamp: int) -> list[int]:
         """Find the refs of the rows whose uri is one of `uris`, and which were written before a stamp."""
-        return self._refs_of(lambda segment: _is_in(segment, "uri", uris) & (segment.stamps < stamp))
+        return self._refs_where(lambda segment: _is_in(segment, "uri", uris) & (segment.stamps < stamp))
 
-    def _refs_of(self, matching: Callable[[Segment], npt.NDArray[np.bool_]]) -> list[int]:
+    def _refs_where(self, matching: Callable[[Segment], npt.NDArray[np.bool_]]) -> list[int]:
         refs: list[int] = []
         for number, segment in enumerate(self.segments):
             with damage_told(self.folder):
