@@ -119,9 +119,6 @@ def search(
             metavar="NAME|FILE", rich_help_panel=_HOW, help="How to search: a name in pipelines/, or a .toml file."
         ),
     ] = "default",
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where the index's model is now, if it has moved.")
-    ] = None,
     rerank: Annotated[
         str | None,
         typer.Option(
@@ -141,11 +138,9 @@ def search(
     top: Annotated[
         int | None, typer.Option(rich_help_panel=_HOW, help="How many --rerank judges; 128 unless the recipe says.")
     ] = None,
-    device: DeviceOption = Device.auto,
     precision: Annotated[
         Precision | None, typer.Option(rich_help_panel=_HOW, help="What --rerank computes in.")
     ] = None,
-    index_dir: IndexOption = None,
     k: Annotated[
         int | None, typer.Option("-k", "--k", rich_help_panel=_SHOWN, help="How many hits; 10 unless the recipe says.")
     ] = None,
@@ -185,6 +180,11 @@ def search(
     explain_tokens: Annotated[
         bool, typer.Option("--explain-tokens", rich_help_panel=_SHOWN, help="And one per token; needs --rerank.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where the index's model is now, if it has moved.")
+    ] = None,
+    device: DeviceOption = Device.auto,
+    index_dir: IndexOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Find pictures and texts by words, by pictures, or both.
