@@ -32,7 +32,7 @@ def choose(
     """Choose the view of a corpus.
 
     Exact while a search reads its vectors within 30 ms or so; then HNSW over bytes if half of the free memory holds
-    it; then lists of vectors in four bits to eight dimensions.
+    it; then lists of vectors in one bit a dimension, whose candidates are compared from the disk.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def choose(
     settings = replace(exact, kind="faiss", factory="HNSW32,SQ8")
     if needed <= free * _MEMORY_SHARE:
         return settings, f"{about}: comparing all takes about {expected:,.0f} ms, and HNSW in {_gb(needed)} fits"
-    settings = replace(settings, factory="IVF{lists},PQ{parts}x4fsr", rescore_factor=20.0)
+    settings = replace(settings, factory="IVF{lists},RaBitQfs", rescore_factor=10.0)
     return settings, f"{about}: HNSW would take {_gb(needed)}, and {_gb(free)} are free"
 
 

@@ -177,7 +177,7 @@ class _SegmentIndex:
         factor = settings.rescore_factor if settings.rescore or not one_vector else 1
         count = min(each * math.ceil(k * factor), self.index.ntotal)
         vectors = np.ascontiguousarray(query_vectors.reshape(-1, query_vectors.shape[-1]), dtype=np.float32)
-        parameters = _parameters(settings, count, np.repeat(wanted, each))
+        parameters = _parameters(settings, count, np.repeat(wanted, each), getattr(self.index, "nlist", 0))
         scores, found = self.index.search(vectors, count, params=parameters)
         if not one_vector:
             return self._whole_items(query_vectors, k, found.reshape(len(query_vectors), -1) // each)
@@ -212,13 +212,14 @@ class _SegmentIndex:
         return scores, rows
 
 
-def _parameters(settings: ViewSettings, count: int, wanted: npt.NDArray[np.bool_]) -> Any:
+def _parameters(settings: ViewSettings, count: int, wanted: npt.NDArray[np.bool_], lists: int) -> Any:
     """Say how hard to look for so many vectors, and among which."""
     faiss = load_faiss()
     selector = None if wanted.all() else faiss.IDSelectorBitmap(np.packbits(wanted, bitorder="little"))
     scarcity = len(wanted) / np.count_nonzero(wanted)  # the best of a tenth lie farther off than the best of all
     if settings.factory.startswith("IVF"):
-        return faiss.SearchParametersIVF(nprobe=round(settings.nprobe * min(_MOST_LISTS, scarcity)), sel=selector)
+        nprobe = round(settings.nprobe * min(_MOST_LISTS, scarcity**0.7))
+        return faiss.SearchParametersIVF(nprobe=min(nprobe, lists), sel=selector)
     if settings.factory.startswith("HNSW"):
         return faiss.SearchParametersHNSW(
             efSearch=max(round(settings.ef_search * min(_MOST_NEIGHBOURS, scarcity)), count), sel=selector

@@ -40,6 +40,7 @@ VIEWS = {
             ("HNSW32,SQfp16", "fp32"),
             ("IVF4,PQ8x4fsr", "fp32"),
             ("IVF{lists},RaBitQ", "fp32"),
+            ("IVF{lists},RaBitQfs", "fp32"),
         ]
     },
     **{

@@ -14,7 +14,7 @@ from mmrag.stores.view_settings import ViewSettings
         (0, (512,), 1e9, "exact", "0 × 512: comparing all takes about 1 ms"),
         (1_000_000, (512,), 1e9, "exact", "1,000,000 × 512: comparing all takes about 26 ms"),
         (3_000_000, (512,), 8e9, "HNSW32,SQ8", "comparing all takes about 77 ms, and HNSW in 2.3 GB fits"),
-        (3_000_000, (512,), 4e9, "IVF{lists},PQ{parts}x4fsr", "HNSW would take 2.3 GB, and 4.0 GB are free"),
+        (3_000_000, (512,), 4e9, "IVF{lists},RaBitQfs", "HNSW would take 2.3 GB, and 4.0 GB are free"),
         (300_000, (32, 256), 64e9, "HNSW32,SQ8", "300,000 × 32 × 256: comparing all takes about 123 ms"),
     ],
 )
