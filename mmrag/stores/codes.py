@@ -81,9 +81,12 @@ class Codes:
 
     def _are_of(self, vectors: Vectors, start: int) -> bool:
         chunk = slice(start, start + _ROWS_AT_ONCE)
-        made = _coded(np.asarray(vectors[chunk]), self.weights)
-        kept = (self.codes[chunk], self.factors[chunk], self.errors[chunk])
-        return all(np.array_equal(one, other) for one, other in zip(kept, made, strict=True))
+        codes, factors, errors = _coded(np.asarray(vectors[chunk]), self.weights)
+        return (
+            np.array_equal(self.codes[chunk], codes)
+            and np.array_equal(self.factors[chunk], factors)
+            and np.array_equal(self.errors[chunk], errors)
+        )
 
     def candidates(self, query_vectors: Vectors, k: int, wanted: npt.NDArray[np.bool_]) -> list[Rows]:
         """Find, for each query, all rows that may be among its k best.
