@@ -12,8 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
+from mmrag.stores.facts import NUMBERS, as_said, facts_of
 from mmrag.stores.files import delete, disk_errors
 from mmrag.stores.registry import WORDS_FOLDER, open_view, view_class, view_folder
+from mmrag.stores.rescore import copy_suffix, is_copy, open_copy
 from mmrag.stores.rows import COLUMNS, from_lists
 from mmrag.stores.segment import Segment, damage_told
 from mmrag.stores.table import Table
@@ -24,6 +26,8 @@ from mmrag.types import Checkup
 Progress = Callable[[int, int], None]
 
 _UNIT = 1e-3
+_PASSES = 3  # through the rows of the table, those of the view, and the files derived from these
+_FACTS_AT_ONCE = 1 << 14
 _GO_BACK = (
     "This cannot be mended: go back to an earlier version (mmrag info --versions, mmrag restore VERSION), "
     "or take these items out (mmrag remove) and index them again"
@@ -87,7 +91,7 @@ def _without_leftovers(folder: Path, view: View) -> list[str]:
 
 
 def _report(progress: Progress | None, before: int, count: int) -> Callable[[int], None]:
-    return lambda done: progress(before + done, 2 * count) if progress else None
+    return lambda done: progress(before + done, _PASSES * count) if progress else None
 
 
 def _table_faults(table: Table, report: Callable[[int], None]) -> Iterator[str]:
@@ -155,7 +159,46 @@ def _difference(view: View, table: Table, report: Callable[[int], None]) -> str 
             if not _equal(segment, places, batch.filter(mine), view.shape):
                 return "rows in it differ from those of the table"
     alive = sum(int(segment.alive.sum()) for segment in view.segments)
-    return None if rows == found == alive else f"it had {alive:,} rows, the table has {rows:,}"
+    if not rows == found == alive:
+        return f"it had {alive:,} rows, the table has {rows:,}"
+    return _derived_difference(view, lambda done: report(rows + done))
+
+
+def _derived_difference(view: View, report: Callable[[int], None]) -> str | None:
+    """Say which file of a view, whose vectors and columns are sound, is not what is made of these; None if none."""
+    done = 0
+    for segment in view.segments:
+        name, suffix = segment.state.name, copy_suffix(view.settings.rescore)
+        with np.errstate(all="ignore"):  # a deleted row's vector may be any
+            if segment.codes is not None and not segment.codes.are_of(segment.vectors):
+                return f"{name}.i8 differed from the vectors it is made of"
+            if suffix in segment.state.built and not _has_copy(view, segment):
+                return f"{name}{suffix} differed from the vectors it is made of"
+        for start in range(0, len(segment.alive), _FACTS_AT_ONCE):
+            if not _has_facts(segment, start):
+                return f"{name}.facts differed from the metadata it is made of"
+            done += int(segment.alive[start : start + _FACTS_AT_ONCE].sum())
+            report(done)
+    return None
+
+
+def _has_copy(view: View, segment: Segment) -> bool:
+    rescore = view.settings.rescore
+    return is_copy(open_copy(segment, view.folder, rescore), segment.vectors, rescore)
+
+
+def _has_facts(segment: Segment, start: int) -> bool:
+    """Whether the facts of some rows of a segment are what their metadata says."""
+    kept = segment.sound_facts.whole.slice(start, _FACTS_AT_ONCE)
+    metadata = segment.sound_columns["metadata"].slice(start, _FACTS_AT_ONCE)
+    made = as_said(facts_of(metadata), metadata, kept.schema)
+    return all(_bits(one).equals(_bits(other)) for one, other in zip(kept.columns, made.columns, strict=True))
+
+
+def _bits(column: pa.ChunkedArray) -> pa.Array:
+    """Give what a column is compared by: NaN does not equal NaN, its bits do."""
+    whole = column.combine_chunks()
+    return whole.view(pa.int64()) if whole.type == NUMBERS else whole
 
 
 class _Finder:

@@ -73,6 +73,21 @@ class Codes:
             raise ValueError(f"{path.name} holds no vectors in bytes")
         return cls(weights, factors, errors, codes)
 
+    def are_of(self, vectors: Vectors) -> bool:
+        """Tell whether this is, byte for byte, what `write_codes` makes of vectors ``(rows, dimension)``."""
+        if not np.array_equal(self.weights, _usual(vectors)):
+            return False
+        return all(self._are_of(vectors, start) for start in range(0, len(vectors), _ROWS_AT_ONCE))
+
+    def _are_of(self, vectors: Vectors, start: int) -> bool:
+        chunk = slice(start, start + _ROWS_AT_ONCE)
+        codes, factors, errors = _coded(np.asarray(vectors[chunk]), self.weights)
+        return (
+            np.array_equal(self.codes[chunk], codes)
+            and np.array_equal(self.factors[chunk], factors)
+            and np.array_equal(self.errors[chunk], errors)
+        )
+
     def candidates(self, query_vectors: Vectors, k: int, wanted: npt.NDArray[np.bool_]) -> list[Rows]:
         """Find, for each query, all rows that may be among its k best.
 
@@ -202,8 +217,7 @@ def _products(codes: Bytes, queries: Bytes) -> npt.NDArray[np.int32]:
 
 def write_codes(path: Path, vectors: Vectors) -> None:
     """Write vectors of shape ``(rows, dimension)`` in bytes, some at once."""
-    weights = np.sqrt(np.square(vectors[:_ROWS_AT_ONCE], dtype=np.float32).mean(axis=0))
-    weights = np.maximum(weights, weights.max(initial=0) / 1000 + 1e-12).astype(np.float32)
+    weights = _usual(vectors)
     about = np.empty((2, len(vectors)), dtype=np.float32)
     with path.open("wb") as file:
         np.lib.format.write_array(file, weights)
@@ -217,6 +231,13 @@ def write_codes(path: Path, vectors: Vectors) -> None:
         file.seek(place)
         np.lib.format.write_array(file, about)
     sync_to_disk(path)
+
+
+def _usual(vectors: Vectors) -> Vectors:
+    """Say how large the numbers of each dimension usually are, going by the first rows: float32 ``(dimension,)``."""
+    usual = np.sqrt(np.square(vectors[:_ROWS_AT_ONCE], dtype=np.float32).mean(axis=0))
+    weights: Vectors = np.maximum(usual, usual.max(initial=0) / 1000 + 1e-12).astype(np.float32)
+    return weights
 
 
 def _coded(vectors: Vectors, weights: Vectors) -> tuple[Bytes, Vectors, Vectors]:

@@ -51,6 +51,12 @@ def open_copy(segment: Segment, folder: Path, rescore: Rescore) -> npt.NDArray[A
     return copy
 
 
+def is_copy(copied: npt.NDArray[Any], vectors: Vectors, rescore: Rescore) -> bool:
+    """Tell whether a copy is, number for number, what `write_copy` makes of vectors."""
+    blocks = (slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(vectors), _ROWS_AT_ONCE))
+    return all(np.array_equal(copied[block], _smaller(vectors[block], rescore)) for block in blocks)
+
+
 def restored(copied: npt.NDArray[Any]) -> Vectors:
     """Give rows of a copy back as unit vectors, float32."""
     vectors = copied.astype(np.float32)

@@ -12,6 +12,7 @@ import pytest
 import mmrag
 from mmrag.errors import IndexFormatError
 from mmrag.stores.check import _unsound
+from mmrag.stores.codes import Codes
 from mmrag.stores.rows import Row, to_arrow
 from mmrag.stores.table import Table
 
@@ -141,6 +142,90 @@ def test_a_view_that_says_something_else_is_mended(index, damage):
     assert {query: mmrag.open(".").search(query, k=7) for query in before} == before
 
 
+def row_of_red(index):
+    (segment,) = index._view.segments
+    return segment.columns["uri"].to_pylist().index("images/red.png")
+
+
+@pytest.fixture
+def coded(monkeypatch, index):
+    """The index, with a copy of its vectors in bytes."""
+    monkeypatch.setattr("mmrag.stores.segment.LEAST_CODED", 3)
+    index.compact()
+    return index
+
+
+def turn_weights(path, codes, row):
+    flip(path, path.read_bytes().index(codes.weights.tobytes()) + 3, 0x80)
+
+
+def turn_factors(path, codes, row):
+    flip(path, path.read_bytes().index(codes.factors.tobytes()) + 4 * row + 3, 0x80)
+
+
+def turn_errors(path, codes, row):
+    flip(path, path.read_bytes().index(codes.errors.tobytes()) + 4 * row + 3, 0x80)
+
+
+def turn_codes(path, codes, row):
+    flip(path, path.read_bytes().index(codes.codes.tobytes()) + 4 * row, 0x01)
+
+
+@pytest.mark.parametrize("turn", [turn_weights, turn_factors, turn_errors, turn_codes])
+def test_vectors_in_bytes_that_say_something_else_are_mended(coded, turn):
+    before = mmrag.open(".").search("red", k=1)
+    path = the(coded, ".i8")
+    turn(path, Codes.open(path), row_of_red(coded))
+    if turn is turn_factors:
+        assert mmrag.open(".").search("red", k=1) != before
+    (mended,) = mmrag.open(".").check().mended
+    assert mended == f"made the view again from the table: {path.name} differed from the vectors it is made of"
+    assert mmrag.open(".").search("red", k=1) == before
+    assert mmrag.open(".").check().mended == ()
+
+
+def test_facts_that_say_something_else_are_mended(index):
+    assert mmrag.open(".").count("width = 32") == 6
+    path = the(index, ".facts")
+    flip(path, path.read_bytes().index(np.array([32, 32], "<i8").tobytes()), 0x01)
+    assert mmrag.open(".").count("width = 32") == 5
+    (mended,) = mmrag.open(".").check().mended
+    assert mended == f"made the view again from the table: {path.name} differed from the metadata it is made of"
+    assert mmrag.open(".").count("width = 32") == 6
+    assert mmrag.open(".").check().mended == ()
+
+
+@pytest.mark.parametrize("rescore", ["fp16", "int8"])
+def test_a_smaller_copy_that_says_something_else_is_mended(index, rescore):
+    pytest.importorskip("faiss")
+    settings = f'[view]\nkind = "faiss"\nfactory = "Flat"\nrescore = "{rescore}"\nbuild_at = 3\n'
+    index.folder.with_name("mine.toml").write_text(settings)
+    index.change_view(str(index.folder.with_name("mine.toml")))
+    before = mmrag.open(".").search("red", k=1)
+    (path,) = index.folder.glob(f"views/faiss-*/*.{rescore}")
+    copied = np.load(path)
+    copied[row_of_red(index)] *= -1
+    change(path, path.read_bytes()[: -copied.nbytes] + copied.tobytes())
+    assert mmrag.open(".").search("red", k=1) != before
+    (mended,) = mmrag.open(".").check().mended
+    assert mended == f"made the view again from the table: {path.name} differed from the vectors it is made of"
+    assert mmrag.open(".").search("red", k=1) == before
+    assert mmrag.open(".").check().mended == ()
+
+
+def test_facts_of_every_kind_are_sound(index, monkeypatch):
+    monkeypatch.setattr("mmrag.stores.check._FACTS_AT_ONCE", 2)  # a block seldom has all the types of its column
+    kinds = [3, 2.5, float("nan"), True, "three", ["a", "b"], {"deep": 1}, 2**70, None]
+    for last in range(2, len(kinds) + 1, 3):  # the type of a column changes as segments are joined
+        items = [
+            mmrag.Item(uri=f"{last} {n}", modality="text", text="red", metadata={"kind": one, f"only {n}": one})
+            for n, one in enumerate(kinds[:last])
+        ]
+        index.add(items)
+        index.remove(f"{last} 0")
+        assert mmrag.open(".").check().mended == ()
+
+
 def test_leftovers_are_removed_and_nothing_else(index):
     before = {path for path in index.folder.rglob("*") if path.is_file()}
     (index.folder / "views" / "exact" / "0123.npy").touch()
@@ -158,7 +243,7 @@ def test_a_sound_index_of_many_segments_is_well(index):
     report = index.check(progress=lambda done, total: seen.append((done, total)))
     assert (report.mended, report.wrong, report.failed) == ((), (), 1)
     assert report.items == len(index) == 6 + 1 + 5 + 25 + 125 - 1
-    assert seen[-1] == (2 * (report.items + 1), 2 * (report.items + 1))
+    assert seen[-1] == (3 * (report.items + 1), 3 * (report.items + 1))
 
 
 def raw(uri, vector, **columns):

@@ -56,6 +56,13 @@ def test_none_of_the_best_is_lost(vectors, codes, share, k):
         assert np.array_equal(np.sort(query[rows])[::-1][:k], best)
 
 
+def test_codes_are_of_the_vectors_they_were_made_of_and_no_others(vectors, codes):
+    assert codes.are_of(vectors)
+    others = vectors.copy()
+    others[-1] = -others[-1]
+    assert not codes.are_of(others)
+
+
 def test_few_rows_are_left_where_they_differ(vectors, codes):
     (rows,) = codes.candidates(vectors[:1], 10, np.ones(ROWS, dtype=bool))
     spread = float((vectors[:200] @ vectors[200:400].T).std())
