@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mmrag.errors import IndexFormatError, StoreError
 from mmrag.stores.facts import NUMBERS, as_said, facts_of
-from mmrag.stores.files import delete, disk_errors
+from mmrag.stores.files import checksum, delete, disk_errors
 from mmrag.stores.registry import WORDS_FOLDER, open_view, view_class, view_folder
 from mmrag.stores.rescore import copy_suffix, is_copy, open_copy
 from mmrag.stores.rows import COLUMNS, from_lists
@@ -174,6 +174,9 @@ def _derived_difference(view: View, report: Callable[[int], None]) -> str | None
                 return f"{name}.i8 differed from the vectors it is made of"
             if suffix in segment.state.built and not _has_copy(view, segment):
                 return f"{name}{suffix} differed from the vectors it is made of"
+        for ending, expected in segment.state.built.items():
+            if expected and checksum(view.folder / f"{name}{ending}") != expected:
+                return f"{name}{ending} was not what was built"
         for start in range(0, len(segment.alive), _FACTS_AT_ONCE):
             if not _has_facts(segment, start):
                 return f"{name}.facts differed from the metadata it is made of"

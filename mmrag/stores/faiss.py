@@ -11,7 +11,6 @@ import functools
 import logging
 import math
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from mmrag.machine import usable_cores
 from mmrag.roles import Vectors
 from mmrag.similarity import cosines
 from mmrag.stores.exact import ExactView, wanted_rows
-from mmrag.stores.files import disk_errors, sync_to_disk
+from mmrag.stores.files import checksum, disk_errors, sync_to_disk
 from mmrag.stores.rescore import copy_suffix, open_copy, restored, write_copy
 from mmrag.stores.segment import Refs, Segment, damage_told
 from mmrag.stores.view import SEGMENT_SHIFT, Allowed, Candidates, best_of
@@ -39,7 +38,6 @@ SUFFIX = ".faiss"
 _ROWS_AT_ONCE = 1 << 16
 _SAMPLE = 1 << 16
 _SAMPLE_PER_LIST = 64
-_CHECKED_AT_ONCE = 1 << 24
 _QUERIES_AT_ONCE = 64
 _MOST_LISTS, _MOST_NEIGHBOURS = 16, 4
 """How many times as hard a filtered search looks at the most."""
@@ -123,7 +121,7 @@ class FaissView(ExactView):
         path = stem.with_suffix(SUFFIX)
         load_faiss().write_index(_build(vectors, self.settings), str(path))
         sync_to_disk(path)
-        built = {SUFFIX: _checksum(path)}
+        built = {SUFFIX: checksum(path)}
         if suffix is not None:
             write_copy(stem.with_suffix(suffix), segment.vectors, self.settings.rescore)
             built[suffix] = 0
@@ -161,7 +159,7 @@ class _SegmentIndex:
     @classmethod
     def open(cls, segment: Segment, folder: Path, settings: ViewSettings) -> _SegmentIndex:
         faiss, path = load_faiss(), folder / f"{segment.state.name}{SUFFIX}"
-        if _checksum(path) != segment.state.built[SUFFIX]:
+        if checksum(path) != segment.state.built[SUFFIX]:
             raise ValueError(f"{path.name} is not what was built")
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         if index.ntotal * index.d != segment.vectors.size or index.metric_type != faiss.METRIC_INNER_PRODUCT:
@@ -250,14 +248,6 @@ def _train_on_gpus(lists: Any) -> None:
     faiss = load_faiss()
     if hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0:
         lists.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(lists.d))
-
-
-def _checksum(path: Path) -> int:
-    total = 0
-    with path.open("rb") as file:
-        while block := file.read(_CHECKED_AT_ONCE):
-            total = zlib.crc32(block, total)
-    return total
 
 
 @contextmanager

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mmrag.errors import IndexFormatError, StoreError
+
+_SUMMED_AT_ONCE = 1 << 24
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -72,6 +75,15 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise StoreError(
             f"cannot write to {folder}: {reason}. What was committed before is kept and can be searched"
         ) from error
+
+
+def checksum(path: Path) -> int:
+    """Add up a file's content into 32 bits, CRC-32: what tells whether it is what was written."""
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(_SUMMED_AT_ONCE):
+            total = zlib.crc32(block, total)
+    return total
 
 
 def size_on_disk(folder: Path) -> int:

@@ -213,6 +213,20 @@ def test_a_smaller_copy_that_says_something_else_is_mended(index, rescore):
     assert mmrag.open(".").check().mended == ()
 
 
+def test_an_index_of_faiss_that_is_not_what_was_built_is_mended(index):
+    pytest.importorskip("faiss")
+    index.folder.with_name("mine.toml").write_text('[view]\nkind = "faiss"\nfactory = "Flat"\nbuild_at = 3\n')
+    index.change_view(str(index.folder.with_name("mine.toml")))
+    before = mmrag.open(".").search("red", k=1)
+    (path,) = index.folder.glob("views/faiss-*/*.faiss")
+    flip(path, 40, 0x01)
+    with pytest.raises(IndexFormatError, match="mmrag check mends it"):
+        mmrag.open(".").search("red", k=1)
+    (mended,) = mmrag.open(".").check().mended
+    assert mended == f"made the view again from the table: {path.name} was not what was built"
+    assert mmrag.open(".").search("red", k=1) == before
+
+
 def test_facts_of_every_kind_are_sound(index, monkeypatch):
     monkeypatch.setattr("mmrag.stores.check._FACTS_AT_ONCE", 2)  # a block seldom has all the types of its column
     kinds = [3, 2.5, float("nan"), True, "three", ["a", "b"], {"deep": 1}, 2**70, None]
