@@ -167,7 +167,7 @@ def test_rows_without_a_fingerprint_are_counted_and_get_it_when_they_are_read_ag
         if row.modality == "image":
             row = dataclasses.replace(row, fingerprint=None, beside=None)
         old.append(row)
-    index._open_table().upsert(old)
+    index._serving.open_table().upsert(old)
     index.refresh()
     assert index.duplicates().unknown == 8
     assert groups(index, "near") == [["t0", "t1"]]
