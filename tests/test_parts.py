@@ -14,6 +14,7 @@ import pytest
 
 import mmrag
 from mmrag.errors import InputError, Interrupted
+from mmrag.search.pipeline import load_pipeline
 from mmrag.sources import parts
 from mmrag.sources.parts import read_part
 from mmrag.types import Failure, Item
@@ -404,9 +405,8 @@ def test_samples_whose_words_stand_apart_are_not_lost(index, home):
     pictures, words = [("a.png", png("red")), ("b.png", png("blue"))], [("a.txt", b"yellow"), ("b.txt", b"green")]
     write_plain_tar(home / "t.tar", [*pictures, *words, *words])
     assert counts(index.add("t.tar")) == (6, 0, 0, 0, 0, 0)
-    found = {
-        (hit.item.part, hit.item.modality) for colour in COLOURS for hit in index.search(colour, k=9, dedupe=False)
-    }
+    each = load_pipeline("default").changed(dups=True, k=9)
+    found = {(hit.item.part, hit.item.modality) for colour in COLOURS for hit in index.search(colour, pipeline=each)}
     names = {("a", "image"), ("b", "image")} | {(f"{n} ({times})", "text") for n in "ab" for times in (2, 3)}
     assert found == names
     assert read_part(str(home / "t.tar"), "b") == png("blue")

@@ -13,6 +13,7 @@ import pytest
 import mmrag
 from mmrag.errors import InputError, MissingExtraError, MmragError
 from mmrag.ingest.recipe import EnrichOptions, IndexRecipe
+from mmrag.ingest.session import Run
 from mmrag.sources.walk import Walk
 from mmrag.types import Item, Query
 from tests.made import counts, png, sample, top, write_tar
@@ -127,8 +128,9 @@ def test_what_changes_here_has_nothing_listed_there(index, memory, home, monkeyp
     (home / "here" / "blue.png").write_bytes(png("blue"))
     listed = []
     monkeypatch.setattr("mmrag.sources.remote.walk_remote", lambda url, **_: listed.append(url) or Walk())
-    with index._ingest(IndexRecipe(), allow_remote=True) as ingest:
-        changes = index._look_at(ingest, index._roots(), only=[str(home / "here" / "blue.png")])
+    session = index._session
+    with session.ingest(Run(allow_remote=True)) as ingest:
+        changes = session._look_at(ingest, session._roots(), only=[str(home / "here" / "blue.png")])
     assert (counts(changes), listed) == ((1, 0, 0, 0, 0, 0), [])
 
 
