@@ -58,7 +58,7 @@ def _members(file: File, kind: Kind, encoder: Encoder, profile: Profile) -> Iter
     """Mark the last of what is in a file; what ends it too early comes behind all others."""
     held: Member | None = None
     try:
-        for member in (_chunks if kind == "document" else _rows)(file, encoder, profile):
+        for member in _chunks(file, encoder, profile) if kind == "document" else _rows(file, encoder):
             if held is not None:
                 yield held
             held = member
@@ -81,7 +81,7 @@ def _chunks(file: File, encoder: Encoder, profile: Profile) -> Iterator[Member]:
     return (Member(file, item) for item in items)
 
 
-def _rows(file: File, encoder: Encoder, profile: Profile) -> Iterator[Member]:  # noqa: ARG001
+def _rows(file: File, encoder: Encoder) -> Iterator[Member]:
     for row in list_rows(file.path):
         if row.problem and row.problem != NO_PICTURE:
             yield Member(file, _item(file, row, "image"), problem=row.problem)

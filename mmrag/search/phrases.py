@@ -86,16 +86,18 @@ def _standing(columns: pa.Table, phrase: str) -> dict[str, npt.NDArray[np.bool_]
     names = _pattern_of_name(phrase)
     found["names"] = _matching(columns["uri"], names)
     if not phrase.isdecimal():  # most parts have no name but a number
-        found["names"] |= _matching(columns["part"], names)
+        found["names"] = found["names"] | _matching(columns["part"], names)
     return found
 
 
 def _matching(column: pa.ChunkedArray, pattern: str) -> npt.NDArray[np.bool_]:
     import pyarrow.compute as pc
 
+    from mmrag.stores.arrow import to_numpy
+
     if column.null_count == len(column):
         return np.zeros(len(column), dtype=bool)
-    return np.asarray(pc.fill_null(pc.match_substring_regex(column, pattern, ignore_case=True), False), dtype=bool)
+    return to_numpy(pc.match_substring_regex(column, pattern, ignore_case=True).combine_chunks())
 
 
 def _pattern(phrase: str) -> str:

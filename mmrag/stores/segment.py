@@ -168,8 +168,10 @@ class Segment:
         """Which of the rows that have a vector are texts."""
         import pyarrow.compute as pc
 
+        from mmrag.stores.arrow import array_of, to_numpy
+
         modalities = self.sound_columns["modality"].slice(0, len(self.vectors))
-        return np.asarray(pc.equal(modalities, "text").to_numpy(), dtype=bool)
+        return to_numpy(pc.equal(modalities, array_of(["text"], pa.string())[0]).combine_chunks())
 
     @cached_property
     def alive(self) -> npt.NDArray[np.bool_]:
