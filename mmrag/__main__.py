@@ -26,6 +26,8 @@ def run() -> None:
         sys.stderr.flush()
     except BrokenPipeError:  # nobody reads any more
         code = code or 1
+    except KeyboardInterrupt:
+        code = 130
     except OSError as error:
         os.write(2, f"mmrag: the results could not be written: {error.strerror}\n".encode())
         code = code or 1

@@ -62,7 +62,7 @@ print(searches)
 SLOW_MAIN = """
 import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not hear it
-from mmrag.cli.main import main
+from mmrag.__main__ import run
 from mmrag.models import registry
 from tests.toy import ToyEncoder
 class Slow(ToyEncoder):
@@ -73,7 +73,7 @@ class Slow(ToyEncoder):
         return super()._embed_pixels(pixels)
 registry.register("toy", lambda reference: Slow(reference))
 print("ready", flush=True)
-main()
+run()
 """
 
 
