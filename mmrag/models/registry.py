@@ -80,7 +80,7 @@ def load_matcher(name: str, *, precision: str | None = None, device: str = "auto
 
 def load_generator(name: str, *, precision: str | None = None, device: str = "auto") -> Generator:
     """Load the generator that `name` stands for; parameters and errors as those of `load_encoder`."""
-    return _load(name, Generator, precision, device)  # type: ignore[type-abstract]
+    return _load(name, Generator, precision, device)
 
 
 def open_model(name: str) -> Model:

@@ -1,0 +1,1 @@
+"""Hits → answers: grounded, cited and illustrated text."""
