@@ -1,8 +1,9 @@
-"""What every generator that chats has in common: checks, stop texts, and pictures described by asking about them."""
+"""What every generator that chats has in common: checks, stop texts, thoughts, pictures described by asking."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from abc import abstractmethod
 from collections.abc import Generator as Writing
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,10 @@ from mmrag.roles import Generator, Piece, Sampling, Turn
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_THINK, _THOUGHT = "<think>", "</think>"
+_THOUGHTS = re.compile(rf"\s*{_THINK}.*?{_THOUGHT}\s*(?=\S)", re.DOTALL)
+"""Thoughts before an answer that has begun."""
+
 _DESCRIBE = "Describe this picture in one short sentence."
 _ANSWER = "Answer in a few words."
 
@@ -24,6 +29,8 @@ class ChattingGenerator(Generator):
     """A generator that goes on from any conversation, and describes pictures by being asked to, if it sees.
 
     A family implements `count_turns` and `_write`; checks and stop texts are here.
+
+    What a model thinks before it answers, in ``<think>…</think>``, is no part of the answer.
     """
 
     @property
@@ -50,7 +57,7 @@ class ChattingGenerator(Generator):
                 f"the conversation has about {length:,} tokens, and {self.card.name} reads {self.context_tokens:,} at "
                 "once, with what it writes; give it fewer sources, or a model that reads more"
             )
-        return stop_at(self._write(turns, sampling, cancel), sampling.stop)
+        return stop_at(without_thoughts(self._write(turns, sampling, cancel)), sampling.stop)
 
     def caption(
         self,
@@ -153,3 +160,57 @@ def _up_to(pieces: Sequence[Piece], length: int) -> Iterator[Piece]:
             return
         yield dataclasses.replace(piece, text=piece.text[:length], end=None)
         length -= len(piece.text)
+
+
+def without_thoughts(pieces: Writing[Piece]) -> Writing[Piece]:
+    """Drop what a model thinks before it answers, between ``<think>`` and ``</think>`` at the very beginning.
+
+    Parameters
+    ----------
+    pieces : generator of Piece
+        As a model writes them; closed as soon as no more of them are wanted.
+
+    Yields
+    ------
+    Piece
+        The answer, without blanks behind the thoughts. Its first one has no `logprob` if thoughts are cut from it.
+
+    Raises
+    ------
+    GenerationError
+        If it thinks until it may write no more.
+    """
+    held: list[Piece] = []
+    try:
+        for piece in pieces:
+            held.append(piece)
+            text = "".join(one.text for one in held)
+            thoughts = _THOUGHTS.match(text)
+            if thoughts:
+                held = [Piece(text[thoughts.end() :], end=piece.end)]
+            elif piece.end and _thinks(text):
+                held = [_end_of_thoughts(text, piece)]
+            if thoughts or piece.end or not (_thinks(text) or _THINK.startswith(text.lstrip())):
+                break
+        yield from held
+        yield from pieces
+    finally:
+        pieces.close()
+
+
+def _thinks(text: str) -> bool:
+    return text.lstrip().startswith(_THINK)
+
+
+def _end_of_thoughts(text: str, last: Piece) -> Piece:
+    """Give the last piece of what has no answer."""
+    if last.end == "length" and _THOUGHT not in text:
+        raise only_thoughts()
+    return Piece("", end=last.end)
+
+
+def only_thoughts() -> GenerationError:
+    """Say that a model has thought until it might write no more."""
+    return GenerationError(
+        "the model thought for as long as it may write, and wrote no answer; let it write more tokens"
+    )

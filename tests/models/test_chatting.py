@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmrag.errors import GenerationError, InputError, ModelError
 from mmrag.models.cards import Card
-from mmrag.models.chatting import ChattingGenerator, stop_at
+from mmrag.models.chatting import ChattingGenerator, stop_at, without_thoughts
 from mmrag.roles import Piece, Sampling, Turn
 
 
@@ -129,3 +129,40 @@ def test_what_sees_nothing_describes_nothing():
         blind.caption([image])
     with pytest.raises(ModelError, match="sees no pictures"):
         blind.answer([image], ["what?"])
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        ("<think>hm, a dog</think>\n\nA dog.", "A dog."),
+        ("\n<think>\n</think>A <think>dog</think>.", "A <think>dog</think>."),
+        ("  A dog.", "  A dog."),
+        ("<thin", "<thin"),
+        ("<thin ice", "<thin ice"),
+        ("A dog. </think>", "A dog. </think>"),
+        ("<think>hm</think> \n", ""),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_thoughts_are_no_part_of_the_answer(written, answer, size):
+    parts = [written[place : place + size] for place in range(0, len(written), size)]
+    given = list(without_thoughts(pieces_of(parts)))
+    assert "".join(piece.text for piece in given) == answer
+    assert [piece.end for piece in given if piece.end] == ["length"]
+    assert given[-1].end
+
+
+def test_nothing_but_thoughts_is_an_error():
+    closed = []
+    with pytest.raises(GenerationError, match=r"wrote no answer; let it write more tokens"):
+        list(without_thoughts(pieces_of(["<think>", "hm, ", "hm"], closed)))
+    assert closed
+
+
+def test_thoughts_do_not_stop_the_writing():
+    class Thinker(Parrot):
+        def _write(self, turns, sampling, cancel):
+            yield Piece("<think>a dog\n</think>a cat\nand a dog", end="stop")
+
+    given = list(Thinker().generate([Turn("user", "what?")], Sampling(stop=("\n",))))
+    assert "".join(piece.text for piece in given) == "a cat"
