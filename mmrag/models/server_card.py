@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from mmrag import recipe
 from mmrag.errors import ModelError, RecipeError
@@ -49,7 +49,6 @@ class ServerCard:
     image_tokens: int = 800
     key_variable: str = "OPENAI_API_KEY"
     licence: str = ""
-    parts: SplitResult = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked, and what would give away more than a key for a server."""
@@ -62,17 +61,22 @@ class ServerCard:
                 f"key_variable names an environment variable that ends in API_KEY, such as LAB_API_KEY, so that no "
                 f"other secret is ever sent, not {self.key_variable!r}"
             )
-        object.__setattr__(self, "parts", _split(self.url))
+        _check_address(self.url)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether nobody on the way to the server can read what is sent."""
+        return urlsplit(self.url).scheme == "https"
 
     @property
     def host(self) -> str:
         """The server, as errors name it: host and port."""
-        return self.parts.netloc
+        return urlsplit(self.url).netloc
 
     @property
     def is_here(self) -> bool:
         """Whether the server is this machine."""
-        name = self.parts.hostname or ""
+        name = urlsplit(self.url).hostname or ""
         try:
             return ipaddress.ip_address(name).is_loopback
         except ValueError:
@@ -89,7 +93,7 @@ class ServerCard:
         key = os.environ.get(self.key_variable, "") if self.key_variable else ""
         if not re.fullmatch(r"[!-~]*", key):
             raise ModelError(f"{self.key_variable} is no key: it has blanks, or characters that no key has")
-        if key and self.parts.scheme == "http" and not self.is_here:
+        if key and not self.is_encrypted and not self.is_here:
             raise ModelError(
                 f"the key in {self.key_variable} would go to {self.host} unencrypted; name the server by https://, or "
                 'send no key: key_variable = "" in a server card'
@@ -125,11 +129,13 @@ def server_named(reference: str) -> ServerCard:
     return ServerCard(model, url)
 
 
-def _split(url: str) -> SplitResult:
-    """Part an address; what is wrong with it is said without repeating it, since it may hold a secret."""
+def _check_address(url: str) -> None:
+    """Check an address; what is wrong with it is said without repeating it, since it may hold a secret."""
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
+        valid = (
+            url.startswith(("http://", "https://")) and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
+        )
     except ValueError:  # a port that is no number, …
         valid = False
     if not valid:
@@ -139,4 +145,3 @@ def _split(url: str) -> SplitResult:
             "url is an address alone, without a user, password, question mark or #: a key stands in an environment "
             "variable, OPENAI_API_KEY or the one that the key_variable of a server card names"
         )
-    return parts

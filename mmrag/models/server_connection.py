@@ -111,16 +111,14 @@ class Connection:
             if key:
                 request.headers["Authorization"] = f"Bearer {key}"
 
-        plain = self.server.parts.scheme == "http"
+        settings = {
+            "follow_redirects": False,  # what is asked goes to whom it was meant for
+            "event_hooks": {"request": [sign]},
+            "trust_env": not self.server.is_here,  # no proxy stands between this machine and itself
+            "verify": self.server.is_encrypted or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # spares 70 ms of reading
+        }
         try:
-            transport = openai.DefaultAsyncHttpxClient(
-                follow_redirects=False,  # what is asked goes to whom it was meant for
-                event_hooks={"request": [sign]},
-                trust_env=not self.server.is_here,  # no proxy stands between this machine and itself
-                verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                if plain
-                else True,  # reading all certificates takes 70 ms
-            )
+            transport = openai.DefaultAsyncHttpxClient(**settings)
         except Exception as error:  # a wrong address, a kind of proxy that needs another package, no certificates
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise GenerationError(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,7 +31,7 @@ def says(*words: str, end: str = "stop", **delta: Any) -> Iterator[bytes]:
 
 @dataclass
 class ChatServer:
-    """Gives `answer` with `status`; `refuses` are settings that it knows nothing of.
+    """Gives `answer` with `status`, with a `pause` before each part; `refuses` are settings, and what it says to them.
 
     `asked` is what was asked for, and `heard` the headers; `left` is set once a client goes before the end.
     """
@@ -92,7 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         try:
             for part in answer:
-                time.sleep(chat.pause)
+                if select.select([self.connection], [], [], chat.pause)[0]:  # nothing more is ever sent: an end
+                    raise BrokenPipeError
                 self.wfile.write(part)
         except OSError:
             chat.left.set()
