@@ -1,4 +1,4 @@
-"""What every generator that chats has in common: checks, stop texts, thoughts, pictures described by asking."""
+"""What generators that chat have in common: checks, stop texts, thoughts, and pictures described by asking."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from mmrag.errors import GenerationError, InputError
+from mmrag.models.conversation import check_turns, too_long
 from mmrag.models.writing import check_writing
 from mmrag.roles import Generator, Piece, Sampling, Turn
 
@@ -50,13 +51,10 @@ class ChattingGenerator(Generator):
     ) -> Iterator[Piece]:
         """Go on with a conversation; parameters, results and errors as those of `Generator.generate`."""
         sampling = sampling or Sampling()
-        self._check_turns(turns)
-        length = self.count_turns(turns)
-        if length >= self.context_tokens:
-            raise GenerationError(
-                f"the conversation has about {length:,} tokens, and {self.card.name} reads {self.context_tokens:,} at "
-                "once, with what it writes; give it fewer sources, or a model that reads more"
-            )
+        check_turns(self, turns)
+        count = self.count_turns(turns)
+        if count >= self.context_tokens:
+            raise too_long(self, count)
         return stop_at(without_thoughts(self._write(turns, sampling, cancel)), sampling.stop)
 
     def caption(
@@ -102,17 +100,6 @@ class ChattingGenerator(Generator):
         """Ask about one picture; the answer as one line."""
         pieces = self.generate([Turn("user", asked, (image,))], sampling)
         return " ".join("".join(piece.text for piece in pieces).split())
-
-    def _check_turns(self, turns: Sequence[Turn]) -> None:
-        if not turns or turns[-1].who != "user":
-            raise InputError("a conversation ends with a turn of the user's: Turn('user', 'What is on the beach?')")
-        if any(turn.who == "system" for turn in turns[1:]):
-            raise InputError("only the first turn of a conversation may be the system's")
-        if not self.sees and any(turn.images for turn in turns):
-            raise InputError(
-                f"{self.card.name} sees no pictures, and the conversation has some; give it words alone, or take a "
-                "generator that sees"
-            )
 
 
 def stop_at(pieces: Writing[Piece], stop_texts: Sequence[str]) -> Writing[Piece]:

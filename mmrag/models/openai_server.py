@@ -16,6 +16,7 @@ from PIL import Image as Pictures
 from mmrag.errors import GenerationError
 from mmrag.models.cards import Card
 from mmrag.models.chatting import ChattingGenerator
+from mmrag.models.conversation import check_turns
 from mmrag.models.hub import is_offline
 from mmrag.models.relay import relay
 from mmrag.models.server_card import ServerCard, server_named
@@ -69,7 +70,7 @@ class OpenAIGenerator(ChattingGenerator):
             summary=f"On the server {server.url}; what is asked is sent there.",
             licence_weights=server.licence,
         )
-        self.identity = Identity(f"{server.model}@{server.url}", "", "", "", 0)
+        self.identity = Identity(server.model, "", server.url, "", 0)
         self._connection = Connection(server)
 
     @property
@@ -78,6 +79,7 @@ class OpenAIGenerator(ChattingGenerator):
 
     def count_turns(self, turns: Sequence[Turn]) -> int:
         """Count the tokens of a conversation, without asking the server: rather more than there are."""
+        check_turns(self, turns)
         words = sum(_tokens(turn.text) for turn in turns)
         pictures = sum(len(turn.images) for turn in turns)
         return _TEMPLATE_TOKENS + words + words // 10 + _TURN_TOKENS * len(turns) + pictures * self.image_tokens

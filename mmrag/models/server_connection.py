@@ -62,8 +62,8 @@ class Connection:
                 await self._ask(openai, client, request, give)
         except TimeoutError:
             raise GenerationError(
-                f"{self.server.host} has not finished within {seconds:g} seconds; give it more (Sampling.seconds), "
-                "fewer sources, or take a smaller model"
+                f"{self.server.host} has not finished within {seconds:g} s; allow more (Sampling.seconds), or fewer "
+                "words (max_tokens), or take a smaller model"
             ) from None
         except openai.APIStatusError as error:  # not chained, as the key may stand in what the server says
             raise self._refusal(error, key) from None
