@@ -247,7 +247,7 @@ class Encoder(Model):
 
     def _count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count tokens, or give more than there are: by default, about as many as any tokenizer could make."""
-        return [_most_tokens(text) for text in texts]
+        return [most_tokens(text) for text in texts]
 
     def explain(self, image: Image, query_vector: Vectors) -> Heat:  # noqa: ARG002
         """Tell which cells of a picture are similar to what is asked, where a model can.
@@ -310,7 +310,7 @@ class Encoder(Model):
         return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
-def _most_tokens(text: str) -> int:
+def most_tokens(text: str) -> int:
     """Count a token for each four letters or digits of a word and for every other sign, and one at either end."""
     words = _ASCII_WORDS.findall(text)
     others = len(_SIGNS.findall(_ASCII_WORDS.sub("", text)))

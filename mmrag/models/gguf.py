@@ -19,7 +19,8 @@ from mmrag.errors import GenerationError, MissingExtraError, MmragError, ModelEr
 from mmrag.machine import usable_cores
 from mmrag.models import catalogue, gguf_files
 from mmrag.models.cards import Card, revision_of
-from mmrag.models.conversation import check_turns, too_long, too_slow, until_stop
+from mmrag.models.chatting import stop_at
+from mmrag.models.conversation import check_turns, too_long, too_slow
 from mmrag.models.gguf_header import read_metadata
 from mmrag.roles import Generator, Identity, Piece, Sampling, Turn
 
@@ -126,7 +127,7 @@ class GgufGenerator(Generator):
         writer.start()
         try:
             # llama.cpp's own stop texts lose what begins like one at the end, and the logprobs of what they hold back
-            yield from until_stop(self._pieces(chunks, sampling.seconds, cancel), sampling.stop)
+            yield from stop_at(self._pieces(chunks, sampling.seconds, cancel), sampling.stop)
         finally:
             left.set()
 

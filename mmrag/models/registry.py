@@ -1,4 +1,4 @@
-"""Names → models. ``builtin``, a folder, or ``family:reference``; third parties join by entry point."""
+"""Names → models. ``builtin``, a folder, a server's card, or ``family:reference``; others join by entry point."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ ENTRY_POINTS = "mmrag.models"
 
 _FOLDER = "onnx:"
 _PRETRAINED = "hf:"
+_SERVER = "openai:"
+
+_SERVER_CARD = ".toml"
 
 _SEEN_IN_FOLDERS = ("blip", "blip2", "cross", "hf")  # config.json says which of them
 _OF_FOLDERS = (*_SEEN_IN_FOLDERS, "gguf", "timm")
@@ -34,6 +37,7 @@ _FAMILIES: dict[str, str | Opener] = {
     "gguf": "mmrag.models.gguf:open_gguf",
     "hf": "mmrag.models.hf:open_pretrained",
     "onnx": "mmrag.models.onnx:open_folder",
+    "openai": "mmrag.models.openai_server:open_openai",
     "openclip": "mmrag.models.open_clip:open_openclip",
     "timm": "mmrag.models.backbone:open_timm",
 }
@@ -154,16 +158,20 @@ def _is_path(name: str) -> bool:
     known = (CARD_NAME, "onnx", "config.json", "modules.json")
     if name.endswith(gguf_files.ENDING) and ":" not in name:
         return gguf_files.is_path(name)
-    return name.startswith((".", "/", "~")) or any(os.path.exists(Path(name, one)) for one in known)
+    card = name.endswith(_SERVER_CARD) and os.path.isfile(name)
+    return name.startswith((".", "/", "~")) or card or any(os.path.exists(Path(name, one)) for one in known)
 
 
 def _family_of(folder: Path) -> str:
     """Tell who reads a folder: the towers of ours, and of a hub's for ONNX, need no torch and come first.
 
-    A card tells nothing beside a hub's config.json: what was trained from such a model has both.
+    A card tells nothing beside a hub's config.json: what was trained from such a model has both. A card of a server
+    is no folder.
     """
     if folder.suffix == gguf_files.ENDING:
         return "gguf:"
+    if folder.suffix == _SERVER_CARD:
+        return _SERVER
     towers = any(os.path.isfile(folder / "onnx" / f"{tower}_model.onnx") for tower in ("vision", "text"))
     ours = towers or (os.path.isfile(folder / CARD_NAME) and not os.path.isfile(folder / "config.json"))
     weights = (*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("modules.json"))

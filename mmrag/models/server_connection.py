@@ -1,0 +1,183 @@
+"""Asking an OpenAI-compatible server, and what its refusals mean."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from mmrag.errors import GenerationError, MissingExtraError
+from mmrag.models.server_card import ServerCard
+from mmrag.models.server_events import in_brief, read_events, told
+from mmrag.version import __version__
+
+_LOG = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 10.0
+
+_OPTIONAL = ("logprobs", "seed", "top_p", "temperature")
+"""What a server may refuse to be told: it is asked again without."""
+
+_HEADERS = {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "transfer-encoding"}
+"""What a request says. The openai client adds the operating system, and what other variables tell it to add."""
+
+
+class Connection:
+    """Asks one server, by the openai client; remembers which settings it refuses.
+
+    Parameters
+    ----------
+    server : ServerCard
+        Which server. No redirect from it is followed.
+    """
+
+    def __init__(self, server: ServerCard) -> None:
+        self.server = server
+        self._left_out: frozenset[str] = frozenset()
+
+    async def receive(self, request: dict[str, Any], key: str, seconds: float, give: Callable[[Any], None]) -> None:
+        """Ask, and give each event as it comes.
+
+        Parameters
+        ----------
+        request : dict
+            Of the API's chat completions: https://platform.openai.com/docs/api-reference/chat.
+        key : str
+            For the server; empty for none.
+        seconds : float
+            How long it may take in all.
+        give : callable
+            Told each event, as JSON data.
+
+        Raises
+        ------
+        GenerationError
+            If the server cannot be reached, refuses, breaks off, or takes longer.
+        """
+        openai = _import_openai()
+        try:
+            async with asyncio.timeout(seconds), self._client(openai, key) as client:
+                await self._ask(openai, client, request, give)
+        except TimeoutError:
+            raise GenerationError(
+                f"{self.server.host} has not finished within {seconds:g} s; allow more (Sampling.seconds), or fewer "
+                "words (max_tokens), or take a smaller model"
+            ) from None
+        except openai.APIStatusError as error:  # not chained, as the key may stand in what the server says
+            raise self._refusal(error, key) from None
+        except openai.APIConnectionError as error:
+            reason = error.__cause__ or error
+            raise GenerationError(
+                f"{self.server.host} cannot be reached ({str(reason) or type(reason).__name__}); look whether the "
+                "server runs, and whether its address is right"
+            ) from None
+
+    async def _ask(self, openai: Any, client: Any, request: dict[str, Any], give: Callable[[Any], None]) -> None:
+        """Ask once more for each setting that the server refuses, without it, and remember those."""
+        left_out = self._left_out
+        while True:
+            try:
+                async with await client.chat.completions.create(**_without(request, left_out)) as stream:
+                    self._left_out = left_out
+                    async for event in read_events(self._bytes(stream.response), self.server.host):
+                        give(event)
+                    return
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                refused = _refused_setting(_words(error), left_out)
+                if refused is None:
+                    raise
+                _LOG.info("%s takes no %s; asked again without", self.server.host, refused)
+                left_out |= {refused}
+
+    async def _bytes(self, response: Any) -> AsyncIterator[bytes]:
+        try:
+            async for part in response.aiter_bytes():
+                yield part
+        except Exception as error:  # of httpx or httpx2, whichever the openai client brings
+            raise GenerationError(
+                f"{self.server.host} broke off in the middle of its answer ({type(error).__name__}); look whether it "
+                "still runs, and ask again"
+            ) from error
+
+    def _client(self, openai: Any, key: str) -> Any:
+        """Make a client for one request: it asks once, one address, and says no more than it must."""
+
+        async def sign(request: Any) -> None:
+            for name in set(request.headers) - _HEADERS:
+                del request.headers[name]
+            request.headers["User-Agent"] = f"mmrag/{__version__}"
+            if key:
+                request.headers["Authorization"] = f"Bearer {key}"
+
+        settings = {
+            "follow_redirects": False,  # what is asked goes to whom it was meant for
+            "event_hooks": {"request": [sign]},
+            "trust_env": not self.server.is_here,  # no proxy stands between this machine and itself
+            "verify": self.server.is_encrypted or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # spares 70 ms of reading
+        }
+        try:
+            transport = openai.DefaultAsyncHttpxClient(**settings)
+        except Exception as error:  # a wrong address, a kind of proxy that needs another package, no certificates
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise GenerationError(
+                f"no connection can be made with the proxies or certificates of the environment ({reason}); correct "
+                "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY or SSL_CERT_FILE"
+            ) from error
+        return openai.AsyncOpenAI(
+            api_key="none",  # `sign` knows it, and nobody else
+            base_url=self.server.url,
+            http_client=transport,
+            max_retries=0,
+            timeout=openai.Timeout(None, connect=_CONNECT_SECONDS),
+        )
+
+    def _refusal(self, error: Any, key: str) -> GenerationError:
+        """Say what an answer of 300 and more means."""
+        host, status, words = self.server.host, error.status_code, _words(error)
+        if status < 400:
+            where = in_brief(error.response.headers.get("location", "nowhere"))
+            return GenerationError(f"{host} redirects to {where}, which is not followed; name that address instead")
+        meaning = {
+            401: self._wants_key(key),
+            403: self._wants_key(key),
+            404: f"has no model {self.server.model!r}, or no chat at this address, which often ends in /v1",
+            429: "is asked too much, or the account there is at its limit; try again in a while",
+        }
+        other = "fails; look at its log, or try again" if status >= 500 else "refuses what it is asked"
+        said = in_brief(words.replace(key, "…") if key else words)
+        return GenerationError(f"{host} {meaning.get(status, other)} ({status}: {said})")
+
+    def _wants_key(self, key: str) -> str:
+        variable = self.server.key_variable
+        if key:
+            return f"refuses the key in {variable}; set {variable} to one that it takes"
+        if variable:
+            return f"wants a key; set the environment variable {variable} to it"
+        return "wants a key; name the environment variable that holds it as key_variable in the server card"
+
+
+def _import_openai() -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise MissingExtraError("openai", "llm") from error
+    return openai
+
+
+def _without(request: dict[str, Any], left_out: frozenset[str]) -> dict[str, Any]:
+    """Leave settings out; the newest models of OpenAI's know the number of tokens by another name."""
+    kept = {name: value for name, value in request.items() if name not in left_out}
+    return {**kept, "max_completion_tokens": request["max_tokens"]} if "max_tokens" in left_out else kept
+
+
+def _refused_setting(words: str, left_out: frozenset[str]) -> str | None:
+    """Find the setting that a server names in its refusal."""
+    if "max_completion_tokens" in words and "instead" in words and "max_tokens" not in left_out:
+        return "max_tokens"
+    return next((name for name in _OPTIONAL if name in words and name not in left_out), None)
+
+
+def _words(error: Any) -> str:
+    return told(error.body) if error.body is not None else ""
