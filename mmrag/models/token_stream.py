@@ -1,5 +1,4 @@
-"""What a network of transformers' writes, token by token, as whole characters: chosen by a chance of its own, stopped
-at any token."""
+"""What a network of transformers' writes, token by token: chosen by our own chance, and stopped at any of them."""
 
 from __future__ import annotations
 
@@ -109,7 +108,7 @@ class _Pen:
             self.told.put(_Token(token, float(scores[0].log_softmax(-1)[token])))
         if not self._sampling.temperature:
             return scores
-        only = import_torch().full_like(scores, -float("inf"))
+        only: Tensor = import_torch().full_like(scores, -float("inf"))
         only[0, token] = 0
         return only
 
