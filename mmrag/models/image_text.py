@@ -62,7 +62,7 @@ class ImageTextGenerator(TorchModel, ChattingGenerator):
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._config = read_config(checkpoint)
-        weights = checkpoint.fingerprint()
+        weights = checkpoint.fingerprint(also=("chat_template*",))
         self.card = Card(
             name=checkpoint.name,
             family="hf",

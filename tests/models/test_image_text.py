@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("transformers", reason="needs the torch extra")
 
+import mmrag  # noqa: E402
 from mmrag.errors import GenerationError, ModelError  # noqa: E402
 from mmrag.models.registry import load_encoder, load_generator  # noqa: E402
 from mmrag.roles import Sampling, Turn  # noqa: E402
@@ -167,6 +170,28 @@ def test_roles(tiny):
     )
     with pytest.raises(ModelError, match="is no encoder: it plays the role of generator"):
         load_encoder(str(model._checkpoint.path))
+
+
+def test_pictures_of_an_index_are_described_by_it(tmp_path, photographs):
+    write_llava(tmp_path / "tiny")
+    (tmp_path / "images").mkdir()
+    for name in ("coffee.png", "chelsea.png"):
+        shutil.copy(photographs / name, tmp_path / "images" / name)
+    index = mmrag.create(tmp_path, model="toy:1")
+    index.add(tmp_path / "images")
+    assert index.enrich(caption=f"hf:{tmp_path / 'tiny'}").enriched == 2
+    told = {hit.item.uri: hit.item.words["generated"] for hit in index.search("red", k=2)}
+    with Image.open(photographs / "coffee.png") as image:
+        (caption,) = load_generator(str(tmp_path / "tiny")).caption([image.convert("RGB")])
+    assert told["images/coffee.png"] == caption != told["images/chelsea.png"]
+
+
+def test_what_the_template_says_is_part_of_the_model(tmp_path):
+    write_llava(tmp_path / "tiny")
+    before = load_generator(str(tmp_path / "tiny")).identity
+    with (tmp_path / "tiny" / "chat_template.jinja").open("a") as file:
+        file.write(" ")
+    assert load_generator(str(tmp_path / "tiny")).identity.difference(before).startswith("revision")
 
 
 @pytest.mark.parametrize("damage", ["tokenizer.json", "model.safetensors"])
