@@ -1,12 +1,18 @@
-"""BLIP-2 and InstructBLIP: a language model that reads a picture as 32 soft tokens before the words."""
+"""BLIP-2 and InstructBLIP: a language model that reads a picture as 32 soft tokens before the words.
+
+A conversation is written down as section 4.1 of the paper does: "Question: … Answer: …. Question: … Answer:". Only
+one picture goes before the words; of several, each is asked about alone, and the language model composes the answers.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as Writing
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,17 +20,22 @@ import numpy as np
 from mmrag.errors import InputError, ModelError
 from mmrag.models.blip2_network import Blip2Network
 from mmrag.models.blip_words import check_questions, seeded, writing
+from mmrag.models.chatting import ChattingGenerator
 from mmrag.models.network import as_array, import_torch, import_transformers
 from mmrag.models.pretrained import HERE
+from mmrag.models.token_stream import Reading, stream
 from mmrag.models.tokens import Tokens, tell_cut
-from mmrag.roles import Generator, Scores
+from mmrag.roles import Piece, Sampling, Scores, Turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+_PARAGRAPH = "\n\n"
+_TRAINED_WITH = 512
 
-class Blip2Generator(Blip2Network, Generator):
+
+class Blip2Generator(Blip2Network, ChattingGenerator):
     """BLIP-2's second stage, with OPT or Flan-T5 (https://arxiv.org/abs/2301.12597).
 
     Parameters
@@ -101,7 +112,53 @@ class Blip2Generator(Blip2Network, Generator):
 
     def tokenize(self, text: str) -> dict[str, list[int]]:
         """Make the tokens that go into the network beside a picture; what is too long is cut, with a warning."""
-        return {"input_ids": self._cut(self._tokenizer, text)}
+        return {"input_ids": self._cut(self._tokenizer, text), **self.instructed(text)}
+
+    def instructed(self, text: str) -> dict[str, list[int]]:  # noqa: ARG002
+        """Make the tokens that the Q-Former reads: none."""
+        return {}
+
+    @property
+    def context_tokens(self) -> int:
+        """How many positions the language model has; of Flan-T5, which has none, as many as it was trained with."""
+        return int(self.section("text_config").get("max_position_embeddings", _TRAINED_WITH))
+
+    @property
+    def image_tokens(self) -> int:
+        """How many soft tokens a picture is."""
+        return int(self.checkpoint.config.get("num_query_tokens", self.queries))
+
+    def count_turns(self, turns: Sequence[Turn]) -> int:
+        """Count the tokens of a conversation; a picture of several is told in fewer words than it counts."""
+        pictures = sum(len(turn.images) for turn in turns)
+        return len(self._tokenizer(written_down(turns)).input_ids) + pictures * self.image_tokens
+
+    def _write(self, turns: Sequence[Turn], sampling: Sampling, cancel: Event | None) -> Writing[Piece]:
+        images = [image for turn in turns for image in turn.images]
+        room = self.context_tokens - self.count_turns(turns)
+
+        def prepare(network: Any, check: Callable[[], None]) -> Reading:
+            seen = []
+            for image in images if len(images) > 1 else ():
+                check()
+                seen += self.answer([image], [_question(turns[-1])])
+            context = self._conversation(network, images[:1] if len(images) == 1 else [], written_down(turns, seen))
+            mask = import_torch().ones(context.shape[:2], dtype=import_torch().long, device=context.device)
+            return Reading(network.language_model, {"inputs_embeds": context, "attention_mask": mask}, room)
+
+        return stream(self, prepare, self._decode, sampling, cancel=cancel)
+
+    def _conversation(self, network: Any, images: Sequence[Image], text: str) -> Tensor:
+        """Embed a text ``(1, t, width)``, which nothing cuts, behind a picture if there is one."""
+        tokens = {"input_ids": self._tokenizer(text).input_ids, **self.instructed(text)}
+        if images:
+            return self._embed(network, images, [tokens])
+        words: Tensor = network.language_model.get_input_embeddings()(self.tensor(np.array([tokens["input_ids"]])))
+        return words
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _asked(self, images: Sequence[Image], questions: Sequence[str]) -> list[str]:
         check_questions(images, questions)
@@ -138,15 +195,16 @@ class Blip2Generator(Blip2Network, Generator):
             for start in range(0, len(group), self.pictures_at_once):
                 part = group[start : start + self.pictures_at_once]
                 rows = [row for row, _ in part]
-                # an empty prompt is no token at all for some tokenizers, and an array of nothing would be of floats
-                given = {
-                    name: self.tensor(np.array([tokens[name] for _, tokens in part], dtype=np.int64))
-                    for name in part[0][1]
-                }
-                words = network.language_model.get_input_embeddings()(given.pop("input_ids"))
-                pixels = self.tensor(self.pixels([images[row] for row in rows]))
-                seen = network.get_image_features(pixel_values=pixels, **given).pooler_output
-                yield rows, import_torch().cat([seen.to(words.dtype), words], dim=1)
+                yield rows, self._embed(network, [images[row] for row in rows], [tokens for _, tokens in part])
+
+    def _embed(self, network: Any, images: Sequence[Image], tokens: Sequence[dict[str, list[int]]]) -> Tensor:
+        """Embed n pictures, each before its tokens, which are equally many: ``(n, queries + t, width)``."""
+        # an empty prompt is no token at all for some tokenizers, and an array of nothing would be of floats
+        given = {name: self.tensor(np.array([one[name] for one in tokens], dtype=np.int64)) for name in tokens[0]}
+        words = network.language_model.get_input_embeddings()(given.pop("input_ids"))
+        seen = network.get_image_features(pixel_values=self.tensor(self.pixels(images)), **given).pooler_output
+        context: Tensor = import_torch().cat([seen.to(words.dtype), words], dim=1)
+        return context
 
     def _continuations(self, network: Any, prompt: str, answers: Sequence[str]) -> Iterator[tuple[list[int], Tokens]]:
         """Give answers as tokens ``(n, t)`` with the end token, those that are equally long together."""
@@ -194,13 +252,42 @@ class InstructBlip(Blip2Generator):
         """Put a question as the model was asked while it was trained (appendix C)."""
         return f"Question: {question} Short answer:"
 
-    def tokenize(self, text: str) -> dict[str, list[int]]:
-        """Make the tokens that go into the network beside a picture, for the language model and for the Q-Former."""
-        return {**super().tokenize(text), "qformer_input_ids": self._cut(self._instructions, text)}
+    def instructed(self, text: str) -> dict[str, list[int]]:
+        """Make the tokens that the Q-Former reads, with its own tokenizer; what is too long is cut, with a warning."""
+        return {"qformer_input_ids": self._cut(self._instructions, text)}
 
     @cached_property
     def _instructions(self) -> Any:
         return _read_tokenizer(self.checkpoint.path / "qformer_tokenizer")
+
+
+def written_down(turns: Sequence[Turn], seen: Sequence[str] = ()) -> str:
+    """Write a conversation down as BLIP-2 was shown to answer it (section 4.1).
+
+    What the system says comes first, then what was seen in pictures, if there are several, and the paragraphs of the
+    user's last turn before its last one, which is the question: its sources.
+
+    >>> written_down([Turn("user", "What is it?"), Turn("assistant", "A dog."), Turn("user", "What colour?")])
+    'Question: What is it? Answer: A dog. Question: What colour? Answer:'
+    """
+    *before, last = turns
+    said = [turn.text.strip() for turn in before if turn.who == "system"]
+    said += [f"Picture {number}: {_without_stop(text)}." for number, text in enumerate(seen, start=1)]
+    said += [part.strip() for part in last.text.split(_PARAGRAPH)[:-1] if part.strip()]
+    for turn in before:
+        if turn.who == "user":
+            said.append(f"Question: {turn.text.strip()}")
+        elif turn.who == "assistant":
+            said.append(f"Answer: {_without_stop(turn.text)}.")
+    return " ".join([*said, f"Question: {_question(last)} Answer:"])
+
+
+def _question(turn: Turn) -> str:
+    return turn.text.rpartition(_PARAGRAPH)[2].strip()
+
+
+def _without_stop(text: str) -> str:
+    return text.strip().removesuffix(".")
 
 
 def _read_tokenizer(folder: Path) -> Any:

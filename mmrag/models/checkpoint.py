@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -121,11 +122,17 @@ class Checkpoint:
         """Whether the weights are there as safetensors; else they are pickled, and only weights are read of them."""
         return any(self.path.glob("*.safetensors"))
 
-    def fingerprint(self) -> str:
-        """Hash all files that results depend on: of weights in several forms, the one that torch reads."""
+    def fingerprint(self, *, also: Sequence[str] = ()) -> str:
+        """Hash all files that results depend on: of weights in several forms, the one that torch reads.
+
+        Parameters
+        ----------
+        also : sequence of str
+            Globs of more settings than encoders and matchers have.
+        """
         parts = [self.path, *(path for path in self.path.iterdir() if _is_part(path))]
         weights = [path for part in parts for path in _torch_weights(part)]
-        settings = [path for part in parts for glob in _SETTINGS for path in part.glob(glob)]
+        settings = [path for part in parts for glob in (*_SETTINGS, *also) for path in part.glob(glob)]
         found = settings + (weights or [self.path / name for name in _ONNX])
         return hash_files(self.path, sorted({path for path in found if path.is_file()}))
 

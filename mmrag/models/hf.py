@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mmrag.errors import ModelError
 from mmrag.models.cards import CARD_NAME, Card, read_card, revision_of
 from mmrag.models.checkpoint import Checkpoint
+from mmrag.models.image_text import reads_pictures
 from mmrag.models.pretrained import (
     load_pretrained,
     load_tokenizer,
@@ -42,6 +43,7 @@ _BY_TYPE = {
 }
 _SENTENCE = "mmrag.models.sentence:open_sentence"
 _CROSS_ENCODER = "mmrag.models.cross_encoder:open_cross_encoder"
+_IMAGE_TEXT = "mmrag.models.image_text:open_image_text"
 
 # They pool the last position, wherever the text ends, and their attention is not causal.
 _PADDED_IN_FULL = ("siglip", "siglip2", "tipsv2")
@@ -186,13 +188,14 @@ def _opener(checkpoint: Checkpoint) -> str | None:
         return _CROSS_ENCODER
     if (checkpoint.path / "modules.json").is_file():
         return _SENTENCE
-    return _BY_TYPE.get(str(config.get("model_type")))
+    known = _BY_TYPE.get(str(config.get("model_type")))
+    return known or (_IMAGE_TEXT if reads_pictures(config) else None)
 
 
 def _unknown(checkpoint: Checkpoint) -> str:
     kind = checkpoint.config.get("model_type", "unnamed")
     return (
         f"{checkpoint.reference} is a {kind!r} model, which plays no role here. What can be used: models with an "
-        "image and a text tower (CLIP, SigLIP, AltCLIP, Chinese-CLIP …), BLIP, BLIP-2, text encoders and "
-        "cross-encoders in the layout of sentence-transformers. See: mmrag models"
+        "image and a text tower (CLIP, SigLIP, AltCLIP, Chinese-CLIP …), BLIP, BLIP-2, language models that see "
+        "(LLaVA, SmolVLM …), text encoders and cross-encoders in the layout of sentence-transformers. See: mmrag models"
     )

@@ -15,7 +15,7 @@ from mmrag.models.gguf_files import Wheel
 Choice = Callable[[Collection[str]], list[str]]
 
 _MODULE = r"((\d+_\w+|qformer_tokenizer)/)?"  # layers of sentence-transformers, and InstructBLIP's second tokenizer
-_SMALL = re.compile(rf"{_MODULE}[\w.-]+\.(json|txt|model)|README\.md|card\.toml")
+_SMALL = re.compile(rf"{_MODULE}[\w.-]+\.(json|txt|model|jinja)|README\.md|card\.toml")
 _ONNX = re.compile(r"onnx/((vision|text)_)?model\.(onnx(_data|\.data)?|safetensors)")
 
 

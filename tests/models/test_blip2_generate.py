@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from threading import Event
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 pytest.importorskip("transformers", reason="needs the torch extra")
 
-from mmrag.errors import InputError, ModelError  # noqa: E402
+from mmrag.errors import GenerationError, InputError, ModelError  # noqa: E402
+from mmrag.models.blip2_generate import written_down  # noqa: E402
 from mmrag.models.registry import load_encoder, load_generator  # noqa: E402
+from mmrag.roles import Sampling, Turn  # noqa: E402
 from tests.models.tiny_blip2 import one_thread, write_generator, write_instruct  # noqa: E402, F401
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -209,6 +212,75 @@ def test_nothing_in_nothing_out(tiny):
     assert model.caption([]) == []
     assert model.answer([], []) == []
     assert model.rank_answers([], [], ANSWERS).shape == (0, len(ANSWERS))
+
+
+def told(model, turns, **sampling):
+    """What it writes of a conversation."""
+    return "".join(piece.text for piece in model.generate(turns, Sampling(**{"max_tokens": 12, **sampling})))
+
+
+def test_a_conversation_about_a_picture_equals_transformers(tiny, pictures):
+    model = tiny[0]
+    prompt = "is it red? Question: what is it Answer: a dog. Question: what colour is the dog Answer:"
+    options = {"max_new_tokens": 12, "num_beams": 1, "do_sample": False}
+    expected = [written(tiny, picture, prompt, **options) for picture in pictures]
+    assert len(set(expected)) >= 4
+    said = [Turn("system", "is it red?"), Turn("user", "what is it"), Turn("assistant", "a dog.")]
+    found = [told(model, [*said, Turn("user", QUESTION, (picture,))]) for picture in pictures]
+    assert [words.strip() for words in found] == expected
+    assert told(model, [said[1], Turn("user", QUESTION, (pictures[0],))]).strip() != expected[0]
+
+
+def test_sources_stand_before_the_questions():
+    turns = [
+        Turn("system", "Be brief."),
+        Turn("user", "Who?"),
+        Turn("assistant", "Two people"),
+        Turn("user", "[1] A beach.\n\n[2] A dog.\n\nWhere?"),
+    ]
+    assert written_down(turns, ["sand.", "a cat"]) == (
+        "Be brief. Picture 1: sand. Picture 2: a cat. [1] A beach. [2] A dog. "
+        "Question: Who? Answer: Two people. Question: Where? Answer:"
+    )
+
+
+def test_of_several_pictures_each_is_asked_about_and_the_answers_are_composed(tiny, pictures):
+    model, network, processor = tiny
+    seen = model.answer(pictures[:2], [QUESTION] * 2)
+    prompt = f"Picture 1: {seen[0]}. Picture 2: {seen[1]}. Question: {QUESTION} Answer:".replace("..", ".")
+    ids = processor.tokenizer(prompt, return_tensors="pt").input_ids
+    words = network.language_model.get_input_embeddings()(ids)
+    mask = torch.ones_like(ids)
+    output = network.language_model.generate(
+        inputs_embeds=words, attention_mask=mask, max_new_tokens=12, num_beams=1, do_sample=False
+    )
+    expected = processor.tokenizer.decode(output[0], skip_special_tokens=True).strip()
+    assert told(model, [Turn("user", QUESTION, tuple(pictures[:2]))]).strip() == expected
+
+
+def test_a_conversation_is_counted_with_its_pictures(tiny, pictures):
+    model = tiny[0]
+    alone = model.count_turns([Turn("user", QUESTION)])
+    assert alone == len(tiny[2].tokenizer(f"Question: {QUESTION} Answer:").input_ids)
+    assert model.count_turns([Turn("user", QUESTION, (pictures[0],))]) == alone + model.image_tokens == alone + 6
+    with pytest.raises(GenerationError, match=r"the conversation has about [\d,]+ tokens, and .* reads [\d,]+ at once"):
+        model.generate([Turn("user", "dog " * 3000, (pictures[0],))])
+
+
+def test_a_conversation_is_cancelled_between_pictures(tiny, pictures):
+    """Each picture takes a while, and all of them are not waited for."""
+    model, cancel, seen = tiny[0], Event(), []
+
+    def see(_, __, out):
+        seen.append(len(out.last_hidden_state))
+        cancel.set()
+
+    hook = model.network.vision_model.register_forward_hook(see)
+    pieces = list(model.generate([Turn("user", QUESTION, tuple(pictures * 4))], cancel=cancel))
+    with model.running():  # once it is free, nothing is written any more
+        hook.remove()
+    assert [piece.end for piece in pieces] == ["cancelled"]
+    assert len(seen) < 20
 
 
 def test_roles(tiny):

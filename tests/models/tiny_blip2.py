@@ -202,6 +202,24 @@ def write_instruct(folder, kind, *, seed=0):
     return network, transformers.InstructBlipProcessor(images, tokenizer, instructions, num_query_tokens=QUERIES)
 
 
+def make_opt(folder):
+    """Write a tiny BLIP-2 with OPT, and give the name by which mmrag loads it."""
+    write_generator(folder, "opt")
+    return f"blip2:{folder}"
+
+
+def make_t5(folder):
+    """Write a tiny BLIP-2 with T5, and give the name by which mmrag loads it."""
+    write_generator(folder, "t5")
+    return f"blip2:{folder}"
+
+
+def make_instruct(folder):
+    """Write a tiny InstructBLIP with Llama, and give the name by which mmrag loads it."""
+    write_instruct(folder, "llama")
+    return f"blip2:{folder}"
+
+
 def _save(folder, network, tokenizer):
     side = network.config.vision_config.image_size
     images = transformers.BlipImageProcessorPil(size={"height": side, "width": side})

@@ -1,0 +1,234 @@
+"""What a network of transformers' writes, token by token: chosen by our own chance, and stopped at any of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from mmrag.errors import GenerationError, MmragError
+from mmrag.models.network import TorchModel, import_torch
+from mmrag.roles import Piece, Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LOOK_SECONDS = 0.05
+_BROKEN = "\N{REPLACEMENT CHARACTER}"  # what decoders give for a part of a character
+
+
+class Reading(NamedTuple):
+    """What is to be written on from.
+
+    Attributes
+    ----------
+    network : GenerationMixin of transformers'
+        What writes.
+    inputs : dict
+        For its `generate`: a batch of one.
+    max_tokens : int
+        How many tokens it has room for.
+    """
+
+    network: Any
+    inputs: dict[str, Any]
+    max_tokens: int
+
+
+Prepare = Callable[[Any, Callable[[], None]], Reading]
+"""Takes the loaded network, and what leaves at once where nobody wants more, to be called between long steps."""
+
+
+class _Token(NamedTuple):
+    id: int
+    logprob: float
+
+
+class _Left(Exception):
+    """Nobody wants more."""
+
+
+class _Pen:
+    """Chooses the tokens within transformers' `generate`, as a logits processor, and hands each on.
+
+    Where nobody wants more, it leaves `generate` by raising `_Left`.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.told: SimpleQueue[_Token | Literal["stop", "length"] | Exception] = SimpleQueue()
+        self.left = threading.Event()
+        self._sampling = sampling
+        self._random = np.random.default_rng(sampling.seed)
+        self._ends: tuple[int, ...] = ()
+        self._ended = False
+
+    def run(self, model: TorchModel, prepare: Prepare) -> None:
+        """Write all; what goes wrong is handed on, too."""
+        try:
+            with model.running() as network:
+                self._write(prepare(network, self.check))
+            self.told.put("stop" if self._ended else "length")
+        except _Left:
+            return
+        except MmragError as error:
+            self.told.put(error)
+        except Exception as error:  # of torch, transformers and chat templates
+            self.told.put(GenerationError(f"{model.card.name} failed while it wrote: {error}"))
+
+    def check(self) -> None:
+        """Leave if nobody wants more."""
+        if self.left.is_set():
+            raise _Left
+
+    def _write(self, reading: Reading) -> None:
+        from transformers import LogitsProcessorList
+
+        self.check()
+        ends = reading.network.generation_config.eos_token_id
+        self._ends = tuple(ends) if isinstance(ends, (list, tuple)) else (ends,)
+        reading.network.generate(
+            **reading.inputs,
+            do_sample=False,  # what is sampled is chosen here: torch has one chance for all threads
+            num_beams=1,
+            use_cache=True,
+            max_new_tokens=min(self._sampling.max_tokens, reading.max_tokens),
+            logits_processor=LogitsProcessorList([self]),  # behind those that the model's own settings ask for
+        )
+
+    def __call__(self, _: Tensor, scores: Tensor) -> Tensor:
+        """Choose the token that follows, of ``(1, vocabulary)``."""
+        self.check()
+        token = self._choose(scores[0])
+        self._ended = token in self._ends
+        if not self._ended:
+            self.told.put(_Token(token, float(scores[0].log_softmax(-1)[token])))
+        if not self._sampling.temperature:
+            return scores
+        only: Tensor = import_torch().full_like(scores, -float("inf"))
+        only[0, token] = 0
+        return only
+
+    def _choose(self, scores: Tensor) -> int:
+        if not self._sampling.temperature:
+            return int(scores.argmax())
+        chances, tokens = (scores.double() / self._sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+        sums = chances.cumsum(-1)
+        kept = sums[: 1 + int((sums < self._sampling.nucleus).sum())]
+        place = int((kept <= self._random.random() * float(kept[-1])).sum())
+        return int(tokens[min(place, len(kept) - 1)])
+
+
+class Characters:
+    """Tokens → text as it becomes certain; no character is ever cut.
+
+    Parameters
+    ----------
+    decode : callable
+        Tokens → text, without special tokens.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        self._before = 0  # from here on tokens are decoded: a token may read otherwise behind another
+        self._told = 0  # up to here their text is given
+        self._begun = False
+
+    def add(self, token: int) -> str:
+        """Give the text that a token completes, if any; white space that the whole begins with is left out."""
+        self._ids.append(token)
+        text = self._rest()
+        if not text or text.endswith(_BROKEN):
+            return ""
+        self._before, self._told = self._told, len(self._ids)
+        return self._without_margin(text)
+
+    def finish(self) -> str:
+        """Give what was held back, without a part of a character."""
+        return self._without_margin(self._rest().rstrip(_BROKEN))
+
+    def _rest(self) -> str:
+        known = self._decode(self._ids[self._before : self._told])
+        return self._decode(self._ids[self._before :])[len(known) :]
+
+    def _without_margin(self, text: str) -> str:
+        text = text if self._begun else text.lstrip()
+        self._begun = self._begun or bool(text)
+        return text
+
+
+def stream(
+    model: TorchModel,
+    prepare: Prepare,
+    decode: Callable[[Sequence[int]], str],
+    sampling: Sampling,
+    *,
+    cancel: threading.Event | None = None,
+) -> Generator[Piece]:
+    """Let a network write in a thread of its own, and give the pieces as they come. Closing it stops the writing.
+
+    Parameters
+    ----------
+    model : TorchModel
+        Whose network it is; no other thread uses it in the meantime. The time it takes to load does not count.
+    prepare : callable
+        See `Prepare`; called in that thread.
+    decode : callable
+        Tokens → text, without special tokens.
+    sampling : Sampling
+        Its stop texts are the caller's.
+    cancel : Event or None
+        As for `Generator.generate`.
+
+    Yields
+    ------
+    Piece
+        As of `Generator.generate`.
+
+    Raises
+    ------
+    GenerationError
+        If it takes longer than `sampling.seconds`, or the network fails.
+    """
+    if "network" not in vars(model):
+        with model.running():
+            pass
+    pen = _Pen(sampling)
+    late = time.monotonic() + sampling.seconds
+    threading.Thread(target=pen.run, args=(model, prepare), name="mmrag-write").start()
+    try:
+        yield from _pieces(pen, Characters(decode), late, cancel)
+    except TimeoutError as error:
+        raise GenerationError(
+            f"{model.card.name} took longer than {sampling.seconds:g} seconds; allow more (seconds), ask for fewer "
+            "tokens, or take a smaller model"
+        ) from error
+    finally:
+        pen.left.set()
+
+
+def _pieces(pen: _Pen, characters: Characters, late: float, cancel: threading.Event | None) -> Generator[Piece]:
+    logprob = 0.0  # of tokens whose text is not complete
+    while True:
+        if cancel is not None and cancel.is_set():
+            yield Piece(characters.finish(), logprob or None, end="cancelled")
+            return
+        if time.monotonic() > late:
+            raise TimeoutError
+        try:
+            one = pen.told.get(timeout=_LOOK_SECONDS)
+        except Empty:
+            continue
+        if isinstance(one, Exception):
+            raise one
+        if not isinstance(one, _Token):
+            yield Piece(characters.finish(), logprob or None, end=one)
+            return
+        logprob += one.logprob
+        if text := characters.add(one.id):
+            yield Piece(text, logprob)
+            logprob = 0.0
