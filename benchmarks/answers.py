@@ -132,7 +132,7 @@ def share(held: Sequence[bool]) -> float | None:
 
 
 def examples(answered: Sequence[Answered], count: int = 12) -> list[dict[str, Any]]:
-    """The first answers as they are, unselected."""
+    """Show the first answers as they are, unselected."""
     return [
         {
             "asked": one.question.text,
