@@ -107,7 +107,7 @@ class Index:
             self._serving.show(None)
 
     def matcher(self, matcher: str | Matcher) -> Matcher:
-        """Load a matcher as this index was opened to compute; of one that also wrote the vectors, one network does both."""
+        """Load a matcher as this index was opened to compute; if it also wrote the vectors, one network does both."""
         manifest = self.manifest
         return self._models.matcher(matcher, manifest.model, manifest.identity)
 
@@ -213,7 +213,9 @@ class Index:
         """
         return self._session.enrich(Run(IndexRecipe(enrich=EnrichOptions(caption, ocr)), progress))
 
-    def describe(self, items: Sequence[Item], *, generator: str | Generator = "builtin", keep: bool = True) -> list[Item]:
+    def describe(
+        self, items: Sequence[Item], *, generator: str | Generator = "builtin", keep: bool = True
+    ) -> list[Item]:
         """Give pictures that have no words a caption by a model, and keep it in the index, as `enrich` does with all.
 
         Parameters

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Literal, overload
 
-from mmrag.compose.active import write_actively
 from mmrag.compose.answer import Answer, Checked, Done, Event, Evidence, Found, Placed, Placement, Source, Step, Wrote
 from mmrag.compose.citations import Reader, Sentence
 from mmrag.compose.context import as_sources, fitted
@@ -95,9 +94,9 @@ def ask(
     """Answer a question from a corpus, each sentence with what it rests on.
 
     What may answer is searched for; where nothing is likely to, the answer says so and nobody writes. Pictures without
-    words get a caption by a model, which the index keeps. A sentence that cites nothing gets the source that supports it
-    best, if one does (`AnswerOptions.attribute`): small language models seldom cite. What no source supports is marked in
-    `Answer.evidence`, and stays.
+    words get a caption by a model, which the index keeps. A sentence that cites nothing gets the source that supports
+    it best, if one does (`AnswerOptions.attribute`): small language models seldom cite. What no source supports is
+    marked in `Answer.evidence`, and stays.
 
     Parameters
     ----------
@@ -115,11 +114,13 @@ def ask(
     matcher : str, Matcher or None
         What judges whether a picture supports a sentence; by default the index's own model, if it can.
     pipeline : str or Pipeline
-        How sources are found, and its ``[answer]``: a shipped recipe's name, a path that ends in ``.toml``, or a Pipeline.
+        How sources are found, and its ``[answer]``: a shipped recipe's name, a path that ends in ``.toml``, or a
+        Pipeline.
     where : str or None
         Only items that pass this filter are sources.
     history : sequence of Exchange
-        What was said before, the oldest first; as much of it as fits is told to the generator. Nothing is searched by it.
+        What was said before, the oldest first; as much of it as fits is told to the generator. Nothing is searched by
+        it.
     sampling : Sampling or None
         How words are chosen; by default as the pipeline says.
     illustrate : bool
@@ -208,9 +209,7 @@ def _illustrator(index: Index, matcher: Matcher | None) -> Illustrator:
 
 def _whole(events: Iterator[Event]) -> Answer:
     """Let everything happen, and give the answer."""
-    *_, last = events
-    assert isinstance(last, Done)
-    return last.answer
+    return next(event.answer for event in events if isinstance(event, Done))
 
 
 @dataclass(frozen=True)
@@ -309,6 +308,8 @@ class _Run:
     def _write(self, prompt: Prompt) -> Iterator[Event]:
         asking = self._asking
         if asking.options.active:
+            from mmrag.compose.active import write_actively  # most answers do without
+
             written = write_actively(asking.writer, prompt, asking.sampling, self._more, cancel=asking.cancel)
         else:
             written = asking.writer.write(prompt, asking.sampling, cancel=asking.cancel)

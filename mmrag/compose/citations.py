@@ -44,8 +44,8 @@ class Sentence:
 def parse(text: str) -> list[Sentence]:
     """Part a text into sentences with what they cite.
 
-    Citations stand in brackets, ``[1]``, ``[1][2]``, ``[1, 2]``, ``[1-3]`` or ``【1】``. What stands behind a sentence on its
-    line belongs to it; what begins a line belongs to the sentence that follows. A line ends a sentence.
+    Citations stand in brackets, ``[1]``, ``[1][2]``, ``[1, 2]``, ``[1-3]`` or ``【1】``. What stands behind a sentence
+    belongs to it, and what begins a line to the sentence that follows. A line ends a sentence.
 
     Examples
     --------
@@ -87,7 +87,10 @@ class Reader:
         self._sentence = 0  # where the sentence begins that is not complete
 
     def feed(self, piece: str) -> Iterator[str | Sentence]:
-        """Take some text; give text that comes next, and behind its last sign each sentence that is complete."""
+        """Take some text; give text that comes next, and behind its last sign each sentence that is complete.
+
+        Go through it to its end before the next piece.
+        """
         self._held += piece
         begun = _BEGUN.search(self._held)
         ready = self._held[: begun.start()] if begun else self._held
@@ -106,7 +109,7 @@ class Reader:
             _log.warning("%d citations of sources that do not exist were left out of the answer", self.invented)
 
     def cite(self, sentence: Sentence, numbers: Sequence[int]) -> tuple[str, Sentence]:
-        """Let the sentence that was given last cite sources: gives the text that comes next, and the changed sentence."""
+        """Have the sentence that was given last cite sources; give the text that comes next, and the new sentence."""
         added = " " + "".join(f"[{number}]" for number in numbers)
         self.text += added
         self._sentence = len(self.text)

@@ -20,12 +20,12 @@ _WORDS = {"generated": "Caption by a model", "tags": "Tags", "ocr": "Text in the
 
 
 def as_sources(hits: Iterable[Hit], *, first: int = 1) -> list[Source]:
-    """Number hits from `first` on, each with all that words tell of it."""
+    """Give hits numbers from `first` on, and all that words tell of them."""
     return [Source(number, hit.item, told_of(hit.item), hit) for number, hit in enumerate(hits, start=first)]
 
 
 def told_of(item: Item) -> str:
-    """Say in words what is known of an item: of a text itself, which begins with its headings; of a picture, line by line.
+    """Say in words what is known of an item: of a text itself, which begins with its headings; of a picture, in lines.
 
     A picture's own caption comes first and as it is; what a model has written of it, its tags, what stands in it, and
     when, where and by which camera it was taken follow by name.
@@ -70,8 +70,8 @@ def fitted(prompt: Prompt, writer: Writer, sampling: Sampling) -> Prompt:
         sources += [shortened] if shortened else []
     if prompt.sources and not sources:
         raise GenerationError(
-            f"{writer.name} cannot read the question and one source at once, with {sampling.max_tokens:,} tokens left to "
-            "write; ask more briefly, let it write less (--max-tokens), or take a generator that reads more"
+            f"{writer.name} cannot read the question and one source at once, with {sampling.max_tokens:,} tokens left "
+            "to write; ask more briefly, let it write less (--max-tokens), or take a generator that reads more"
         )
     return _with(prompt, sources)
 
@@ -105,4 +105,3 @@ def _most(count: int, holds: Callable[[int], bool]) -> int:
         half = (low + high) // 2
         low, high = (half, high) if holds(half) else (low, half)
     return low
-

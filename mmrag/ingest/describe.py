@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from mmrag.errors import Interrupted, StoreError
-from mmrag.ingest.enrich import Writer, caption_writer, keep, tell
-from mmrag.ingest.recipe import SourceOptions
+from mmrag.ingest.enrich import Pictures, Writer, caption_writer, tell
+from mmrag.ingest.enrich import keep as keep_told
 from mmrag.ingest.session import Run, Session
 from mmrag.roles import Generator
 from mmrag.types import Item
 
-if TYPE_CHECKING:
-    from mmrag.stores.view import View
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Served:
-    """The pictures of a view that serves, read within the limits that indexing has by default."""
-
-    view: View
-    home: Path
-    max_pixels: int = SourceOptions.max_pixels
-    max_seconds: float = SourceOptions.max_seconds
-    allow_remote: bool = False
 
 
 def describe(session: Session, items: Sequence[Item], generator: str | Generator, *, keep: bool) -> list[Item]:
@@ -40,7 +24,7 @@ def describe(session: Session, items: Sequence[Item], generator: str | Generator
     view = session.serving.view
     rows = list(view.scan(("id", "content_hash"), view.find("id", wordless)))
     writer = caption_writer(session.models.generator(generator))
-    told = dict(tell(_Served(view, session.serving.home), [ref for ref, *_ in rows], writer))
+    told = dict(tell(Pictures(view, session.serving.home), [ref for ref, *_ in rows], writer))
     if keep and told:
         _keep(session, wordless, writer, told)
     captions = {item_id: told.get(content, "") for _, item_id, content in rows}
@@ -54,7 +38,7 @@ def _is_wordless(item: Item) -> bool:
 def _keep(session: Session, ids: Sequence[str], writer: Writer, told: dict[str, str]) -> None:
     try:
         with session.ingest(Run()) as ingest:
-            keep(ingest, ingest.view.find("id", ids), writer, told)
+            keep_told(ingest, ingest.view.find("id", ids), writer, told)
     except Interrupted:
         raise
     except (StoreError, OSError) as error:
@@ -64,6 +48,4 @@ def _keep(session: Session, ids: Sequence[str], writer: Writer, told: dict[str, 
 def _with_caption(item: Item, text: str, writer: Writer) -> Item:
     if not text:
         return item
-    return replace(
-        item, words={**item.words, writer.kind: text}, origins={**item.origins, writer.kind: writer.origin}
-    )
+    return replace(item, words={**item.words, writer.kind: text}, origins={**item.origins, writer.kind: writer.origin})

@@ -11,10 +11,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mmrag.errors import Interrupted, ItemError
 from mmrag.ingest.ahead import ahead
+from mmrag.ingest.recipe import EnrichOptions, SourceOptions
 from mmrag.ingest.words import Words, given_of
 from mmrag.machine import usable_cores
 from mmrag.models.ocr import Reader
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from mmrag.ingest.recipe import EnrichOptions
     from mmrag.ingest.write import Ingest
     from mmrag.roles import Generator
     from mmrag.stores.view import View
@@ -69,19 +69,15 @@ class Writer:
     batch: int
 
 
-class Pictures(Protocol):
-    """Where pictures are read, and within which limits: a run of `Ingest`, or who only looks."""
+@dataclass(frozen=True)
+class Pictures:
+    """Where pictures are read, and within which limits; the last three are as in `Ingest`."""
 
-    @property
-    def view(self) -> View: ...
-    @property
-    def home(self) -> Path: ...
-    @property
-    def max_pixels(self) -> int: ...
-    @property
-    def max_seconds(self) -> float: ...
-    @property
-    def allow_remote(self) -> bool: ...
+    view: View
+    home: Path
+    max_pixels: int = SourceOptions.max_pixels
+    max_seconds: float = SourceOptions.max_seconds
+    allow_remote: bool = False
 
 
 class _Wanted(NamedTuple):
@@ -134,12 +130,13 @@ def enrich(ingest: Ingest, writer: Writer) -> int:
         On Ctrl-C, after what was done is committed.
     """
     view = ingest.view
+    pictures = Pictures(view, ingest.home, ingest.max_pixels, ingest.max_seconds, ingest.allow_remote)
     todo = _todo(view, writer, allow_remote=ingest.allow_remote)
     done = told = 0
     committed = time.monotonic()
     pending: list[Row] = []
     try:
-        for some in _told(ingest, todo, writer):
+        for some in _told(pictures, todo, writer):
             rows = [_with_words(view, ref, writer, text) for content, text in some for ref in todo[content]]
             pending += rows
             told += len(rows)
@@ -179,9 +176,7 @@ def keep(ingest: Ingest, refs: Iterable[int], writer: Writer, told: Mapping[str,
     )
 
 
-def _todo(
-    view: View, writer: Writer, *, allow_remote: bool, refs: Iterable[int] | None = None
-) -> dict[str, list[int]]:
+def _todo(view: View, writer: Writer, *, allow_remote: bool, refs: Iterable[int] | None = None) -> dict[str, list[int]]:
     """List the refs of the pictures that lack words, by their content: what looks the same reads the same."""
     names = ("content_hash", "uri", "modality", "size", "failure", "origins", "given", "beside", writer.kind)
     todo: dict[str, list[int]] = defaultdict(list)

@@ -75,9 +75,7 @@ class LoadedModels:
             return generator
         with self._loading:
             if generator not in self._generators:
-                self._generators[generator] = load_generator(
-                    generator, precision=self._precision, device=self._device
-                )
+                self._generators[generator] = load_generator(generator, precision=self._precision, device=self._device)
             return self._generators[generator]
 
     def _encoder_of(self, model: str, identity: Identity) -> Encoder:
