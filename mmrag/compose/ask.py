@@ -20,12 +20,13 @@ from mmrag.errors import QueryError
 from mmrag.models.registry import default_generator
 from mmrag.roles import Generator, Matcher, Piece, Sampling
 from mmrag.search.pipeline import Pipeline, load_pipeline
-from mmrag.types import Hit, ImageInput
+from mmrag.types import Hit
 
 if TYPE_CHECKING:
     from mmrag.compose.illustrate import Illustrator
     from mmrag.index import Index
     from mmrag.search.answering import AnswerOptions
+    from mmrag.types import ImageInput
 
 EXTRACTIVE = "extractive"
 """Names the writer that quotes, and needs no language model."""
@@ -153,6 +154,8 @@ def ask(
     """
     if not question.strip():
         raise QueryError('the question is empty; ask something, such as "Who runs on the beach?"')
+    if where is not None:
+        index.count(where)  # a wrong filter is told as it was written, and at once
     chosen = load_pipeline(pipeline)
     options = chosen.answer
     options = replace(
@@ -233,7 +236,7 @@ class _Asking:
         A picture is likely if its own probability says so, or if it was found by a picture; anything is if its words
         say so; and what nothing can tell of, a picture without words under a model that is not calibrated, may be.
         """
-        sources = as_sources(self.retriever.find(asked_words(words), image=image))
+        sources = as_sources(self.retriever.find(words, image=image))
         calibration = self.retriever.index.encoder.card.calibration
         worded = [source for source in sources if source.text]
         likely = {source.number for source in self.grounding.likely(words, worded)} if worded else set()
@@ -288,7 +291,7 @@ class _Run:
     def _happening(self) -> Iterator[Event]:
         asking = self._asking
         hits = asking.find(asking.question, image=asking.image)
-        yield Step("search", asked_words(asking.question), len(hits))
+        yield Step("search", asked_words(asking.question) or asking.question, len(hits))
         if not hits:
             yield from self._refuse()
             return

@@ -48,7 +48,7 @@ def fitted(prompt: Prompt, writer: Writer, sampling: Sampling) -> Prompt:
     """Leave out what a writer cannot read at once: the oldest of what was said before, and then the last sources.
 
     The best sources come whole; the first that does not fit is cut behind a sentence, and the others are left out, with
-    their pictures.
+    their pictures. The very first is cut anywhere, if there is no other way.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def fitted(prompt: Prompt, writer: Writer, sampling: Sampling) -> Prompt:
     whole = _most(len(prompt.sources), lambda count: fits(prompt.sources[:count]))
     sources = list(prompt.sources[:whole])
     if whole < len(prompt.sources):
-        shortened = _shortened(prompt.sources[whole], lambda source: fits([*sources, source]))
+        shortened = _shortened(prompt.sources[whole], lambda source: fits([*sources, source]), anywhere=not sources)
         sources += [shortened] if shortened else []
     if prompt.sources and not sources:
         raise GenerationError(
@@ -82,13 +82,13 @@ def _with(prompt: Prompt, sources: Sequence[Source]) -> Prompt:
     return replace(prompt, sources=tuple(sources), pictures=pictures)
 
 
-def _shortened(source: Source, fits: Callable[[Source], bool]) -> Source | None:
-    """Cut a source behind as many sentences as fit; of the first, if that does not, take a part."""
+def _shortened(source: Source, fits: Callable[[Source], bool], *, anywhere: bool) -> Source | None:
+    """Cut a source behind as many sentences as fit; if `anywhere`, and not even one does, between two of its words."""
     ends = [end for _, end in sentences(source.text)]
     count = _most(len(ends), lambda many: fits(replace(source, text=source.text[: ends[many - 1]])))
     if count:
         return replace(source, text=source.text[: ends[count - 1]])
-    text = source.text[: ends[0]] if ends else ""
+    text = source.text[: ends[0]] if ends and anywhere else ""
     while at := middle(text):
         text = text[:at].rstrip()
         if fits(replace(source, text=text)):

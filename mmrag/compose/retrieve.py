@@ -10,18 +10,19 @@ from mmrag.search.condition import both
 from mmrag.search.likelihood import PROBABILITY
 from mmrag.search.recall import ranked
 from mmrag.search.shorthand import only
-from mmrag.types import Hit, ImageInput, Query
+from mmrag.types import Hit, Query
 
 if TYPE_CHECKING:
     from mmrag.index import Index
     from mmrag.models.cards import Calibration
     from mmrag.search.pipeline import Pipeline
+    from mmrag.types import ImageInput
 
 _ASKING = frozenset(
     "what which who whom whose where when why how many much is are was were am be been being do does did done can "  # noqa: SIM905
     "could will would shall should may might has have had there here any some a an the i me my we us our you your he "
     "she it its they them their this that these those of in on at to for from with by and or not please tell show give "
-    "find picture pictures photo photos image images see seen kind sort".split()
+    "find picture pictures photo photos image images see seen kind sort other others another same similar like".split()
 )
 _HAS_WORDS = " or ".join(f"{kind} is not null" for kind in ("text", "tags", "generated", "ocr"))
 _MATCHED = 0.5
@@ -50,11 +51,12 @@ class Retriever:
     pipeline: Pipeline
     where: str | None = None
 
-    def find(self, words: str, *, image: ImageInput | None = None) -> list[Hit]:
-        """Find hits for words, a picture, or both; the best of either modality first."""
+    def find(self, question: str, *, image: ImageInput | None = None) -> list[Hit]:
+        """Find hits for a question, and a picture that it is about; the best of either modality first."""
+        words = asked_words(question) or (question if image is None else None)
         options = self.pipeline.answer
         pipeline = self.pipeline.changed(hybrid=options.hybrid and self._has_words())
-        query = Query(text=words or None, image=image, where=self.where)
+        query = Query(text=words, image=image, where=self.where)
         if pipeline.rerank:
             return self.index.search(query, k=options.k, pipeline=pipeline)
         each = [replace(query, where=both(self.where, only(kind))) for kind in ("text", "images")]
@@ -67,9 +69,9 @@ class Retriever:
 
 
 def asked_words(question: str) -> str:
-    """Leave out of a question what only makes a question of it; all of it stays if there is nothing else.
+    """Leave out of a question what only makes a question of it; captions say what there is, and do not ask.
 
-    Captions say what there is, and do not ask.
+    Nothing may be left, as of "Which other pictures show this?".
 
     Examples
     --------
@@ -77,7 +79,7 @@ def asked_words(question: str) -> str:
     'dog doing beach'
     """
     words = [word.strip(_EDGES) for word in question.split()]
-    return " ".join(word for word in words if word and word.lower() not in _ASKING) or question.strip()
+    return " ".join(word for word in words if word and word.lower() not in _ASKING)
 
 
 def seen_likely(hit: Hit, calibration: Calibration | None) -> bool | None:

@@ -42,7 +42,7 @@ def _keep(session: Session, ids: Sequence[str], writer: Writer, told: dict[str, 
     except Interrupted:
         raise
     except (StoreError, OSError) as error:
-        _log.warning("%d captions are used, and not kept: %s", len(told), error)
+        _log.warning("new captions are used, and not kept: %s", error)
 
 
 def _with_caption(item: Item, text: str, writer: Writer) -> Item:

@@ -77,7 +77,27 @@ def test_a_citation_is_never_shown_half():
     assert written(reader.close()) == " [1"  # what never ends is no citation
 
 
-PIECES = ["A dog", " runs", ".", "!", " ", "\n", "[1]", "[", "]", "[2, 9]", "【3】", " The", "狗。", "3.5", "”", "[1", "e.g. x", "…", "- "]
+PIECES = [
+    "A dog",
+    " runs",
+    ".",
+    "!",
+    " ",
+    "\n",
+    "[1]",
+    "[",
+    "]",
+    "[2, 9]",
+    "【3】",
+    " The",
+    "狗。",
+    "3.5",
+    "”",
+    "[1",
+    "e.g. x",
+    "…",
+    "- ",
+]
 
 
 def test_pieces_give_what_the_whole_gives():
