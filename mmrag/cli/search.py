@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +20,7 @@ from mmrag.cli.options import (
     printable,
     progress_bar,
     shown_path,
+    shown_place,
 )
 from mmrag.cli.upgrade import offer_upgrade
 
@@ -232,7 +232,7 @@ def search(
         elif paths:
             typer.echo(shown_path(path) if on_disk else hit.item.uri)
         else:
-            typer.echo(_line(hit, on_disk))
+            typer.echo(_line(hit, corpus.home))
     if not hits:
         typer.echo(
             f"mmrag: {_UNLIKELY if unlikely else _why_nothing(corpus, pipeline.query.added_to(query))}", err=True
@@ -293,13 +293,11 @@ def _flat(hit: Hit) -> dict[str, object]:
     }
 
 
-def _line(hit: Hit, path: Path | None) -> str:
+def _line(hit: Hit, home: Path) -> str:
     from mmrag.sources.uri import is_remote
 
-    is_place = path is not None or is_remote(hit.item.uri)
-    name = printable(_place(hit, path) if is_place else hit.item.text or hit.item.uri)
-    if path and sys.stdout.isatty():
-        name = f"\x1b]8;;{path.as_uri()}\x1b\\{name}\x1b]8;;\x1b\\"
+    is_place = (home / hit.item.uri).exists() or is_remote(hit.item.uri)
+    name = shown_place(hit.item, home) if is_place else printable(hit.item.text or hit.item.uri)
     return f"{hit.rank:>3}  {_score(hit)}  {name}{_matched(hit)}{_folded(hit)}"
 
 
@@ -314,13 +312,6 @@ def _matched(hit: Hit) -> str:
     caption = ("caption",) if hit.item.modality == "image" else ()
     kinds = [kind for name in hit.matched for kind in (caption if name == "text" else (name,))]
     return f"  ({', '.join(kinds)})" if kinds else ""
-
-
-def _place(hit: Hit, path: Path | None) -> str:
-    """Say where a hit is, from the current folder: for a part of a file, or a chunk, where in it."""
-    from mmrag.stores.records import place_of
-
-    return place_of(hit.item if path is None else dataclasses.replace(hit.item, uri=shown_path(path)))
 
 
 def _score(hit: Hit) -> str:
