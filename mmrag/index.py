@@ -15,7 +15,7 @@ from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import EnrichOptions, IndexRecipe, load_recipe
 from mmrag.ingest.session import Run, Session
 from mmrag.models.loaded import LoadedModels
-from mmrag.roles import Encoder, Generator, Matcher
+from mmrag.roles import Encoder, Generator, Judgement, Matcher
 from mmrag.search.condition import both
 from mmrag.search.parse import as_query
 from mmrag.search.pipeline import Pipeline, load_pipeline, looks_at_words, run
@@ -615,6 +615,35 @@ class Index:
         view, encoder = self._searchable()
         asked = as_query(query)
         return explain(asked, hits, view=view, encoder=encoder, matcher=matcher, home=self.home, tokens=tokens)
+
+    def match(self, texts: Sequence[str], ids: Sequence[str], *, matcher: str | Matcher = "builtin") -> Judgement:
+        """Tell how well texts match items: each text with each item.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Such as captions, or sentences.
+        ids : sequence of str
+            Of items.
+        matcher : str or Matcher
+            What judges, by name or loaded: pictures, or where it sees none, texts.
+
+        Returns
+        -------
+        Judgement
+            Each array ``(texts, ids)``; not a number for what is not in the index, cannot be read, or is of
+            another modality than the matcher judges.
+        """
+        from mmrag.search.match import match_items  # most uses of an index do without
+
+        return match_items(
+            texts,
+            ids,
+            view=self._view,
+            matcher=self.matcher(matcher),
+            home=self.home,
+            features_folder=self.folder / "features",
+        )
 
     def classify(
         self,
