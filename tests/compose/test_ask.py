@@ -27,7 +27,7 @@ class SharedWords:
         self.matcher = matcher
 
     def likely(self, question, sources):
-        return [one for one in sources if _share(asked_words(question), one.text)]
+        return [one for one in sources if _share(asked_words(question) or question, one.text)]
 
     def best(self, sentence, sources):
         judged = [self._support(sentence, one) for one in sources]
