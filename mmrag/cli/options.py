@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from typer.core import TyperCommand
 if TYPE_CHECKING:
     from mmrag.index import Index
     from mmrag.ingest.write import Progress
-    from mmrag.types import Failure
+    from mmrag.types import Failure, Item
 
 _FAILURES_SHOWN = 10
 
@@ -148,6 +149,17 @@ def shown_path(path: Path) -> str:
     """Write a path relative to the current folder if it is inside, absolute otherwise."""
     here = Path(os.path.realpath("."))
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def shown_place(item: Item, home: Path) -> str:
+    """Say where an item is, from the current folder; of a part of a file, where in it. A click opens it."""
+    from mmrag.stores.records import place_of
+
+    path = home / item.uri
+    if not path.exists():
+        return printable(place_of(item))
+    name = printable(place_of(dataclasses.replace(item, uri=shown_path(path))))
+    return f"\x1b]8;;{path.as_uri()}\x1b\\{name}\x1b]8;;\x1b\\" if sys.stdout.isatty() else name
 
 
 def switch_network_off() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmrag.cli.filters import AfterOption, BeforeOption, NearOption, OnlyOption, WhereOption, filter_of
 from mmrag.cli.options import (
     Device,
     DeviceOption,
@@ -21,6 +21,7 @@ from mmrag.cli.options import (
     printable,
     progress_bar,
     shown_path,
+    shown_place,
 )
 from mmrag.cli.upgrade import offer_upgrade
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from mmrag.search.pipeline import Pipeline
     from mmrag.types import Hit, Query
 
-_ASKED, _FILTERS, _HOW, _SHOWN = "What to look for", "Filters (all must pass)", "How to search", "What to print"
+_ASKED, _HOW, _SHOWN = "What to look for", "How to search", "What to print"
 _UNLIKELY = "nothing here is likely to match; the best guesses: --all"
 
 
@@ -77,35 +78,11 @@ def search(
         list[str] | None,
         typer.Option(metavar="FILE[:WEIGHT]", rich_help_panel=_ASKED, help="A picture of what is not wanted."),
     ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILTER",
-            rich_help_panel=_FILTERS,
-            help="Only what passes, such as \"year >= 2022 and camera like 'Canon%'\".",
-        ),
-    ] = None,
-    near: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LAT,LON,RADIUS", rich_help_panel=_FILTERS, help="Only what was taken there: 48.85,2.35,5km."
-        ),
-    ] = None,
-    after: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATE", rich_help_panel=_FILTERS, help="Only what was taken from this day, month or year on."
-        ),
-    ] = None,
-    before: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATE", rich_help_panel=_FILTERS, help="Only what was taken before this day, month or year."
-        ),
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(metavar="images|text", rich_help_panel=_FILTERS, help="Only these.")
-    ] = None,
+    where: WhereOption = None,
+    near: NearOption = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
+    only: OnlyOption = None,
     min_score: Annotated[
         float | None,
         typer.Option(
@@ -212,7 +189,7 @@ def search(
         like=like or (),
         without=without or (),
         without_like=without_like or (),
-        where=_filter(where, near, after, before, only),
+        where=filter_of(where, near, after, before, only),
     )
     corpus = open_corpus(index_dir, model, device=device)
     pipeline = load_pipeline(recipe).changed(k=k, min_score=min_score, rerank=rerank, top=top, hybrid=hybrid, dups=dups)
@@ -232,21 +209,13 @@ def search(
         elif paths:
             typer.echo(shown_path(path) if on_disk else hit.item.uri)
         else:
-            typer.echo(_line(hit, on_disk))
+            typer.echo(_line(hit, corpus.home))
     if not hits:
         typer.echo(
             f"mmrag: {_UNLIKELY if unlikely else _why_nothing(corpus, pipeline.query.added_to(query))}", err=True
         )
     if not (as_json or paths):
         offer_upgrade(corpus)
-
-
-def _filter(where: str | None, near: str | None, after: str | None, before: str | None, only: str | None) -> str | None:
-    from mmrag.search import shorthand
-    from mmrag.search.condition import both
-
-    short = ((shorthand.near, near), (shorthand.after, after), (shorthand.before, before), (shorthand.only, only))
-    return both(where, *(None if given is None else write(given) for write, given in short))
 
 
 def _write_heat_maps(
@@ -293,13 +262,11 @@ def _flat(hit: Hit) -> dict[str, object]:
     }
 
 
-def _line(hit: Hit, path: Path | None) -> str:
+def _line(hit: Hit, home: Path) -> str:
     from mmrag.sources.uri import is_remote
 
-    is_place = path is not None or is_remote(hit.item.uri)
-    name = printable(_place(hit, path) if is_place else hit.item.text or hit.item.uri)
-    if path and sys.stdout.isatty():
-        name = f"\x1b]8;;{path.as_uri()}\x1b\\{name}\x1b]8;;\x1b\\"
+    is_place = (home / hit.item.uri).exists() or is_remote(hit.item.uri)
+    name = shown_place(hit.item, home) if is_place else printable(hit.item.text or hit.item.uri)
     return f"{hit.rank:>3}  {_score(hit)}  {name}{_matched(hit)}{_folded(hit)}"
 
 
@@ -314,13 +281,6 @@ def _matched(hit: Hit) -> str:
     caption = ("caption",) if hit.item.modality == "image" else ()
     kinds = [kind for name in hit.matched for kind in (caption if name == "text" else (name,))]
     return f"  ({', '.join(kinds)})" if kinds else ""
-
-
-def _place(hit: Hit, path: Path | None) -> str:
-    """Say where a hit is, from the current folder: for a part of a file, or a chunk, where in it."""
-    from mmrag.stores.records import place_of
-
-    return place_of(hit.item if path is None else dataclasses.replace(hit.item, uri=shown_path(path)))
 
 
 def _score(hit: Hit) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mmrag import recipe as recipes
 from mmrag.errors import QueryError, RecipeError
 from mmrag.roles import Encoder, Matcher
+from mmrag.search.answering import AnswerOptions
 from mmrag.search.candidates import recall_candidates
 from mmrag.search.defaults import QueryDefaults
 from mmrag.search.likelihood import with_probabilities
@@ -117,6 +118,7 @@ class Pipeline:
     query: QueryDefaults = field(default_factory=QueryDefaults)
     recall: Recall = field(default_factory=Recall)
     rerank: Rerank | None = None
+    answer: AnswerOptions = field(default_factory=AnswerOptions)
 
     def changed(
         self,
