@@ -179,6 +179,7 @@ class ToyWriter(Generator):
         self.asked, self.written = [], 0
 
     def count_turns(self, turns):
+        check_turns(self, turns)
         return sum(len(_tokens(turn.text)) + 2 + self.image_tokens * len(turn.images) for turn in turns)
 
     def generate(self, turns, sampling=None, *, cancel=None):
@@ -190,7 +191,7 @@ class ToyWriter(Generator):
             raise too_long(self, count)
         tokens, room = self._reply(turns), min(sampling.max_tokens, self.context_tokens - count)
         if sampling.temperature:
-            random.Random(sampling.seed).shuffle(tokens)
+            random.Random(sampling.seed).shuffle(tokens)  # noqa: S311
         length = room if self._says is None else len(tokens)
         yield from self._write(list(islice(cycle(tokens), length)), room, sampling, cancel)
 
