@@ -222,7 +222,7 @@ def _card(source: Source, marks: Sequence[Span], small: Small, home: Path, *, ci
     else:
         frame = item_frame(item, small(item), home)
         words = f'\n<p class="words">{marked(source.text, marks)}</p>' if source.text else ""
-    found = f" {text(source.hit.kind)} {source.hit.score:.3f}" if source.hit else ""
+    found = f", {text(source.hit.kind)} {source.hit.score:.3f}" if source.hit else ""
     score = f"<b>{source.number}</b> <span>{'cited' if cited else 'not cited'}{found}</span>"
     parts = score_list(source.hit.parts) if source.hit else ""
     return (
