@@ -17,6 +17,8 @@ from mmrag.types import Changes, Checkup, Classification, Compaction, Fact, Fail
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
+    from mmrag.compose.answer import Answer
+    from mmrag.compose.ask import ask
     from mmrag.evaluate import evaluate_captions, evaluate_pairs
     from mmrag.home import create
     from mmrag.home import open_index as open
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from mmrag.zeroshot.files import classify
 
 __all__ = [
+    "Answer",
     "Card",
     "Changes",
     "Checkup",
@@ -49,6 +52,7 @@ __all__ = [
     "Term",
     "Version",
     "__version__",
+    "ask",
     "classify",
     "create",
     "evaluate_captions",
@@ -62,6 +66,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Answer": "mmrag.compose.answer:Answer",
     "Card": "mmrag.models.cards:Card",
     "Encoder": "mmrag.roles:Encoder",
     "Generator": "mmrag.roles:Generator",
@@ -70,6 +75,7 @@ _LAZY = {
     "Judgement": "mmrag.roles:Judgement",
     "Matcher": "mmrag.roles:Matcher",
     "Model": "mmrag.roles:Model",
+    "ask": "mmrag.compose.ask:ask",
     "classify": "mmrag.zeroshot.files:classify",
     "create": "mmrag.home:create",
     "evaluate_captions": "mmrag.evaluate:evaluate_captions",

@@ -15,7 +15,7 @@ from mmrag.ingest.profile import Profile
 from mmrag.ingest.recipe import EnrichOptions, IndexRecipe, load_recipe
 from mmrag.ingest.session import Run, Session
 from mmrag.models.loaded import LoadedModels
-from mmrag.roles import Encoder, Matcher
+from mmrag.roles import Encoder, Generator, Judgement, Matcher
 from mmrag.search.condition import both
 from mmrag.search.parse import as_query
 from mmrag.search.pipeline import Pipeline, load_pipeline, looks_at_words, run
@@ -106,9 +106,14 @@ class Index:
                 return view, encoder
             self._serving.show(None)
 
-    def _matcher(self, matcher: str | Matcher) -> Matcher:
+    def matcher(self, matcher: str | Matcher) -> Matcher:
+        """Load a matcher as this index was opened to compute; if it also wrote the vectors, one network does both."""
         manifest = self.manifest
         return self._models.matcher(matcher, manifest.model, manifest.identity)
+
+    def generator(self, generator: str | Generator) -> Generator:
+        """Load a generator as this index was opened to compute, once."""
+        return self._models.generator(generator)
 
     def add(
         self,
@@ -207,6 +212,36 @@ class Index:
             As `add`.
         """
         return self._session.enrich(Run(IndexRecipe(enrich=EnrichOptions(caption, ocr)), progress))
+
+    def describe(
+        self, items: Sequence[Item], *, generator: str | Generator = "builtin", keep: bool = True
+    ) -> list[Item]:
+        """Give pictures that have no words a caption by a model, and keep it in the index, as `enrich` does with all.
+
+        Parameters
+        ----------
+        items : sequence of Item
+            Of this index. Those that have words, those of which a model has found nothing to say, and those that
+            cannot be read stay as they are.
+        generator : str or Generator
+            What writes the captions, by name or loaded. By name it is loaded once, when the first is needed.
+        keep : bool
+            Whether they are kept. While another process is writing, or where nothing can be written, they are not,
+            and the log says so.
+
+        Returns
+        -------
+        list of Item
+            The same, in their order, with their words.
+
+        Raises
+        ------
+        ModelError
+            If there is no such generator, or it sees no pictures.
+        """
+        from mmrag.ingest.describe import describe  # imports the decoders
+
+        return describe(self._session, items, generator, keep=keep)
 
     def watch(
         self,
@@ -530,7 +565,7 @@ class Index:
         chosen = load_pipeline(pipeline).changed(k=k, min_score=min_score, rerank=name, top=top)
         matcher = None
         if chosen.rerank:
-            matcher = self._matcher(rerank if isinstance(rerank, Matcher) else chosen.rerank.model)
+            matcher = self.matcher(rerank if isinstance(rerank, Matcher) else chosen.rerank.model)
         self.encoder.prepare(words=any(one.words for one in queries))
         view, encoder = self._searchable()
         hits = run(
@@ -576,10 +611,39 @@ class Index:
         """
         from mmrag.search.explain import explain  # imports the decoders
 
-        matcher = None if rerank is None else self._matcher(rerank)
+        matcher = None if rerank is None else self.matcher(rerank)
         view, encoder = self._searchable()
         asked = as_query(query)
         return explain(asked, hits, view=view, encoder=encoder, matcher=matcher, home=self.home, tokens=tokens)
+
+    def match(self, texts: Sequence[str], ids: Sequence[str], *, matcher: str | Matcher = "builtin") -> Judgement:
+        """Tell how well texts match items: each text with each item.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Such as captions, or sentences.
+        ids : sequence of str
+            Of items.
+        matcher : str or Matcher
+            What judges, by name or loaded: pictures, or where it sees none, texts.
+
+        Returns
+        -------
+        Judgement
+            Each array ``(texts, ids)``; not a number for what is not in the index, cannot be read, or is of
+            another modality than the matcher judges.
+        """
+        from mmrag.search.match import match_items  # most uses of an index do without
+
+        return match_items(
+            texts,
+            ids,
+            view=self._view,
+            matcher=self.matcher(matcher),
+            home=self.home,
+            features_folder=self.folder / "features",
+        )
 
     def classify(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmrag.cli.filters import AfterOption, BeforeOption, NearOption, OnlyOption, WhereOption, filter_of
 from mmrag.cli.options import (
     Device,
     DeviceOption,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from mmrag.search.pipeline import Pipeline
     from mmrag.types import Hit, Query
 
-_ASKED, _FILTERS, _HOW, _SHOWN = "What to look for", "Filters (all must pass)", "How to search", "What to print"
+_ASKED, _HOW, _SHOWN = "What to look for", "How to search", "What to print"
 _UNLIKELY = "nothing here is likely to match; the best guesses: --all"
 
 
@@ -77,35 +78,11 @@ def search(
         list[str] | None,
         typer.Option(metavar="FILE[:WEIGHT]", rich_help_panel=_ASKED, help="A picture of what is not wanted."),
     ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILTER",
-            rich_help_panel=_FILTERS,
-            help="Only what passes, such as \"year >= 2022 and camera like 'Canon%'\".",
-        ),
-    ] = None,
-    near: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LAT,LON,RADIUS", rich_help_panel=_FILTERS, help="Only what was taken there: 48.85,2.35,5km."
-        ),
-    ] = None,
-    after: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATE", rich_help_panel=_FILTERS, help="Only what was taken from this day, month or year on."
-        ),
-    ] = None,
-    before: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATE", rich_help_panel=_FILTERS, help="Only what was taken before this day, month or year."
-        ),
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(metavar="images|text", rich_help_panel=_FILTERS, help="Only these.")
-    ] = None,
+    where: WhereOption = None,
+    near: NearOption = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
+    only: OnlyOption = None,
     min_score: Annotated[
         float | None,
         typer.Option(
@@ -212,7 +189,7 @@ def search(
         like=like or (),
         without=without or (),
         without_like=without_like or (),
-        where=_filter(where, near, after, before, only),
+        where=filter_of(where, near, after, before, only),
     )
     corpus = open_corpus(index_dir, model, device=device)
     pipeline = load_pipeline(recipe).changed(k=k, min_score=min_score, rerank=rerank, top=top, hybrid=hybrid, dups=dups)
@@ -239,14 +216,6 @@ def search(
         )
     if not (as_json or paths):
         offer_upgrade(corpus)
-
-
-def _filter(where: str | None, near: str | None, after: str | None, before: str | None, only: str | None) -> str | None:
-    from mmrag.search import shorthand
-    from mmrag.search.condition import both
-
-    short = ((shorthand.near, near), (shorthand.after, after), (shorthand.before, before), (shorthand.only, only))
-    return both(where, *(None if given is None else write(given) for write, given in short))
 
 
 def _write_heat_maps(

@@ -1,1 +1,1 @@
-"""Hits → answers: grounded, cited and illustrated text."""
+"""Hits → answers: what was found is said in words that cite it, with the pictures that belong to them."""

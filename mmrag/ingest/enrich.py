@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mmrag.errors import Interrupted, ItemError
 from mmrag.ingest.ahead import ahead
+from mmrag.ingest.recipe import EnrichOptions, SourceOptions
 from mmrag.ingest.words import Words, given_of
 from mmrag.machine import usable_cores
 from mmrag.models.ocr import Reader
@@ -28,9 +29,10 @@ from mmrag.sources.uri import is_remote, path_of, shown_name
 from mmrag.stores.rows import COLUMNS, Row
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
 
-    from mmrag.ingest.recipe import EnrichOptions
     from mmrag.ingest.write import Ingest
     from mmrag.roles import Generator
     from mmrag.stores.view import View
@@ -65,6 +67,17 @@ class Writer:
     tell: Callable[[Sequence[Image]], list[str]]
     decode_at_least: int | None
     batch: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where pictures are read, and within which limits; the last three are as in `Ingest`."""
+
+    view: View
+    home: Path
+    max_pixels: int = SourceOptions.max_pixels
+    max_seconds: float = SourceOptions.max_seconds
+    allow_remote: bool = False
 
 
 class _Wanted(NamedTuple):
@@ -117,12 +130,13 @@ def enrich(ingest: Ingest, writer: Writer) -> int:
         On Ctrl-C, after what was done is committed.
     """
     view = ingest.view
+    pictures = Pictures(view, ingest.home, ingest.max_pixels, ingest.max_seconds, ingest.allow_remote)
     todo = _todo(view, writer, allow_remote=ingest.allow_remote)
     done = told = 0
     committed = time.monotonic()
     pending: list[Row] = []
     try:
-        for some in _told(ingest, todo, writer):
+        for some in _told(pictures, todo, writer):
             rows = [_with_words(view, ref, writer, text) for content, text in some for ref in todo[content]]
             pending += rows
             told += len(rows)
@@ -142,12 +156,32 @@ def enrich(ingest: Ingest, writer: Writer) -> int:
     return told
 
 
-def _todo(view: View, writer: Writer, *, allow_remote: bool) -> dict[str, list[int]]:
+def tell(pictures: Pictures, refs: Iterable[int], writer: Writer) -> Iterator[tuple[str, str]]:
+    """Have words made of some pictures that lack them, without a run; gives each content's hash and its words."""
+    todo = _todo(pictures.view, writer, allow_remote=pictures.allow_remote, refs=refs)
+    for some in _told(pictures, todo, writer):
+        yield from ((content, text) for content, text in some if content)
+
+
+def keep(ingest: Ingest, refs: Iterable[int], writer: Writer, told: Mapping[str, str]) -> None:
+    """Commit what `tell` gave to rows that still lack it, and whose content is still the same."""
+    todo = _todo(ingest.view, writer, allow_remote=True, refs=refs)
+    ingest.copy(
+        [
+            _with_words(ingest.view, ref, writer, told[content])
+            for content, some in todo.items()
+            if content in told
+            for ref in some
+        ]
+    )
+
+
+def _todo(view: View, writer: Writer, *, allow_remote: bool, refs: Iterable[int] | None = None) -> dict[str, list[int]]:
     """List the refs of the pictures that lack words, by their content: what looks the same reads the same."""
     names = ("content_hash", "uri", "modality", "size", "failure", "origins", "given", "beside", writer.kind)
     todo: dict[str, list[int]] = defaultdict(list)
     remote = 0
-    for ref, *values in view.scan(names):
+    for ref, *values in view.scan(names, refs):
         row = dict(zip(names, values, strict=True))
         in_file = row["modality"] == "image" and row["size"] is not None
         if in_file and row["failure"] is None and not _is_told(row, writer):
@@ -182,15 +216,15 @@ def _with_words(view: View, ref: int, writer: Writer, text: str) -> Row:
     return replace(row, **told.over(before).columns())
 
 
-def _told(ingest: Ingest, todo: dict[str, list[int]], writer: Writer) -> Iterator[list[tuple[str, str]]]:
+def _told(pictures: Pictures, todo: dict[str, list[int]], writer: Writer) -> Iterator[list[tuple[str, str]]]:
     """Read pictures a little ahead, in several threads, and give the words of each with its content's hash."""
     batch = writer.batch if writer.decode_at_least else 1  # whole pictures may be large
     opened = ahead(
-        partial(_open, ingest, Rooms(), writer),
-        _pictures(ingest, {refs[0]: content for content, refs in todo.items()}),
+        partial(_open, pictures, Rooms(), writer),
+        _pictures(pictures, {refs[0]: content for content, refs in todo.items()}),
         threads=usable_cores(),
         depth=usable_cores() + batch,
-        seconds=ingest.max_seconds,
+        seconds=pictures.max_seconds,
         instead=lambda one, reason: _left_out(one.name, reason),
     )
     with closing(opened) as images:
@@ -200,17 +234,17 @@ def _told(ingest: Ingest, todo: dict[str, list[int]], writer: Writer) -> Iterato
             yield [(content, text.strip()) for (content, _), text in zip(seen, texts, strict=True)]
 
 
-def _pictures(ingest: Ingest, contents: Mapping[int, str]) -> Iterator[_Wanted]:
+def _pictures(pictures: Pictures, contents: Mapping[int, str]) -> Iterator[_Wanted]:
     """Go through the files of pictures, given as refs and contents; those that are in one file come one by one."""
     files: dict[str, dict[str, str]] = defaultdict(dict)
-    for ref, uri, part in ingest.view.scan(("uri", "part"), contents):
-        path = path_of(uri, ingest.home)
+    for ref, uri, part in pictures.view.scan(("uri", "part"), contents):
+        path = path_of(uri, pictures.home)
         if part is None:
             yield _Wanted(uri, contents[ref], path)
         else:
             files[uri][part] = contents[ref]
     for uri, parts in files.items():
-        path, left = path_of(uri, ingest.home), dict(parts)
+        path, left = path_of(uri, pictures.home), dict(parts)
         reason = _CHANGED
         try:
             for part, picture in pictures_in(path, parts):
@@ -221,16 +255,16 @@ def _pictures(ingest: Ingest, contents: Mapping[int, str]) -> Iterator[_Wanted]:
             _left_out(shown_name(uri, part), reason)
 
 
-def _open(ingest: Ingest, rooms: Rooms, writer: Writer, one: _Wanted) -> tuple[str, Image | None]:
+def _open(pictures: Pictures, rooms: Rooms, writer: Writer, one: _Wanted) -> tuple[str, Image | None]:
     try:
         with ExitStack() as held:
             if one.picture is None:
-                data = rooms.read(one.path, held, allow_remote=ingest.allow_remote).data
+                data = rooms.read(one.path, held, allow_remote=pictures.allow_remote).data
             else:
                 data = rooms.take(one.picture, held)
             if hash_bytes(data) != one.content:
                 return _left_out(one.name, _CHANGED)
-            image = rooms.decode(data, held, at_least=writer.decode_at_least, max_pixels=ingest.max_pixels)
+            image = rooms.decode(data, held, at_least=writer.decode_at_least, max_pixels=pictures.max_pixels)
             return one.content, reduced(image, writer.decode_at_least)
     except ItemError as error:
         return _left_out(one.name, str(error))

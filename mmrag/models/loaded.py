@@ -6,12 +6,12 @@ import threading
 from pathlib import Path
 
 from mmrag.errors import IndexModelError
-from mmrag.models.registry import from_home, load_encoder, load_matcher
-from mmrag.roles import Encoder, Identity, Matcher
+from mmrag.models.registry import from_home, load_encoder, load_generator, load_matcher
+from mmrag.roles import Encoder, Generator, Identity, Matcher
 
 
 class LoadedModels:
-    """Loads the encoder that wrote an index, and matchers; threads may share it.
+    """Loads the encoder that wrote an index, matchers and generators; threads may share it.
 
     Parameters
     ----------
@@ -27,6 +27,7 @@ class LoadedModels:
         self._loading = threading.Lock()
         self._encoder: Encoder | None = None
         self._matchers: dict[str, Matcher] = {}
+        self._generators: dict[str, Generator] = {}
 
     def compute(self, *, precision: str | None, device: str) -> None:
         """Load what is loaded from now on in another precision or elsewhere."""
@@ -67,6 +68,15 @@ class LoadedModels:
             if matcher not in self._matchers:
                 self._matchers[matcher] = self._load_matcher(matcher, identity)
             return self._matchers[matcher]
+
+    def generator(self, generator: str | Generator) -> Generator:
+        """Load a generator once."""
+        if not isinstance(generator, str):
+            return generator
+        with self._loading:
+            if generator not in self._generators:
+                self._generators[generator] = load_generator(generator, precision=self._precision, device=self._device)
+            return self._generators[generator]
 
     def _encoder_of(self, model: str, identity: Identity) -> Encoder:
         if self._encoder is None or self._encoder.identity != identity:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mmrag import recipe as recipes
 from mmrag.errors import QueryError, RecipeError
 from mmrag.roles import Encoder, Matcher
+from mmrag.search.answering import AnswerOptions
 from mmrag.search.candidates import recall_candidates
 from mmrag.search.defaults import QueryDefaults
 from mmrag.search.likelihood import with_probabilities
@@ -117,6 +118,7 @@ class Pipeline:
     query: QueryDefaults = field(default_factory=QueryDefaults)
     recall: Recall = field(default_factory=Recall)
     rerank: Rerank | None = None
+    answer: AnswerOptions = field(default_factory=AnswerOptions)
 
     def changed(
         self,
@@ -197,7 +199,7 @@ def run(
     from mmrag.search.contents import Contents  # most searches do without
     from mmrag.search.rerank import Reranker
 
-    contents = Contents(matcher, home, _cache(rerank, matcher, features_folder))
+    contents = Contents(matcher, home, feature_cache(rerank, matcher, features_folder))
     reranker = Reranker(matcher, contents, rerank.top, wrote_index=matcher.identity == encoder.identity)
     hits = reranker.rerank(queries, found, k=recall.k, min_score=rerank.min_score, progress=progress)
     return _judged_by_card(queries, hits, encoder)
@@ -208,7 +210,8 @@ def _judged_by_card(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], enc
     return [with_probabilities(query, some, calibration) for query, some in zip(queries, hits, strict=True)]
 
 
-def _cache(stage: Rerank, matcher: Matcher, folder: Path) -> FeatureCache | None:
+def feature_cache(stage: Rerank, matcher: Matcher, folder: Path) -> FeatureCache | None:
+    """Open the cache of what a matcher sees in pictures, as large as a stage says; None if it keeps none."""
     from mmrag.stores.features import FeatureCache
 
     if matcher.feature_shape is None or not stage.cache_mb:

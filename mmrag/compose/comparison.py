@@ -1,0 +1,118 @@
+"""Sentences and questions compared with the passages of sources: by their words, and by what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmrag.compose.answer import Source, Support
+from mmrag.compose.odds import Odds, fitted_odds
+from mmrag.compose.passages import Passage, passages
+from mmrag.compose.wording import Wording, asked, wording
+from mmrag.roles import Encoder, Scores, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """A passage that may answer a question.
+
+    Attributes
+    ----------
+    source : Source
+        Where it stands.
+    passage : Passage
+        The passage.
+    probability : float
+        That its source answers the question.
+    """
+
+    source: Source
+    passage: Passage
+    probability: float
+
+
+class Comparison:
+    """Compares texts with sources; what it has read of these once is kept.
+
+    Parameters
+    ----------
+    encoder : Encoder or None
+        What tells how near two texts are in meaning. None where there is none; one whose cosines are not those that
+        probabilities were fitted for is left out, too: words alone tell then.
+    """
+
+    def __init__(self, encoder: Encoder | None) -> None:
+        fits = encoder is not None and encoder.card.name == fitted_odds().encoder
+        self._encoder = encoder if fits else None
+        self._passages: dict[str, list[Passage]] = {}
+        self._vectors: dict[str, Vectors] = {}
+
+    @property
+    def least_answer(self) -> float:
+        """From this probability on, a source is likely to answer a question."""
+        odds = fitted_odds()
+        return odds.least_answer_by_words if self._encoder is None else odds.least_answer
+
+    def supports(self, sentence: str, sources: Sequence[Source]) -> dict[int, Support]:
+        """Score a sentence against the likest passage of each source that has words, by its number."""
+        odds = fitted_odds().supports_by_words if self._encoder is None else fitted_odds().supports
+        claim = wording(sentence)
+        found: dict[int, Support] = {}
+        for source, passage, parts in self._scored(sentence, claim, sources):
+            said = _said(source, passage)
+            parts |= {"contradictions": float(claim.contradictions(said)), "unsaid": float(claim.unsaid(said))}
+            one = Support(source.number, "words", odds.probability(parts), passage.span, tuple(parts.items()))
+            if source.number not in found or one.probability > found[source.number].probability:
+                found[source.number] = one
+        return found
+
+    def answering(self, question: str, sources: Sequence[Source]) -> list[Answering]:
+        """Score every passage of sources by how likely it answers a question, the best first."""
+        odds = self._answer_odds
+        scored = [
+            Answering(source, passage, odds.probability(parts))
+            for source, passage, parts in self._scored(question, asked(question), sources)
+        ]
+        return sorted(scored, key=lambda one: (-one.probability, one.source.number, one.passage.span))
+
+    def cosines(self, texts: Sequence[str], others: Sequence[str]) -> Scores | None:
+        """Compare each text with each other one: float32 ``(texts, others)``, or None without an encoder."""
+        if self._encoder is None:
+            return None
+        missing = [text for text in dict.fromkeys((*texts, *others)) if text not in self._vectors]
+        if missing:
+            self._vectors.update(zip(missing, self._encoder.encode_text(missing), strict=True))
+        if not texts or not others:
+            return np.empty((len(texts), len(others)), dtype=np.float32)
+        mine, theirs = (np.stack([self._vectors[text] for text in some]) for some in (texts, others))
+        return np.asarray(mine @ theirs.T, dtype=np.float32)
+
+    @property
+    def _answer_odds(self) -> Odds:
+        return fitted_odds().answers_by_words if self._encoder is None else fitted_odds().answers
+
+    def _scored(
+        self, text: str, named: Wording, sources: Sequence[Source]
+    ) -> list[tuple[Source, Passage, dict[str, float]]]:
+        """List all passages with the share of words that they have of what a text names, and their cosine with it."""
+        each = [(source, passage) for source in sources for passage in self._divided(source)]
+        cosines = self.cosines([text], [passage.text for _, passage in each])
+        scored = []
+        for place, (source, passage) in enumerate(each):
+            parts = {"overlap": named.overlap(_said(source, passage))}
+            if cosines is not None:
+                parts["cosine"] = float(cosines[0, place])
+            scored.append((source, passage, parts))
+        return scored
+
+    def _divided(self, source: Source) -> list[Passage]:
+        if source.text not in self._passages:
+            self._passages[source.text] = passages(source)
+        return self._passages[source.text]
+
+
+def _said(source: Source, passage: Passage) -> Wording:
+    """What counts as said: all words of a picture tell of the same thing, and of a text each sentence for itself."""
+    return wording(source.text) if source.item.modality == "image" else passage.wording

@@ -1,0 +1,96 @@
+"""A question → hits that may answer it: pictures and texts, each found among its like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING
+
+from mmrag.search.condition import both
+from mmrag.search.likelihood import PROBABILITY
+from mmrag.search.recall import ranked
+from mmrag.search.shorthand import only
+from mmrag.types import Hit, Query
+
+if TYPE_CHECKING:
+    from mmrag.index import Index
+    from mmrag.models.cards import Calibration
+    from mmrag.search.pipeline import Pipeline
+    from mmrag.types import ImageInput
+
+_ASKING = frozenset(
+    "what which who whom whose where when why how many much is are was were am be been being do does did done can "  # noqa: SIM905
+    "could will would shall should may might has have had there here any some a an the i me my we us our you your he "
+    "she it its they them their this that these those of in on at to for from with by and or not please tell show give "
+    "find picture pictures photo photos image images see seen kind sort other others another same similar like".split()
+)
+_HAS_WORDS = " or ".join(f"{kind} is not null" for kind in ("text", "tags", "generated", "ocr"))
+_MATCHED = 0.5
+_EDGES = "\"'“”‘’«».,;:!?…()[]"
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """Searches an index for what may answer questions.
+
+    The texts of a corpus lie closer to words than its pictures do, and in one list would hide them: so both are
+    searched for by themselves, and alternate in the result, the best text before the best picture. A pipeline that
+    judges again puts both into one order itself, and is taken as it is.
+
+    Attributes
+    ----------
+    index : Index
+        What is searched.
+    pipeline : Pipeline
+        How; its `answer` says how many hits, and whether words are looked at.
+    where : str or None
+        Only what passes this filter.
+    """
+
+    index: Index
+    pipeline: Pipeline
+    where: str | None = None
+
+    def find(self, question: str, *, image: ImageInput | None = None) -> list[Hit]:
+        """Find hits for a question, and a picture that it is about; the best of either modality first."""
+        words = asked_words(question) or (question if image is None else None)
+        options = self.pipeline.answer
+        pipeline = self.pipeline.changed(hybrid=options.hybrid and self._has_words())
+        query = Query(text=words, image=image, where=self.where)
+        if pipeline.rerank:
+            return self.index.search(query, k=options.k, pipeline=pipeline)
+        each = [replace(query, where=both(self.where, only(kind))) for kind in ("text", "images")]
+        found = self.index.search(each, k=options.k, pipeline=pipeline)
+        alternating = [hit for hit in chain.from_iterable(zip_longest(*found)) if hit is not None]
+        return ranked(alternating[: options.k])
+
+    def _has_words(self) -> bool:
+        return self.index.count(_HAS_WORDS) > 0
+
+
+def asked_words(question: str) -> str:
+    """Leave out of a question what only makes a question of it; captions say what there is, and do not ask.
+
+    Nothing may be left, as of "Which other pictures show this?".
+
+    Examples
+    --------
+    >>> asked_words("What is the dog doing on the beach?")
+    'dog doing beach'
+    """
+    words = [word.strip(_EDGES) for word in question.split()]
+    return " ".join(word for word in words if word and word.lower() not in _ASKING)
+
+
+def seen_likely(hit: Hit, calibration: Calibration | None) -> bool | None:
+    """Tell whether a picture is likely to show what was asked; None where nothing tells.
+
+    What a matcher has judged is likely from a probability of .5 on, what words have found by cosine from the least
+    probability of the encoder's card on.
+    """
+    probability = hit.parts.get(PROBABILITY)
+    if hit.item.modality != "image" or probability is None:
+        return None
+    if hit.kind == "match":
+        return probability >= _MATCHED
+    return None if calibration is None else probability >= calibration.least

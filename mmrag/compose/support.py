@@ -1,0 +1,139 @@
+"""Whether sources say what a sentence says, and which of them may answer a question."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mmrag.compose.answer import Evidence, Source, Span, Support
+from mmrag.compose.comparison import Comparison
+from mmrag.compose.odds import fitted_odds
+from mmrag.compose.wording import stem, wording
+from mmrag.roles import Matcher
+from mmrag.search.likelihood import PROBABILITY
+
+if TYPE_CHECKING:
+    from mmrag.index import Index
+
+_ABOUT_ITSELF = frozenset(
+    stem(word)
+    for word in
+    "here following find found source sources answer question information context picture image photo corpus sorry "  # noqa: SIM905
+    "sure yes know unable cannot based according provided given".split()
+)
+_CLOSING = "\"'»”’)]"
+_LEAST_CHANCE = 1e-6  # a matcher that is quite sure has finite odds
+
+
+class Grounding:
+    """Scores sentences against sources: by words and meaning, and pictures by a matcher that looks at them.
+
+    Text supports a sentence by its likest sentence: how many content words of the sentence it has, the cosine of both,
+    whether numbers, colours and who it is agree, and whether one of them is negated. A picture supports it by its
+    words, if it has some, and as far as a matcher finds that it shows what the sentence says; the better counts.
+    Probabilities are those of `mmrag.compose.odds`, fitted on captions of photographs.
+
+    Parameters
+    ----------
+    index : Index
+        Holds the pictures, and the encoder that compares texts. Where this is not the built-in model, whose cosines
+        the probabilities are fitted for, words alone are compared.
+    matcher : Matcher or None
+        Looks at pictures; without one, their words tell all.
+    """
+
+    def __init__(self, index: Index, matcher: Matcher | None) -> None:
+        self._index = index
+        self._matcher = matcher if matcher is not None and "image" in matcher.card.modalities else None
+        self._comparison = Comparison(index.encoder)
+
+    def check(self, sentence: str, span: Span, citations: Sequence[int], sources: Sequence[Source]) -> Evidence:
+        """Score a sentence against the sources that it cites.
+
+        Parameters
+        ----------
+        sentence : str
+            Without its citations.
+        span : Span
+            Where it stands in the answer.
+        citations : sequence of int
+            Numbers of some of the sources.
+        sources : sequence of Source
+            All that there are.
+        """
+        cited = [source for source in sources if source.number in citations]
+        supports = tuple(self._supports(sentence, cited))
+        supported = any(one.probability >= fitted_odds().least_support for one in supports)
+        return Evidence(sentence, span, tuple(citations), supports, supported if claims(sentence) else None)
+
+    def best(self, sentence: str, sources: Sequence[Source]) -> Support | None:
+        """Find the source that supports a sentence; None if none is likely to, or the sentence claims nothing."""
+        if not claims(sentence):
+            return None
+        supports = self._supports(sentence, sources)
+        return supports[0] if supports and supports[0].probability >= fitted_odds().least_support else None
+
+    def likely(self, question: str, sources: Sequence[Source]) -> tuple[Source, ...]:
+        """Leave out the sources that are not likely to answer a question.
+
+        A source is likely by its words, or as a picture that was found: by the matcher that has judged it from a
+        probability of .5 on, or by its cosine from the least probability of the encoder's card on.
+        """
+        least = self._comparison.least_answer
+        answering = self._comparison.answering(question, sources)
+        numbers = {one.source.number for one in answering if one.probability >= least}
+        return tuple(source for source in sources if source.number in numbers or self._looks_likely(source))
+
+    def _looks_likely(self, source: Source) -> bool:
+        hit = source.hit
+        if source.text.strip() or hit is None or PROBABILITY not in hit.parts:
+            return False
+        calibration = self._index.encoder.card.calibration
+        least = calibration.least if hit.kind != "match" and calibration else fitted_odds().least_support
+        return hit.parts[PROBABILITY] >= least
+
+    def _supports(self, sentence: str, sources: Sequence[Source]) -> list[Support]:
+        """Score a sentence against sources, the best first."""
+        by_words = self._comparison.supports(sentence, sources)
+        by_look = self._looked_at(sentence, sources)
+        each = [_better(by_words.get(source.number), by_look.get(source.number)) for source in sources]
+        return sorted((one for one in each if one is not None), key=lambda one: (-one.probability, one.number))
+
+    def _looked_at(self, sentence: str, sources: Sequence[Source]) -> dict[int, Support]:
+        """Have the matcher look at those that are pictures, all at once; what it cannot judge is left out."""
+        pictures = [source for source in sources if source.item.modality == "image" and source.item.id]
+        if self._matcher is None or not pictures:
+            return {}
+        judged = self._index.match([sentence], [source.item.id for source in pictures], matcher=self._matcher)
+        found = {}
+        for place, source in enumerate(pictures):
+            probability = float(judged.probabilities[0, place])
+            if not math.isnan(probability):
+                cosine = None if judged.cosines is None else float(judged.cosines[0, place])
+                found[source.number] = self._shown(source.number, probability, cosine)
+        return found
+
+    def _shown(self, number: int, probability: float, cosine: float | None) -> Support:
+        """Make support of a matcher's judgement: as it was fitted, or of another matcher the probability itself."""
+        odds = fitted_odds()
+        chance = min(max(probability, _LEAST_CHANCE), 1 - _LEAST_CHANCE)
+        parts = {"log_odds": math.log(chance / (1 - chance))} | ({} if cosine is None else {"cosine": cosine})
+        fits = self._matcher is not None and self._matcher.card.name == odds.matcher and cosine is not None
+        return Support(number, "match", odds.shows.probability(parts) if fits else probability, None, tuple(parts.items()))
+
+
+def claims(sentence: str) -> bool:
+    """Tell whether a sentence claims something; not so what asks, announces, or speaks of the answer alone.
+
+    Examples
+    --------
+    >>> claims("Two dogs play."), claims("Here is what I found:"), claims("Sorry, I could not find the answer.")
+    (True, False, False)
+    """
+    ending = sentence.rstrip().rstrip(_CLOSING)
+    return not ending.endswith((":", "：", "?", "？")) and bool(wording(sentence).stems - _ABOUT_ITSELF)
+
+
+def _better(one: Support | None, other: Support | None) -> Support | None:
+    return max((it for it in (one, other) if it is not None), key=lambda it: it.probability, default=None)

@@ -1,0 +1,46 @@
+"""What every family that goes on with conversations checks before it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmrag.errors import GenerationError, InputError
+from mmrag.roles import Generator, Turn
+
+
+def check_turns(generator: Generator, turns: Sequence[Turn]) -> None:
+    """Check that a generator can go on with a conversation.
+
+    Raises
+    ------
+    InputError
+        If there are no turns, the last is not the user's, one after the first is the system's, or pictures are given
+        to what does not see.
+    """
+    if not turns or turns[-1].who != "user":
+        last = f"the last of {len(turns)} turns is the {turns[-1].who}'s" if turns else "there are no turns"
+        raise InputError(f"{last}; a conversation that is gone on with ends with a turn of the user")
+    if any(turn.who == "system" for turn in turns[1:]):
+        raise InputError("a system turn stands behind others; it comes first, or there is none")
+    pictures = sum(len(turn.images) for turn in turns)
+    if pictures and not generator.sees:
+        raise InputError(
+            f"{generator.card.name} sees no pictures, and was given {pictures}; give it words only, or take a "
+            "generator that sees: mmrag models"
+        )
+
+
+def too_long(generator: Generator, tokens: int) -> GenerationError:
+    """Say that a conversation leaves no room for a word."""
+    return GenerationError(
+        f"the conversation has {tokens:,} tokens, and {generator.card.name} reads {generator.context_tokens:,} with what "
+        "it writes; give it fewer or shorter sources, or take a generator with a longer context"
+    )
+
+
+def too_slow(generator: Generator, seconds: float) -> GenerationError:
+    """Say that the writing has taken longer than allowed."""
+    return GenerationError(
+        f"{generator.card.name} was not done after {seconds:g} s; allow more (Sampling.seconds), or fewer words "
+        "(max_tokens), or take a smaller model"
+    )
