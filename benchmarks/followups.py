@@ -78,6 +78,8 @@ def _percent(right: np.ndarray) -> float:
 
 def by_model(generator: Generator, *, guarded: bool) -> Rewriting:
     def rewriting(question: str, before: Answer) -> str:
+        if guarded and not followup.needs_context(question):
+            return question
         if guarded:
             return followup.rewrite_by_model(question, [before], generator) or followup.rewrite(question, before)
         return followup.ask_to_rewrite(question, [before], generator)

@@ -14,7 +14,6 @@ from mmrag.compose.answer import Answer, Done, Event, Source, Step
 from mmrag.compose.ask import ask
 from mmrag.compose.prompt import Exchange
 from mmrag.errors import GenerationError, ItemError
-from mmrag.models.registry import load_generator
 from mmrag.sources.parts import read_part
 from mmrag.sources.uri import path_of
 
@@ -79,7 +78,7 @@ class Chat:
         self.missing: tuple[str, ...] = ()
         self._index = index
         self._generator, self._matcher = generator, matcher
-        self._rewriter = load_generator(rewriter) if isinstance(rewriter, str) else rewriter
+        self._rewriter = index.generator(rewriter) if isinstance(rewriter, str) else rewriter
         self._k, self._pipeline, self._where, self._sampling = k, pipeline, where, sampling
         self._illustrate, self._active = illustrate, active
 

@@ -29,6 +29,7 @@ _POINTING = frozenset(
     "it its itself he him his himself she her hers herself they them their theirs themselves this these those one ones "  # noqa: SIM905
     "same else other others another former latter".split()
 )
+_ASKING = frozenset(("what", "which", "who", "whom", "whose", "when", "where", "why", "how"))
 _NOT_POINTING = re.compile(
     r"\b(?:what time is it|is it (?:raining|snowing|sunny|dark|cold|warm)|(?:some|any|every|no|one of|each)[ -]?one"
     r"|in this (?:corpus|index|collection|album))\b"
@@ -146,8 +147,8 @@ def rewrite_by_model(question: str, answers: Sequence[Answer], generator: Genera
     Returns
     -------
     str or None
-        None if what it says is not to be trusted: it loses a content word of the question, has one that was said
-        nowhere, adds none at all, or is too long.
+        None if what it says is not to be trusted: it is no question, or asks for something else; it loses a content
+        word of the question, has one that was said nowhere, adds none at all, or is too long.
 
     Raises
     ------
@@ -198,9 +199,16 @@ def _asks_same_of_another(question: str) -> bool:
 
 
 def _is_faithful(said: str, question: str, conversation: str) -> bool:
-    wanted, made, known = (_stems(content_words(text)) for text in (question, said, conversation))
     ordinals = set(_ORDINALS) | {"last", "latter", "former"}
-    return bool(said) and len(said) <= _LONGEST and wanted - ordinals <= made <= known and made > wanted - ordinals
+    wanted, made, known = (_stems(content_words(text)) - ordinals for text in (question, said, conversation))
+    return _asks_alike(said, question) and len(said) <= _LONGEST and wanted < made <= known
+
+
+def _asks_alike(said: str, question: str) -> bool:
+    """Tell whether what a model says still asks, and for the same: small ones answer in place of rewriting."""
+    asks_for = _ASKING & set(_words(question))
+    is_question = said.endswith(("?", "？")) or not question.rstrip().endswith(("?", "？"))
+    return is_question and asks_for <= set(_words(said))
 
 
 def _conversation(question: str, answers: Sequence[Answer]) -> str:

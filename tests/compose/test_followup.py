@@ -114,6 +114,8 @@ def test_words_of_a_named_source_are_added_in_place_of_all_else():
         ("What colour is the zebra on the beach?", None),  # invents
         ("What colour is it?", None),  # adds nothing
         ("The dog is brown.", None),  # answers
+        ("What colour is the dog on the beach.", None),
+        ("Where is the dog of this colour on the beach?", None),  # asks for something else
         ("what colour " + "dog " * 99, None),
         ("", None),
     ],
