@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 _ABOUT_ITSELF = frozenset(
     stem(word)
-    for word in
-    "here following find found source sources answer question information context picture image photo corpus sorry "  # noqa: SIM905
-    "sure yes know unable cannot based according provided given".split()
+    for word in (
+        "here following find found source sources answer question information context picture image photo corpus "
+        "sorry sure yes know unable cannot based according provided given"
+    ).split()
 )
 _CLOSING = "\"'»”’)]"
 _LEAST_CHANCE = 1e-6  # a matcher that is quite sure has finite odds
@@ -120,7 +121,9 @@ class Grounding:
         chance = min(max(probability, _LEAST_CHANCE), 1 - _LEAST_CHANCE)
         parts = {"log_odds": math.log(chance / (1 - chance))} | ({} if cosine is None else {"cosine": cosine})
         fits = self._matcher is not None and self._matcher.card.name == odds.matcher and cosine is not None
-        return Support(number, "match", odds.shows.probability(parts) if fits else probability, None, tuple(parts.items()))
+        return Support(
+            number, "match", odds.shows.probability(parts) if fits else probability, None, tuple(parts.items())
+        )
 
 
 def claims(sentence: str) -> bool:

@@ -18,8 +18,19 @@ _KIND = {
     **dict.fromkeys("woman women girl female lady ladies mother daughter sister wife queen".split(), "she"),  # noqa: SIM905
 }
 _SPELT = {
-    **{"gray": "grey", "color": "colour", "men": "man", "women": "woman", "people": "person", "children": "child"},
-    **{"kid": "child", "kids": "child", "ran": "run", "sat": "sit", "stood": "stand", "held": "hold", "wore": "wear"},
+    "gray": "grey",
+    "color": "colour",
+    "men": "man",
+    "women": "woman",
+    "people": "person",
+    "children": "child",
+    "kid": "child",
+    "kids": "child",
+    "ran": "run",
+    "sat": "sit",
+    "stood": "stand",
+    "held": "hold",
+    "wore": "wear",
 }
 _NEGATION = frozenset("no not never without nobody none nothing neither nor cannot 不 没 無 无".split())  # noqa: SIM905
 _ASKING = frozenset(
