@@ -190,7 +190,7 @@ class ToyWriter(Generator):
             raise too_long(self, count)
         tokens, room = self._reply(turns), min(sampling.max_tokens, self.context_tokens - count)
         if sampling.temperature:
-            random.Random(sampling.seed).shuffle(tokens)
+            random.Random(sampling.seed).shuffle(tokens)  # noqa: S311
         length = room if self._says is None else len(tokens)
         yield from self._write(list(islice(cycle(tokens), length)), room, sampling, cancel)
 

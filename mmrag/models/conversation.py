@@ -33,8 +33,8 @@ def check_turns(generator: Generator, turns: Sequence[Turn]) -> None:
 def too_long(generator: Generator, tokens: int) -> GenerationError:
     """Say that a conversation leaves no room for a word."""
     return GenerationError(
-        f"the conversation has {tokens:,} tokens, and {generator.card.name} reads {generator.context_tokens:,} with what "
-        "it writes; give it fewer or shorter sources, or take a generator with a longer context"
+        f"the conversation has {tokens:,} tokens, and {generator.card.name} reads {generator.context_tokens:,}, "
+        "what it writes included; give it fewer or shorter sources, or take a generator that reads more"
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from mmrag.errors import ModelError
-from mmrag.models import cache, catalogue
+from mmrag.models import cache, catalogue, gguf_files
 from mmrag.models.cards import CARD_NAME
 from mmrag.roles import Encoder, Generator, Matcher, Model
 
@@ -23,13 +24,14 @@ _FOLDER = "onnx:"
 _PRETRAINED = "hf:"
 
 _SEEN_IN_FOLDERS = ("blip", "blip2", "cross", "hf")  # config.json says which of them
-_OF_FOLDERS = (*_SEEN_IN_FOLDERS, "timm")
+_OF_FOLDERS = (*_SEEN_IN_FOLDERS, "gguf", "timm")
 
 _FAMILIES: dict[str, str | Opener] = {
     "blip": "mmrag.models.blip:open_blip",
     "blip2": "mmrag.models.blip2:open_blip2",
     "builtin": "mmrag.models.onnx:open_builtin",
     "cross": "mmrag.models.cross_encoder:open_cross_encoder",
+    "gguf": "mmrag.models.gguf:open_gguf",
     "hf": "mmrag.models.hf:open_pretrained",
     "onnx": "mmrag.models.onnx:open_folder",
     "openclip": "mmrag.models.open_clip:open_openclip",
@@ -81,6 +83,12 @@ def load_matcher(name: str, *, precision: str | None = None, device: str = "auto
 def load_generator(name: str, *, precision: str | None = None, device: str = "auto") -> Generator:
     """Load the generator that `name` stands for; parameters and errors as those of `load_encoder`."""
     return _load(name, Generator, precision, device)
+
+
+def default_generator() -> str | None:
+    """Name the language model that answers where none is asked for; None if it, or what runs it, is not here."""
+    entry = catalogue.entries()["smollm2"]
+    return entry.name if importlib.util.find_spec("xllamacpp") and entry.is_here() else None
 
 
 def open_model(name: str) -> Model:
@@ -144,6 +152,8 @@ def _split_path(name: str) -> tuple[str, str]:
 
 def _is_path(name: str) -> bool:
     known = (CARD_NAME, "onnx", "config.json", "modules.json")
+    if name.endswith(gguf_files.ENDING) and ":" not in name:
+        return gguf_files.is_path(name)
     return name.startswith((".", "/", "~")) or any(os.path.exists(Path(name, one)) for one in known)
 
 
@@ -152,6 +162,8 @@ def _family_of(folder: Path) -> str:
 
     A card tells nothing beside a hub's config.json: what was trained from such a model has both.
     """
+    if folder.suffix == gguf_files.ENDING:
+        return "gguf:"
     towers = any(os.path.isfile(folder / "onnx" / f"{tower}_model.onnx") for tower in ("vision", "text"))
     ours = towers or (os.path.isfile(folder / CARD_NAME) and not os.path.isfile(folder / "config.json"))
     weights = (*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("modules.json"))
