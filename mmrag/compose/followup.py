@@ -67,7 +67,9 @@ _INSTRUCTION = (
     "Rewrite the last question of a conversation so that it can be understood without the conversation: replace words "
     'such as "it", "they" or "there" by what they stand for. Do not answer it. Write the question and nothing else.'
 )
-_SAMPLING = Sampling(max_tokens=48, stop=("\n",), seconds=30.0)
+REWRITING = Sampling(max_tokens=48, stop=("\n",), seconds=30.0)
+"""How a language model rewrites: briefly, always the same, and soon."""
+
 _LONGEST = 300
 _SHOWN_OF_ANSWER = 300
 
@@ -156,14 +158,24 @@ def rewrite_by_model(question: str, answers: Sequence[Answer], generator: Genera
         As `Generator.generate`.
     """
     said = ask_to_rewrite(question, answers, generator)
-    return said if _is_faithful(said, question, _conversation(question, answers)) else None
+    return said if is_faithful(said, question, answers) else None
 
 
-def ask_to_rewrite(question: str, answers: Sequence[Answer], generator: Generator) -> str:
+def ask_to_rewrite(
+    question: str, answers: Sequence[Answer], generator: Generator, sampling: Sampling = REWRITING
+) -> str:
     """Give what a language model makes of a follow-up, whatever that is; parameters as of `rewrite_by_model`."""
     turns = [Turn("system", _INSTRUCTION), Turn("user", _conversation(question, answers))]
-    said = "".join(piece.text for piece in generator.generate(turns, _SAMPLING))
+    said = "".join(piece.text for piece in generator.generate(turns, sampling))
     return said.strip().removeprefix("Question:").removeprefix("Last question:").strip(' "')
+
+
+def is_faithful(said: str, question: str, answers: Sequence[Answer]) -> bool:
+    """Tell whether what a language model made of a follow-up is to be trusted; parameters as of `rewrite_by_model`."""
+    ordinals = set(_ORDINALS) | {"last", "latter", "former"}
+    texts = (question, said, _conversation(question, answers))
+    wanted, made, known = (_stems(content_words(text)) - ordinals for text in texts)
+    return _asks_alike(said, question) and len(said) <= _LONGEST and wanted < made <= known
 
 
 def named_source(question: str, before: Answer | None) -> Source | None:
@@ -196,12 +208,6 @@ def _asks_same_of_another(question: str) -> bool:
     said = question.lower()
     points = any(word in _POINTING for word in _words(said))
     return bool(_GOES_ON.search(said) and content_words(said)) and not points
-
-
-def _is_faithful(said: str, question: str, conversation: str) -> bool:
-    ordinals = set(_ORDINALS) | {"last", "latter", "former"}
-    wanted, made, known = (_stems(content_words(text)) - ordinals for text in (question, said, conversation))
-    return _asks_alike(said, question) and len(said) <= _LONGEST and wanted < made <= known
 
 
 def _asks_alike(said: str, question: str) -> bool:
