@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from mmrag.cli import ask, bootstrap, classify, corpus, demo, dups, info, maintenance, model, models, search, train
+from mmrag.cli import (
+    ask,
+    bootstrap,
+    chat,
+    classify,
+    corpus,
+    demo,
+    dups,
+    info,
+    maintenance,
+    model,
+    models,
+    search,
+    train,
+)
 from mmrag.cli.options import switch_network_off
 from mmrag.errors import Interrupted, MmragError
 from mmrag.version import __version__
@@ -22,7 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for group in (corpus, info, search, ask, dups, classify, maintenance, model, train, bootstrap, models, demo):
+for group in (corpus, info, search, ask, chat, dups, classify, maintenance, model, train, bootstrap, models, demo):
     group.register(app)
 
 
