@@ -17,6 +17,7 @@ from mmrag.types import Changes, Checkup, Classification, Compaction, Fact, Fail
 from mmrag.version import __version__
 
 if TYPE_CHECKING:
+    from mmrag.compose.illustrate import illustrate
     from mmrag.evaluate import evaluate_captions, evaluate_pairs
     from mmrag.home import create
     from mmrag.home import open_index as open
@@ -53,6 +54,7 @@ __all__ = [
     "create",
     "evaluate_captions",
     "evaluate_pairs",
+    "illustrate",
     "load_encoder",
     "load_generator",
     "load_matcher",
@@ -74,6 +76,7 @@ _LAZY = {
     "create": "mmrag.home:create",
     "evaluate_captions": "mmrag.evaluate:evaluate_captions",
     "evaluate_pairs": "mmrag.evaluate:evaluate_pairs",
+    "illustrate": "mmrag.compose.illustrate:illustrate",
     "load_encoder": "mmrag.models.registry:load_encoder",
     "load_generator": "mmrag.models.registry:load_generator",
     "load_matcher": "mmrag.models.registry:load_matcher",

@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from mmrag.cli import bootstrap, classify, corpus, demo, dups, info, maintenance, model, models, search, train
+from mmrag.cli import (
+    bootstrap,
+    classify,
+    corpus,
+    demo,
+    dups,
+    illustrate,
+    info,
+    maintenance,
+    model,
+    models,
+    search,
+    train,
+)
 from mmrag.cli.options import switch_network_off
 from mmrag.errors import Interrupted, MmragError
 from mmrag.version import __version__
@@ -22,7 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for group in (corpus, info, search, dups, classify, maintenance, model, train, bootstrap, models, demo):
+for group in (corpus, info, search, illustrate, dups, classify, maintenance, model, train, bootstrap, models, demo):
     group.register(app)
 
 

@@ -1,6 +1,7 @@
 """What was found, and what became of pairs, as self-contained web pages."""
 
 from mmrag.report.bootstrap import write_bootstrap_page
+from mmrag.report.illustrated import write_illustrated_page
 from mmrag.report.search import write_search_page
 
-__all__ = ["write_bootstrap_page", "write_search_page"]
+__all__ = ["write_bootstrap_page", "write_illustrated_page", "write_search_page"]

@@ -12,6 +12,7 @@ from mmrag.errors import QueryError, RecipeError
 from mmrag.roles import Encoder, Matcher
 from mmrag.search.candidates import recall_candidates
 from mmrag.search.defaults import QueryDefaults
+from mmrag.search.illustration import IllustrateOptions
 from mmrag.search.likelihood import with_probabilities
 from mmrag.search.queries import encode_queries
 from mmrag.search.recall import ranked
@@ -117,6 +118,7 @@ class Pipeline:
     query: QueryDefaults = field(default_factory=QueryDefaults)
     recall: Recall = field(default_factory=Recall)
     rerank: Rerank | None = None
+    illustrate: IllustrateOptions = field(default_factory=IllustrateOptions)
 
     def changed(
         self,

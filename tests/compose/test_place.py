@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import itertools
-import random
 import time
 
+import numpy as np
 import pytest
 
 from mmrag.compose import place
@@ -30,13 +30,13 @@ def brute_force(options, budget, distance):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_the_best_of_all_assignments(seed):
-    chance = random.Random(seed)
-    moments = chance.choice([1, 3, 8])
+    chance = np.random.default_rng(seed)
+    moments = int(chance.choice([1, 3, 8]))
     options = [
-        Option(chance.randrange(6), chance.randrange(4), chance.uniform(0.01, 1), chance.randrange(moments))
-        for _ in range(chance.randrange(13))
+        Option(int(chance.integers(6)), int(chance.integers(4)), chance.uniform(0.01, 1), int(chance.integers(moments)))
+        for _ in range(chance.integers(13))
     ]
-    budget, distance = chance.randrange(6), chance.randrange(1, 4)
+    budget, distance = int(chance.integers(6)), int(chance.integers(1, 4))
     chosen = [options[number] for number in assign(options, budget=budget, distance=distance)]
     assert is_allowed(chosen, distance)
     assert len(chosen) <= budget
@@ -66,8 +66,8 @@ def test_what_is_none_is_refused(score, budget, distance):
 
 
 def test_two_thousand_sentences_that_want_the_same_pictures_take_seconds():
-    chance = random.Random(0)
-    options = [Option(n // 4, chance.randrange(300), chance.uniform(0.01, 1)) for n in range(8000)]
+    chance = np.random.default_rng(0)
+    options = [Option(n // 4, int(chance.integers(300)), chance.uniform(0.01, 1)) for n in range(8000)]
     start = time.process_time()
     chosen = [options[number] for number in assign(options, budget=100, distance=2)]
     assert time.process_time() - start < 20
