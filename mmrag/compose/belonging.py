@@ -24,11 +24,10 @@ class Belonging:
         What is added.
     cosine : float
         What the cosine of the matcher's own encoder counts.
-    logit : float
-        What the matcher's logit counts.
     margin : float
-        What counts by how much that logit is above the mean of the sentence's other candidates: where it depicts
-        nothing, no picture stands out.
+        What counts by how much the matcher's logit is above the mean of the sentence's other candidates. The logit
+        itself says more of the sentence than of the picture, and is left out: with it, sentences that depict nothing
+        got pictures.
     revision : str
         Of the matcher that it was fitted for.
     data : str
@@ -37,14 +36,13 @@ class Belonging:
 
     bias: float
     cosine: float
-    logit: float
     margin: float
     revision: str
     data: str
 
     def probability(self, parts: Mapping[str, float]) -> float:
-        """Tell how likely it is, from 0 to 1, by the "cosine", the "logit" and the "margin"."""
-        evidence = self.bias + sum(getattr(self, name) * parts[name] for name in ("cosine", "logit", "margin"))
+        """Tell how likely it is, from 0 to 1, by the "cosine" and the "margin"."""
+        evidence = self.bias + self.cosine * parts["cosine"] + self.margin * parts["margin"]
         return 0.5 * (1 + math.tanh(evidence / 2))  # the logistic function, which overflows nowhere so
 
 

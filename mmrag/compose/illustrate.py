@@ -46,7 +46,7 @@ class Candidate:
     probability : float
         That it belongs to the sentence, from 0 to 1.
     parts : mapping of str to float, as pairs
-        "cosine", "logit" and "margin", as `Belonging` takes them.
+        "cosine", "logit" and "margin": by how much the logit is above the mean of the others.
     names : tuple of str
         Of the picture, and of those that are the same or nearly.
     """
@@ -139,6 +139,13 @@ class Illustrator:
         self._wait()
         return _placed(self._fed, self._found, self._options)
 
+    def candidates(self, sentences: Sequence[str], progress: Progress | None = None) -> list[list[Candidate]]:
+        """Judge the most similar pictures of each sentence, whether they belong or not; nothing is fed."""
+        wanted = self._options.candidates
+        queries = [Query(text=sentence, where=self._where) for sentence in sentences]
+        hits = self._index.search(queries, k=wanted, rerank=self._matcher, top=wanted, progress=progress)
+        return [_judged(some, self._matcher) for some in hits]
+
     def _wait(self) -> None:
         for one in self._running:
             one.result()
@@ -148,13 +155,7 @@ class Illustrator:
         """Search for all that was fed and has not been searched for."""
         new = self._fed[len(self._found) :]
         if new:
-            self._found += self._candidates([one.text for one in new], progress)
-
-    def _candidates(self, sentences: Sequence[str], progress: Progress | None) -> list[list[Candidate]]:
-        wanted = self._options.candidates
-        queries = [Query(text=sentence, where=self._where) for sentence in sentences]
-        hits = self._index.search(queries, k=wanted, rerank=self._matcher, top=wanted, progress=progress)
-        return [_judged(some, self._matcher) for some in hits]
+            self._found += self.candidates([one.text for one in new], progress)
 
 
 def illustrate(

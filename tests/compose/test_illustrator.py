@@ -178,9 +178,9 @@ def test_the_fit_is_of_the_model_that_ships():
 
 
 def test_the_probability_is_logistic():
-    fitted = Belonging(bias=-1, cosine=2, logit=0.5, margin=4, revision="", data="")
-    parts = {"cosine": 0.25, "logit": -1.0, "margin": 0.5}
-    assert fitted.probability(parts) == pytest.approx(1 / (1 + np.exp(1 - 0.5 + 0.5 - 2)))
+    fitted = Belonging(bias=-1, cosine=2, margin=4, revision="", data="")
+    parts = {"cosine": 0.25, "margin": 0.5}
+    assert fitted.probability(parts) == pytest.approx(1 / (1 + np.exp(1 - 0.5 - 2)))
     assert fitted.probability(dict.fromkeys(parts, -1e9)) == 0
 
 
