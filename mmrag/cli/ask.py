@@ -22,6 +22,8 @@ from mmrag.cli.options import (
 
 if TYPE_CHECKING:
     from mmrag.compose.answer import Answer
+    from mmrag.compose.writer import Writer
+    from mmrag.index import Index
     from mmrag.roles import Sampling
     from mmrag.search.pipeline import Pipeline
 
@@ -120,17 +122,11 @@ def ask(
     Prints the answer as it is written, with numbers in brackets, and then the sources that it cites. What no source
     supports is marked (?). Where nothing in the corpus is likely to answer, it says so, and nothing is written.
     """
-    from mmrag.compose.ask import EXTRACTIVE, choose_writer
     from mmrag.compose.ask import ask as answer_question
-    from mmrag.search.pipeline import load_pipeline
 
-    pipeline = load_pipeline(recipe)
-    if not caption:
-        pipeline = replace(pipeline, answer=replace(pipeline.answer, caption=""))
+    pipeline = pipeline_of(recipe, caption=caption)
     corpus = open_corpus(index_dir, device=device)
-    writer = choose_writer(corpus, generator or pipeline.answer.generator)
-    if writer.name == EXTRACTIVE and not (generator or pipeline.answer.generator or quiet):
-        typer.echo(_NO_MODEL, err=True)
+    writer = writer_of(corpus, generator or pipeline.answer.generator, quiet=quiet)
     with stopping() as stop:
         events = answer_question(
             corpus,
@@ -154,6 +150,24 @@ def ask(
         typer.echo(_REFUSED, err=True)
     if answer.end == "cancelled":
         raise typer.Exit(130)
+
+
+def pipeline_of(recipe: str, *, caption: bool) -> Pipeline:
+    """Load how to search and answer, with or without captions for pictures that have no words."""
+    from mmrag.search.pipeline import load_pipeline
+
+    pipeline = load_pipeline(recipe)
+    return pipeline if caption else replace(pipeline, answer=replace(pipeline.answer, caption=""))
+
+
+def writer_of(corpus: Index, generator: str | None, *, quiet: bool) -> Writer:
+    """Load who writes; where nobody is named and no language model is here, say how to get one."""
+    from mmrag.compose.ask import EXTRACTIVE, choose_writer
+
+    writer = choose_writer(corpus, generator)
+    if writer.name == EXTRACTIVE and not (generator or quiet):
+        typer.echo(_NO_MODEL, err=True)
+    return writer
 
 
 def sampling_of(

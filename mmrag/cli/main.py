@@ -11,11 +11,13 @@ import typer
 from mmrag.cli import (
     ask,
     bootstrap,
+    chat,
     classify,
     corpus,
     demo,
     describe,
     dups,
+    illustrate,
     info,
     maintenance,
     model,
@@ -36,11 +38,13 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for group in (
+groups = (
     corpus,
     info,
     search,
     ask,
+    chat,
+    illustrate,
     dups,
     classify,
     describe,
@@ -50,7 +54,8 @@ for group in (
     bootstrap,
     models,
     demo,
-):
+)
+for group in groups:
     group.register(app)
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, repeat
 from pathlib import Path
 
 from mmrag.report.page import page, text, write_page
-from mmrag.report.parts import file_link, picture_frame
-from mmrag.report.thumbnails import Thumbnail, thumbnails
-from mmrag.sources.parts import PartOf
-from mmrag.sources.uri import path_of
+from mmrag.report.parts import (
+    file_link,
+    first_thumbnails,
+    item_frame,
+    item_picture,
+    marked,
+    picture_frame,
+    score_list,
+    text_frame,
+)
+from mmrag.report.thumbnails import Thumbnail
 from mmrag.stores.records import place_of
 from mmrag.types import Hit, Query
-
-_WORDS_SHOWN = 600
-
-MOST_PICTURES = 500
-"""So many hits come with their picture: a page of at most 40 MB, and of 15 with photographs."""
 
 
 def write_search_page(
@@ -69,13 +70,8 @@ def _title(query: Query) -> str:
 
 
 def _body(query: Query, hits: Sequence[Hit], home: Path, overlays: Mapping[str, Path]) -> str:
-    pictures = [
-        overlays.get(hit.item.id, PartOf(path_of(hit.item.uri, home), hit.item.part))
-        for hit in hits
-        if hit.item.modality == "image"
-    ]
-    shown = thumbnails([*query.pictures, *pictures[:MOST_PICTURES]])
-    small = chain(shown, repeat(Thumbnail(problem=f"only the first {MOST_PICTURES} pictures are in this page")))
+    pictures = [overlays.get(hit.item.id, item_picture(hit.item, home)) for hit in hits if hit.item.modality == "image"]
+    small = first_thumbnails([*query.pictures, *pictures])
     frames = "".join(picture_frame(next(small), "the query picture") for _ in query.pictures)
     asked = f'<div class="asked">{frames}</div>' if frames else ""
     cards = "\n".join(_card(hit, small, home, bar) for hit, bar in zip(hits, _bars(hits), strict=True))
@@ -104,16 +100,13 @@ def _bars(hits: Sequence[Hit]) -> list[str]:
 
 
 def _card(hit: Hit, small: Iterator[Thumbnail], home: Path, bar: str) -> str:
-    path = home / hit.item.uri
-    if hit.item.modality == "image":
-        shown = picture_frame(next(small), hit.item.part or Path(hit.item.uri).name, missing=not path.exists())
-    else:
-        shown = f'<blockquote class="frame">{text(_cut(hit.item.text or ""))}</blockquote>'
+    is_picture = hit.item.modality == "image"
+    shown = item_frame(hit.item, next(small), home) if is_picture else text_frame(hit.item.text or "")
     score = f"<b>{hit.rank}</b> <span>{text(hit.kind)} {hit.score:.3f}</span> {bar}"
     more = _parts(hit) + _words(hit) + _duplicates(hit)
     return (
         f'<li><article>{shown}\n<p class="score">{score}</p>\n'
-        f'<p class="path">{file_link(path, place_of(hit.item))}</p>{more}</article></li>'
+        f'<p class="path">{file_link(home / hit.item.uri, place_of(hit.item))}</p>{more}</article></li>'
     )
 
 
@@ -126,14 +119,12 @@ def _bar(score: float, bottom: float, top: float) -> str:
 
 
 def _parts(hit: Hit) -> str:
-    parts = {name: value for name, value in hit.parts.items() if (name, value) != (hit.kind, hit.score)}
-    rows = "".join(f"<div><dt>{text(name)}</dt><dd>{value:.3f}</dd></div>" for name, value in parts.items())
-    return f"\n<dl>{rows}</dl>" if rows else ""
+    return score_list({name: value for name, value in hit.parts.items() if (name, value) != (hit.kind, hit.score)})
 
 
 def _words(hit: Hit) -> str:
     told = [hit.item.text, *hit.item.words.values()] if hit.item.modality == "image" else []
-    return "".join(f'\n<p class="words">{text(_cut(words))}</p>' for words in told if words)
+    return "".join(f'\n<p class="words">{marked(words)}</p>' for words in told if words)
 
 
 def _duplicates(hit: Hit) -> str:
@@ -145,7 +136,3 @@ def _folded(uris: Sequence[str], what: str) -> str:
         return ""
     rows = "".join(f"<li>{text(uri)}</li>" for uri in uris)
     return f"\n<details><summary>{len(uris):,} {what}</summary><ul>{rows}</ul></details>"
-
-
-def _cut(words: str) -> str:
-    return words if len(words) <= _WORDS_SHOWN else f"{words[:_WORDS_SHOWN].rstrip()} …"

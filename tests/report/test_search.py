@@ -145,7 +145,7 @@ def test_nothing_found(tmp_path):
 
 
 def test_many_hits_do_not_make_an_endless_page(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmrag.report.search.MOST_PICTURES", 2)
+    monkeypatch.setattr("mmrag.report.parts.MOST_PICTURES", 2)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     hits = [Hit(n, 0.5, "cosine", Item(uri="a.png")) for n in range(1, 5)]
     _, page = written(Query(text="x"), hits, tmp_path)
