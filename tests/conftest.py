@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmrag.cli.main import main
 from mmrag.models import registry
-from tests.toy import COLOURS, open_judge, open_reader, open_teller, open_toy
+from tests.toy import COLOURS, open_judge, open_reader, open_teller, open_toy, open_writer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -18,6 +18,7 @@ registry.register("toy", open_toy)
 registry.register("judge", open_judge)
 registry.register("reader", open_reader)
 registry.register("teller", open_teller)
+registry.register("writer", open_writer)
 
 
 @pytest.fixture(scope="session", autouse=True)

