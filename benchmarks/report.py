@@ -18,6 +18,7 @@ PACKAGES = (
     *("open_clip_torch", "sentence-transformers", "accelerate"),
     *("lancedb", "pyarrow", "pillow", "tokenizers", "typer"),
     *("faiss-cpu", "numkong", "usearch"),
+    *("openai", "xllamacpp"),
 )
 
 

@@ -172,12 +172,14 @@ def _list_open_clip(known: set[str], *, as_json: bool) -> None:
 
 def _fact_lines(facts: dict[str, Any]) -> Iterable[str]:
     for key, value in facts.items():
-        if value in ("", (), {}):
+        if value in ("", (), {}, None):
             continue
         if key == "here":
             value = "yes" if value else f"no; mmrag models pull {facts['name']}"
         elif key == "figures":
             value = "; ".join(f"{name}: {figure}" for name, figure in value.items())
+        elif key == "wheel":
+            value = value["requirement"]
         elif key == "sources":
             value = "; ".join(f"{source['name']} ({source['licence']})" for source in value)
         elif isinstance(value, tuple):

@@ -214,6 +214,7 @@ class GgufGenerator(Generator):
         settings.model.path = str(self._path)
         settings.n_ctx, settings.n_parallel, settings.n_batch = self.context_tokens, 1, _BATCH
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = usable_cores()
+        settings.cpuparams.poll = settings.cpuparams_batch.poll = 0  # who waits busily keeps others from their work
         settings.n_gpu_layers, settings.fit_params = (0, False) if self.device == "cpu" else (-1, True)
         settings.warmup, settings.verbosity = False, -1
         settings.cache_ram_mib = 0  # of prompts that were read before: as much as 8 GB by default

@@ -153,7 +153,7 @@ def test_offline_forbids_both_roads(index, monkeypatch, variable):
 
 
 def test_neither_road_leads_there(index):
-    with pytest.raises(ModelError, match="is not here; fetch it: mmrag models pull tiny$"):
+    with pytest.raises(ModelError, match=r"is not here; fetch it: mmrag models pull tiny$"):
         registry.open_model("tiny")
     line = fails()
     assert "http://127.0.0.1:9 cannot be reached" in line
