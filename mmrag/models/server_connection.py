@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from mmrag.errors import GenerationError, MissingExtraError
+from mmrag.errors import GenerationError, MissingExtraError, MmragError
 from mmrag.models.server_card import ServerCard
 from mmrag.models.server_events import in_brief, read_events, told
 from mmrag.version import __version__
@@ -67,12 +67,10 @@ class Connection:
             ) from None
         except openai.APIStatusError as error:  # not chained, as the key may stand in what the server says
             raise self._refusal(error, key) from None
-        except openai.APIConnectionError as error:
-            reason = error.__cause__ or error
-            raise GenerationError(
-                f"{self.server.host} cannot be reached ({str(reason) or type(reason).__name__}); look whether the "
-                "server runs, and whether its address is right"
-            ) from None
+        except MmragError:
+            raise
+        except Exception as error:  # whatever the client, proxies, certificates and names of hosts have to say
+            raise self._unreachable(error) from error
 
     async def _ask(self, openai: Any, client: Any, request: dict[str, Any], give: Callable[[Any], None]) -> None:
         """Ask once more for each setting that the server refuses, without it, and remember those."""
@@ -111,26 +109,26 @@ class Connection:
             if key:
                 request.headers["Authorization"] = f"Bearer {key}"
 
-        settings = {
-            "follow_redirects": False,  # what is asked goes to whom it was meant for
-            "event_hooks": {"request": [sign]},
-            "trust_env": not self.server.is_here,  # no proxy stands between this machine and itself
-            "verify": self.server.is_encrypted or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # spares 70 ms of reading
-        }
-        try:
-            transport = openai.DefaultAsyncHttpxClient(**settings)
-        except Exception as error:  # a wrong address, a kind of proxy that needs another package, no certificates
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise GenerationError(
-                f"no connection can be made with the proxies or certificates of the environment ({reason}); correct "
-                "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY or SSL_CERT_FILE"
-            ) from error
+        unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading the certificates of all authorities takes 70 ms
+        transport = openai.DefaultAsyncHttpxClient(
+            follow_redirects=False,  # what is asked goes to whom it was meant for
+            event_hooks={"request": [sign]},
+            trust_env=not self.server.is_here,  # no proxy stands between this machine and itself
+            verify=self.server.is_encrypted or unused,
+        )
         return openai.AsyncOpenAI(
             api_key="none",  # `sign` knows it, and nobody else
             base_url=self.server.url,
             http_client=transport,
             max_retries=0,
             timeout=openai.Timeout(None, connect=_CONNECT_SECONDS),
+        )
+
+    def _unreachable(self, error: Exception) -> GenerationError:
+        reason: BaseException = error.__cause__ or error
+        return GenerationError(
+            f"{self.server.host} cannot be reached ({str(reason) or type(reason).__name__}); look whether the server "
+            "runs, whether its address is right, and at the proxies and certificates of the environment"
         )
 
     def _refusal(self, error: Any, key: str) -> GenerationError:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
+import weakref
 
 import pytest
 
 from mmrag.models import gguf
+from mmrag.models.openai_server import OpenAIGenerator
 from mmrag.models.registry import default_generator, load_generator, open_model
+from mmrag.models.server_card import ServerCard
 from mmrag.roles import Turn
+from tests.models import llama_server
 from tests.toy import ToyWriter
 
 
@@ -49,7 +53,17 @@ def _smollm2(folder):
     return generator
 
 
-GENERATORS = {"toy": _toy, "smollm2": _smollm2}
+def _server(folder):
+    """SmolLM2 again, behind the OpenAI-compatible server that llama.cpp has."""
+    pytest.importorskip("openai", reason="needs the llm extra")
+    server = llama_server.start()
+    address = f"{server.listening_address}/v1"
+    generator = OpenAIGenerator(ServerCard("smollm2", address, context=llama_server.CONTEXT, key_variable=""))
+    weakref.finalize(generator, lambda held: None, server)  # runs for as long as it is asked
+    return generator
+
+
+GENERATORS = {"toy": _toy, "smollm2": _smollm2, "server": _server}
 """For the contract of generators: what makes each, of an empty folder."""
 
 

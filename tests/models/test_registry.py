@@ -11,7 +11,7 @@ from tests.toy import open_toy
 
 
 def test_an_unknown_name_lists_the_known_families():
-    with pytest.raises(ModelError, match=r"no model 'clipp'.*builtin, .*onnx, openclip, .*timm"):
+    with pytest.raises(ModelError, match=r"no model 'clipp'.*builtin, .*onnx, openai, openclip, .*timm"):
         registry.load_encoder("clipp")
 
 
