@@ -114,7 +114,9 @@ class _Pen:
     def _choose(self, scores: Tensor) -> int:
         if not self._sampling.temperature:
             return int(scores.argmax())
-        chances, tokens = (scores.double() / self._sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+        chances, tokens = (
+            (scores.cpu().double() / self._sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+        )
         sums = chances.cumsum(-1)
         kept = sums[: 1 + int((sums < self._sampling.nucleus).sum())]
         place = int((kept <= self._random.random() * float(kept[-1])).sum())
