@@ -9,10 +9,8 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Generator as Writing
 from functools import cached_property
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +18,12 @@ import numpy as np
 from mmrag.errors import InputError, ModelError
 from mmrag.models.blip2_network import Blip2Network
 from mmrag.models.blip_words import check_questions, seeded, writing
-from mmrag.models.chatting import ChattingGenerator
+from mmrag.models.conversation import check_turns
 from mmrag.models.network import as_array, import_torch, import_transformers
 from mmrag.models.pretrained import HERE
-from mmrag.models.token_stream import Reading, stream
+from mmrag.models.token_stream import Reading, TokenGenerator
 from mmrag.models.tokens import Tokens, tell_cut
-from mmrag.roles import Piece, Sampling, Scores, Turn
+from mmrag.roles import Scores, Turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +33,7 @@ _PARAGRAPH = "\n\n"
 _TRAINED_WITH = 512
 
 
-class Blip2Generator(Blip2Network, ChattingGenerator):
+class Blip2Generator(Blip2Network, TokenGenerator):
     """BLIP-2's second stage, with OPT or Flan-T5 (https://arxiv.org/abs/2301.12597).
 
     Parameters
@@ -130,23 +128,26 @@ class Blip2Generator(Blip2Network, ChattingGenerator):
 
     def count_turns(self, turns: Sequence[Turn]) -> int:
         """Count the tokens of a conversation; a picture of several is told in fewer words than it counts."""
+        check_turns(self, turns)
         pictures = sum(len(turn.images) for turn in turns)
         return len(self._tokenizer(written_down(turns)).input_ids) + pictures * self.image_tokens
 
-    def _write(self, turns: Sequence[Turn], sampling: Sampling, cancel: Event | None) -> Writing[Piece]:
+    def prepare(self, network: Any, turns: Sequence[Turn], check: Callable[[], None]) -> Reading:
+        """Embed a conversation behind its picture; of several, ask about each first."""
         images = [image for turn in turns for image in turn.images]
+        seen: list[str] = []
+        for image in images if len(images) > 1 else ():
+            check()
+            seen += self.answer([image], [_question(turns[-1])])
+        context = self._conversation(network, images if len(images) == 1 else [], written_down(turns, seen))
+        mask = import_torch().ones(context.shape[:2], dtype=import_torch().long, device=context.device)
         room = self.context_tokens - self.count_turns(turns)
+        return Reading(network.language_model, {"inputs_embeds": context, "attention_mask": mask}, room)
 
-        def prepare(network: Any, check: Callable[[], None]) -> Reading:
-            seen = []
-            for image in images if len(images) > 1 else ():
-                check()
-                seen += self.answer([image], [_question(turns[-1])])
-            context = self._conversation(network, images[:1] if len(images) == 1 else [], written_down(turns, seen))
-            mask = import_torch().ones(context.shape[:2], dtype=import_torch().long, device=context.device)
-            return Reading(network.language_model, {"inputs_embeds": context, "attention_mask": mask}, room)
-
-        return stream(self, prepare, self._decode, sampling, cancel=cancel)
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn tokens into text, without special tokens."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _conversation(self, network: Any, images: Sequence[Image], text: str) -> Tensor:
         """Embed a text ``(1, t, width)``, which nothing cuts, behind a picture if there is one."""
@@ -155,10 +156,6 @@ class Blip2Generator(Blip2Network, ChattingGenerator):
             return self._embed(network, images, [tokens])
         words: Tensor = network.language_model.get_input_embeddings()(self.tensor(np.array([tokens["input_ids"]])))
         return words
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
 
     def _asked(self, images: Sequence[Image], questions: Sequence[str]) -> list[str]:
         check_questions(images, questions)

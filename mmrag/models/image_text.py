@@ -6,19 +6,17 @@ How a conversation is put to a model is in its own files, as a chat template. No
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from collections.abc import Generator as Writing
 from functools import cached_property
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import GenerationError, ModelError
 from mmrag.models.cards import Card, revision_of
-from mmrag.models.chatting import ChattingGenerator
 from mmrag.models.checkpoint import Checkpoint
-from mmrag.models.network import TorchModel, import_transformers
+from mmrag.models.conversation import check_turns
+from mmrag.models.network import import_transformers
 from mmrag.models.pretrained import HERE, load_pretrained, longest_text, read_config
-from mmrag.models.token_stream import Reading, stream
-from mmrag.roles import Identity, Piece, Sampling, Turn
+from mmrag.models.token_stream import Reading, TokenGenerator
+from mmrag.roles import Identity, Turn
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +40,7 @@ def open_image_text(reference: str) -> ImageTextGenerator:
     return ImageTextGenerator(Checkpoint.locate(reference))
 
 
-class ImageTextGenerator(TorchModel, ChattingGenerator):
+class ImageTextGenerator(TokenGenerator):
     """A language model that sees, as transformers saves it.
 
     Parameters
@@ -92,16 +90,20 @@ class ImageTextGenerator(TorchModel, ChattingGenerator):
 
     def count_turns(self, turns: Sequence[Turn]) -> int:
         """Count the tokens of a conversation, with those of its pictures."""
+        check_turns(self, turns)
         return int(self._read(turns)["input_ids"].shape[1])
 
-    def _write(self, turns: Sequence[Turn], sampling: Sampling, cancel: Event | None) -> Writing[Piece]:
-        def prepare(network: Any, check: Callable[[], None]) -> Reading:
-            inputs = self._read(turns)
-            check()
-            room = self.context_tokens - inputs["input_ids"].shape[1]
-            return Reading(network, dict(inputs.to(self.device, self.dtype)), room)
+    def prepare(self, network: Any, turns: Sequence[Turn], check: Callable[[], None]) -> Reading:
+        """Read a conversation as the model's own processor does."""
+        inputs = self._read(turns)
+        check()
+        room = self.context_tokens - inputs["input_ids"].shape[1]
+        return Reading(network, dict(inputs.to(self.device, self.dtype)), room)
 
-        return stream(self, prepare, self._decode, sampling, cancel=cancel)
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn tokens into text, without special tokens."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _read(self, turns: Sequence[Turn]) -> Any:
         """Make the arrays that the network takes: "input_ids" ``(1, t)``, and what it sees of pictures."""
@@ -141,10 +143,6 @@ class ImageTextGenerator(TorchModel, ChattingGenerator):
         added = {str(token) for token in self._tokenizer.added_tokens_decoder.values()}
         signs = {*added, *self._tokenizer.all_special_tokens, getattr(self._processor, "image_token", "")}
         return sorted((sign for sign in signs if len(sign.strip()) > 1), key=len, reverse=True)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
 
     @property
     def _tokenizer(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from mmrag.errors import GenerationError, MmragError
+from mmrag.models.chatting import ChattingGenerator
+from mmrag.models.conversation import too_slow
 from mmrag.models.network import TorchModel, import_torch
-from mmrag.roles import Piece, Sampling
+from mmrag.roles import Piece, Sampling, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,10 +42,6 @@ class Reading(NamedTuple):
     max_tokens: int
 
 
-Prepare = Callable[[Any, Callable[[], None]], Reading]
-"""Takes the loaded network, and what leaves at once where nobody wants more, to be called between long steps."""
-
-
 class _Token(NamedTuple):
     id: int
     logprob: float
@@ -66,18 +65,18 @@ class _Pen:
         self._ends: tuple[int, ...] = ()
         self._ended = False
 
-    def run(self, model: TorchModel, prepare: Prepare) -> None:
+    def run(self, generator: TokenGenerator, turns: Sequence[Turn]) -> None:
         """Write all; what goes wrong is handed on, too."""
         try:
-            with model.running() as network:
-                self._write(prepare(network, self.check))
+            with generator.running() as network:
+                self._write(generator.prepare(network, turns, self.check))
             self.told.put("stop" if self._ended else "length")
         except _Left:
             return
         except MmragError as error:
             self.told.put(error)
         except Exception as error:  # of torch, transformers and chat templates
-            self.told.put(GenerationError(f"{model.card.name} failed while it wrote: {error}"))
+            self.told.put(GenerationError(f"{generator.card.name} failed while it wrote: {error}"))
 
     def check(self) -> None:
         """Leave if nobody wants more."""
@@ -115,7 +114,9 @@ class _Pen:
     def _choose(self, scores: Tensor) -> int:
         if not self._sampling.temperature:
             return int(scores.argmax())
-        chances, tokens = (scores.double() / self._sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+        chances, tokens = (
+            (scores.cpu().double() / self._sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+        )
         sums = chances.cumsum(-1)
         kept = sums[: 1 + int((sums < self._sampling.nucleus).sum())]
         place = int((kept <= self._random.random() * float(kept[-1])).sum())
@@ -161,54 +162,44 @@ class Characters:
         return text
 
 
-def stream(
-    model: TorchModel,
-    prepare: Prepare,
-    decode: Callable[[Sequence[int]], str],
-    sampling: Sampling,
-    *,
-    cancel: threading.Event | None = None,
-) -> Generator[Piece]:
-    """Let a network write in a thread of its own, and give the pieces as they come. Closing it stops the writing.
+class TokenGenerator(TorchModel, ChattingGenerator):
+    """A generator that writes with a network of transformers', in a thread of its own.
 
-    Parameters
-    ----------
-    model : TorchModel
-        Whose network it is; no other thread uses it in the meantime. The time it takes to load does not count.
-    prepare : callable
-        See `Prepare`; called in that thread.
-    decode : callable
-        Tokens → text, without special tokens.
-    sampling : Sampling
-        Its stop texts are the caller's.
-    cancel : Event or None
-        As for `Generator.generate`.
-
-    Yields
-    ------
-    Piece
-        As of `Generator.generate`.
-
-    Raises
-    ------
-    GenerationError
-        If it takes longer than `sampling.seconds`, or the network fails.
+    A family implements `count_turns`, `prepare` and `decode`. No other thread uses the network in the meantime; the
+    time that it takes to load does not count.
     """
-    if "network" not in vars(model):
-        with model.running():
-            pass
-    pen = _Pen(sampling)
-    late = time.monotonic() + sampling.seconds
-    threading.Thread(target=pen.run, args=(model, prepare), name="mmrag-write").start()
-    try:
-        yield from _pieces(pen, Characters(decode), late, cancel)
-    except TimeoutError as error:
-        raise GenerationError(
-            f"{model.card.name} took longer than {sampling.seconds:g} seconds; allow more (seconds), ask for fewer "
-            "tokens, or take a smaller model"
-        ) from error
-    finally:
-        pen.left.set()
+
+    @abstractmethod
+    def prepare(self, network: Any, turns: Sequence[Turn], check: Callable[[], None]) -> Reading:
+        """Make of a conversation what the loaded network reads.
+
+        Parameters
+        ----------
+        network : Module
+            What `load_network` gave.
+        turns : sequence of Turn
+            That were checked.
+        check : callable
+            To be called between long steps: it leaves at once where nobody wants more.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn tokens into text, without special tokens."""
+
+    def _write(self, turns: Sequence[Turn], sampling: Sampling, cancel: threading.Event | None) -> Generator[Piece]:
+        if "network" not in vars(self):
+            with self.running():
+                pass
+        pen = _Pen(sampling)
+        late = time.monotonic() + sampling.seconds
+        threading.Thread(target=pen.run, args=(self, turns), name="mmrag-write").start()
+        try:
+            yield from _pieces(pen, Characters(self.decode), late, cancel)
+        except TimeoutError as error:
+            raise too_slow(self, sampling.seconds) from error
+        finally:
+            pen.left.set()
 
 
 def _pieces(pen: _Pen, characters: Characters, late: float, cancel: threading.Event | None) -> Generator[Piece]:

@@ -263,7 +263,7 @@ def test_a_conversation_is_counted_with_its_pictures(tiny, pictures):
     alone = model.count_turns([Turn("user", QUESTION)])
     assert alone == len(tiny[2].tokenizer(f"Question: {QUESTION} Answer:").input_ids)
     assert model.count_turns([Turn("user", QUESTION, (pictures[0],))]) == alone + model.image_tokens == alone + 6
-    with pytest.raises(GenerationError, match=r"the conversation has about [\d,]+ tokens, and .* reads [\d,]+ at once"):
+    with pytest.raises(GenerationError, match=r"the conversation has [\d,]+ tokens, and .* reads [\d,]+"):
         model.generate([Turn("user", "dog " * 3000, (pictures[0],))])
 
 

@@ -90,6 +90,12 @@ def test_a_pull_fetches_what_is_needed_and_nothing_else(server):
     assert Checkpoint.locate(f"{REPOSITORY}@{COMMIT}").path == done.folder.resolve()
 
 
+def test_how_conversations_are_put_comes_with_a_model(server):
+    template = b"{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    server.repositories[REPOSITORY] = {**FILES, "chat_template.jinja": template}
+    assert (pull(NAME).folder / "chat_template.jinja").read_bytes() == template
+
+
 def test_the_cache_is_as_huggingface_hub_makes_it(server, tmp_path):
     """Its own client, at the same server: the same listing, blobs, links and refs."""
     theirs = tmp_path / "theirs"
