@@ -37,6 +37,7 @@ from benchmarks.report import publish
 from mmrag.compose.answer import Source
 from mmrag.compose.comparison import Comparison
 from mmrag.compose.odds import ODDS_FILE, FittedOdds, Odds, fitted_odds
+from mmrag.compose.support import contradicted
 from mmrag.models.registry import load_encoder, load_matcher
 from mmrag.roles import Encoder, Matcher
 from mmrag.sources.image import read_image
@@ -168,6 +169,9 @@ def measure_support(scored: Scored, odds: FittedOdds) -> dict[str, Any]:
         "words without an encoder": _probabilities(odds.supports_by_words, scored.supports_by_words),
         "matcher": look,
         "the better of words and matcher": np.maximum(words, look),
+        "the same, but words alone where they contradict, as evidence is made": np.where(
+            [contradicted(one) for one in scored.supports], words, np.maximum(words, look)
+        ),
     }
     return {name: _by_kind(scored.samples, found, odds.least_support) for name, found in by.items()}
 
