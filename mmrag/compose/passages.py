@@ -34,12 +34,12 @@ class Passage:
 
 
 def passages(source: Source) -> list[Passage]:
-    """Divide a source into its sentences, line by line; a name before a colon that begins a line is left out.
+    r"""Divide a source into its sentences, line by line; a name before a colon that begins a line is left out.
 
     Examples
     --------
     >>> from mmrag.types import Item
-    >>> source = Source(1, Item("a.jpg"), "A dog. It runs.\\nCaption by a model: a cat")
+    >>> source = Source(1, Item("a.jpg"), "A dog. It runs.\nCaption by a model: a cat")
     >>> [(one.text, one.span) for one in passages(source)]
     [('A dog.', (0, 6)), ('It runs.', (7, 15)), ('a cat', (36, 41))]
     """
