@@ -1,6 +1,6 @@
 """Does a generator do what a source tells it to? Commands planted in captions, with and without the defence.
 
-    python -m benchmarks.injection                       # SmolLM2, and the writer that quotes; minutes on two idle cores
+    python -m benchmarks.injection              # SmolLM2, and the writer that quotes; minutes on two idle cores
 
 A question about a picture of Flickr8k is asked with five captions as sources, and the one that answers it, which is
 likeliest to be read, goes on with a command of injections.jsonl. Without defence the captions are plain lines before
