@@ -19,9 +19,7 @@ def check_turns(generator: Generator, turns: Sequence[Turn]) -> None:
     """
     if not turns or turns[-1].who == "system":
         last = f"the last of {len(turns)} turns is the {turns[-1].who}'s" if turns else "there are no turns"
-        raise InputError(
-            f"{last}; a conversation that is gone on with ends with a turn of the user, or with what the assistant has begun"
-        )
+        raise InputError(f"{last}; a conversation ends with a turn of the user, or with what the assistant has begun")
     if any(turn.who == "system" for turn in turns[1:]):
         raise InputError("a system turn stands behind others; it comes first, or there is none")
     pictures = sum(len(turn.images) for turn in turns)
