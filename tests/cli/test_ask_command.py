@@ -130,6 +130,17 @@ def test_ctrl_c_ends_the_writing_and_keeps_what_was_written(corpus, command, say
     assert writer.written < 400
 
 
+def test_a_page_of_it(corpus, command, say, tmp_path):
+    say("The red door is old [1].")
+    page = tmp_path / "answer.html"
+    code, _, err = command(
+        *("ask", "What red door is old?", "--generator", "told:it", "--no-caption", "--html", page, "--quiet")
+    )
+    assert code == 0
+    assert f"the answer → {page}" in err
+    assert "The red door is old" in page.read_text()
+
+
 def test_an_empty_question(corpus, command):
     code, out, err = command("ask", " ")
     assert (code, out) == (1, "")

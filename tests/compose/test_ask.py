@@ -16,6 +16,7 @@ from mmrag.errors import GenerationError, ModelError, QueryError
 from mmrag.roles import Sampling
 from mmrag.search.answering import AnswerOptions
 from mmrag.search.pipeline import Pipeline, load_pipeline
+from mmrag.stores.lock import write_lock
 from mmrag.types import Item
 from tests.toy import COLOURS, ToyTeller, ToyWriter
 
@@ -297,3 +298,13 @@ def test_it_is_searched_again_while_it_is_written(index):
     assert [source.number for source in answer.sources] == list(range(1, len(answer.sources) + 1))
     assert "green.note" in {source.item.uri for source in answer.sources}
     assert len({source.item.id for source in answer.sources}) == len(answer.sources)
+
+
+def test_where_words_cannot_be_indexed_vectors_alone_find(index, monkeypatch, caplog):
+    monkeypatch.setattr("mmrag.stores.serving._WAIT_SECONDS", 0.05)
+    with write_lock(index.folder):
+        hits = Retriever(index, recipe(k=2)).find("red")
+    assert [hit.item.uri for hit in hits] == ["red.note", "images/red.png"]
+    assert {hit.kind for hit in hits} == {"cosine"}
+    assert "the words of items are not looked at" in caplog.text
+    assert {hit.kind for hit in Retriever(index, recipe(k=2)).find("red")} == {"rrf"}
