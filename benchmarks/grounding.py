@@ -3,12 +3,12 @@
     python -m benchmarks.grounding          # measures on pictures that nothing was fitted on
     python -m benchmarks.grounding --fit    # and writes mmrag/compose/odds.toml
 
-Photographs of Flickr8k's validation part, which the built-in model has not seen: 400 to fit, 600 to measure. A source is
-a picture with one or three of its captions as words. Sentences for it: another caption of the same picture; and four
+Photographs of Flickr8k's validation part, which the built-in model has not seen: 400 to fit, 600 to measure. A source
+is a picture with one or three of its captions as words. Sentences for it: another caption of the same picture; and four
 kinds that it does not support, among them hard ones:
 
 - random: a caption of another picture
-- nearest: the caption of another picture that is nearest to the source's words, which quite often fits it as well
+- nearest: the caption of another picture that is nearest to the source's words, and quite often fits it as well
 - number, colour, noun: the other caption with one word changed; compared with the same captions unchanged
 
 AUROC is the share of pairs in which the supported sentence has the higher probability: by the words, by the matcher
@@ -44,6 +44,7 @@ from mmrag.types import Item
 
 FITTED = 400
 SOURCES = 5
+AGAINST = ("contradictions", "unsaid")
 CHANGED = ("number", "colour", "noun")
 _NUMBERS = "two three four five six"
 _COLOURS = "red yellow green blue pink brown black white orange purple"
@@ -60,10 +61,6 @@ class Sample:
     place: int
     sentence: str
     source: Source
-
-    @property
-    def supported(self) -> bool:
-        return self.kind == "supported"
 
 
 @dataclass(frozen=True)
@@ -134,19 +131,27 @@ def score(samples: Sequence[Sample], comparison: Comparison, features: Any, matc
 
 
 def fit(parts: Sequence[dict[str, float]], right: Sequence[bool], share: Sequence[float]) -> Odds:
-    """Fit a logistic regression by Newton's method, each sample weighing its share."""
+    """Fit a logistic regression, each sample weighing its share; scores that would count the wrong way are left out."""
     names = list(parts[0])
-    features = np.array([[1.0, *(one[name] for name in names)] for one in parts])
-    labels, shares = np.array(right, dtype=float), np.array(share) * len(parts) / sum(share)
+    while True:
+        weights = newton([[1.0, *(one[name] for name in names)] for one in parts], right, share)
+        wrong = [name for name, weight in zip(names, weights[1:], strict=True) if (weight > 0) == (name in AGAINST)]
+        if not wrong:
+            return Odds(float(weights[0]), **dict(zip(names, weights[1:].tolist(), strict=True)))
+        names = [name for name in names if name not in wrong]
+
+
+def newton(rows: Sequence[Sequence[float]], right: Sequence[bool], share: Sequence[float]) -> np.ndarray:
+    """Find the weights of a logistic regression, the bias first, rounded to three places."""
+    features = np.array(rows)
+    labels, shares = np.array(right, dtype=float), np.array(share) * len(rows) / sum(share)
     weights = np.zeros(features.shape[1])
     for _ in range(50):
         chance = 1 / (1 + np.exp(-features @ weights))
         slope = features.T @ (shares * (labels - chance)) - 1e-3 * weights
         curve = (features * (shares * chance * (1 - chance))[:, None]).T @ features + 1e-3 * np.eye(len(weights))
         weights += np.linalg.solve(curve, slope)
-    return Odds(
-        *[round(float(weights[0]), 3)], **{n: round(float(w), 3) for n, w in zip(names, weights[1:], strict=True)}
-    )
+    return np.round(weights, 3)
 
 
 def shares(kinds: Sequence[str]) -> list[float]:
@@ -272,7 +277,7 @@ def _toml(value: str | float) -> str:
 
 
 def prepare(pairs: Sequence[Pair], encoder: Any, matcher: Any) -> tuple[dict[str, Scored], Retrieved]:
-    """Score the samples of some pictures, with one and with three captions as words, and ask the questions about them."""
+    """Score the samples of some pictures, with one and with three captions as words, and ask about them."""
     vectors = encoder.encode_text([text for one in pairs for text in one.texts]).reshape(len(pairs), 5, -1)
     features = matcher.features([read_image(one.image, at_least=matcher.decode_at_least) for one in pairs])
     comparison = Comparison(encoder)

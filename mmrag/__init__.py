@@ -19,6 +19,7 @@ from mmrag.version import __version__
 if TYPE_CHECKING:
     from mmrag.compose.answer import Answer
     from mmrag.compose.ask import ask
+    from mmrag.compose.illustrate import illustrate
     from mmrag.evaluate import evaluate_captions, evaluate_pairs
     from mmrag.home import create
     from mmrag.home import open_index as open
@@ -57,6 +58,7 @@ __all__ = [
     "create",
     "evaluate_captions",
     "evaluate_pairs",
+    "illustrate",
     "load_encoder",
     "load_generator",
     "load_matcher",
@@ -80,6 +82,7 @@ _LAZY = {
     "create": "mmrag.home:create",
     "evaluate_captions": "mmrag.evaluate:evaluate_captions",
     "evaluate_pairs": "mmrag.evaluate:evaluate_pairs",
+    "illustrate": "mmrag.compose.illustrate:illustrate",
     "load_encoder": "mmrag.models.registry:load_encoder",
     "load_generator": "mmrag.models.registry:load_generator",
     "load_matcher": "mmrag.models.registry:load_matcher",

@@ -179,6 +179,7 @@ class ToyWriter(Generator):
         self.asked, self.written = [], 0
 
     def count_turns(self, turns):
+        check_turns(self, turns)
         return sum(len(_tokens(turn.text)) + 2 + self.image_tokens * len(turn.images) for turn in turns)
 
     def generate(self, turns, sampling=None, *, cancel=None):

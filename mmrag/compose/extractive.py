@@ -54,7 +54,7 @@ class ExtractiveWriter(Writer):
         self._comparison = Comparison(encoder)
 
     def fits(self, prompt: Prompt, sampling: Sampling) -> bool:  # noqa: ARG002
-        """It reads sources of any length."""
+        """Tell that it does: sources may be of any length."""
         return True
 
     def write(self, prompt: Prompt, sampling: Sampling, *, cancel: Event | None = None) -> Iterator[Piece]:
@@ -95,8 +95,7 @@ class ExtractiveWriter(Writer):
         while rest and len(chosen) < QUOTES:
             best = max(rest, key=lambda one: self._worth(one, chosen))
             chosen.append(best)
-            known = {_quotable(one.passage.text).lower() for one in chosen}
-            rest = [one for one in rest if _quotable(one.passage.text).lower() not in known]
+            rest = [one for one in rest if one.passage.wording != best.passage.wording]
         return chosen
 
     def _worth(self, one: Answering, chosen: Sequence[Answering]) -> float:
@@ -109,7 +108,7 @@ class ExtractiveWriter(Writer):
 
 
 def _quotable(text: str) -> str:
-    """Give the longest part of a passage that has no quotation marks, control characters or anything like a citation."""
+    """Give the longest part of a passage without quotation marks, control characters and what looks like a citation."""
     return max(_UNQUOTABLE.split(text), key=len).strip()
 
 

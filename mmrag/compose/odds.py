@@ -30,6 +30,8 @@ class Odds:
         Of the number of ways in which the other text says something else.
     unsaid : float
         Of the number of numbers that the other text does not have.
+    gives : float
+        Of 1 if the text has the number or colour that a question asks for, and -1 if it has none.
     log_odds : float
         Of ln p/(1 - p) of a matcher's probability.
     """
@@ -39,6 +41,7 @@ class Odds:
     cosine: float = 0.0
     contradictions: float = 0.0
     unsaid: float = 0.0
+    gives: float = 0.0
     log_odds: float = 0.0
 
     def probability(self, parts: Mapping[str, float]) -> float:

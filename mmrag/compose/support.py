@@ -11,14 +11,13 @@ from mmrag.compose.comparison import Comparison
 from mmrag.compose.odds import fitted_odds
 from mmrag.compose.wording import stem, wording
 from mmrag.roles import Matcher
-from mmrag.search.likelihood import PROBABILITY
 
 if TYPE_CHECKING:
     from mmrag.index import Index
 
 _ABOUT_ITSELF = frozenset(
     stem(word)
-    for word in (
+    for word in (  # noqa: SIM905
         "here following find found source sources answer question information context picture image photo corpus "
         "sorry sure yes know unable cannot based according provided given"
     ).split()
@@ -76,23 +75,19 @@ class Grounding:
         return supports[0] if supports and supports[0].probability >= fitted_odds().least_support else None
 
     def likely(self, question: str, sources: Sequence[Source]) -> tuple[Source, ...]:
-        """Leave out the sources that are not likely to answer a question.
+        """Leave out the sources whose words are not likely to answer a question.
 
-        A source is likely by its words, or as a picture that was found: by the matcher that has judged it from a
-        probability of .5 on, or by its cosine from the least probability of the encoder's card on.
+        Parameters
+        ----------
+        question : str
+            As the user asked it: "how many" and "what colour" say what an answer has.
+        sources : sequence of Source
+            What was found. A picture without words is never likely by them.
         """
         least = self._comparison.least_answer
         answering = self._comparison.answering(question, sources)
         numbers = {one.source.number for one in answering if one.probability >= least}
-        return tuple(source for source in sources if source.number in numbers or self._looks_likely(source))
-
-    def _looks_likely(self, source: Source) -> bool:
-        hit = source.hit
-        if source.text.strip() or hit is None or PROBABILITY not in hit.parts:
-            return False
-        calibration = self._index.encoder.card.calibration
-        least = calibration.least if hit.kind != "match" and calibration else fitted_odds().least_support
-        return hit.parts[PROBABILITY] >= least
+        return tuple(source for source in sources if source.number in numbers)
 
     def _supports(self, sentence: str, sources: Sequence[Source]) -> list[Support]:
         """Score a sentence against sources, the best first."""

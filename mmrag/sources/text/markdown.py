@@ -32,7 +32,7 @@ _QUOTED = re.compile(r"^(?:\s{0,3}>)+ ?")
 
 def read_markdown(text: str) -> Document:
     """Read CommonMark with tables, and what stands in front of it in YAML as facts."""
-    facts, first_line = _front_matter(text)
+    facts, first_line = front_matter(text)
     lines = text.split("\n")
     blocks = list(_blocks(lines, first_line))
     title = facts.pop("title", "")
@@ -41,7 +41,7 @@ def read_markdown(text: str) -> Document:
     return Document(blocks, title, facts)
 
 
-def _front_matter(text: str) -> tuple[dict[str, Any], int]:
+def front_matter(text: str) -> tuple[dict[str, Any], int]:
     """Give the facts, and the number of lines that they take; anything else in YAML is part of the text."""
     found = _FRONT_MATTER.match(text)
     if not found:
