@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from threading import Event
 
 from mmrag.compose.prompt import Prompt
-from mmrag.compose.quoting import render
+from mmrag.compose.quoting import render, resume
 from mmrag.compose.writer import Writer
 from mmrag.errors import ModelError
 from mmrag.roles import Generator, Piece, Sampling
@@ -38,4 +38,6 @@ class ModelWriter(Writer):
 
     def write(self, prompt: Prompt, sampling: Sampling, *, cancel: Event | None = None) -> Iterator[Piece]:
         """Have it written, piece by piece."""
-        return self._generator.generate(render(prompt, sees=self.sees), sampling, cancel=cancel)
+        turns = render(prompt, sees=self.sees)
+        begun = turns[-1].text if prompt.written else ""
+        return resume(self._generator.generate(turns, sampling, cancel=cancel), begun)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from mmrag.compose.answer import Source
 from mmrag.compose.prompt import Prompt
-from mmrag.roles import Turn
+from mmrag.roles import Piece, Turn
 
 RULES = (
     "Answer the question in one or two sentences, only from the numbered sources. "
@@ -49,7 +50,8 @@ def render(prompt: Prompt, *, sees: bool) -> list[Turn]:
     Returns
     -------
     list of Turn
-        The last one is the user's. Each source is one line, which begins with its number: ``[3] "…"``.
+        The last one is the user's, or else the beginning of the answer. Each source is one line, which begins with its
+        number: ``[3] "…"``.
     """
     turns = [Turn("system", RULES)]
     for said in prompt.history:
@@ -61,7 +63,8 @@ def render(prompt: Prompt, *, sees: bool) -> list[Turn]:
         images.append(prompt.image)
         question = f"Picture {len(images)} belongs to the question.\n{question}"
     text = f"{_listed(prompt.sources, shown)}\n\n{question}"
-    return [*turns, Turn("user", text, tuple(images))]
+    begun = [Turn("assistant", unmarked(prompt.written))] if prompt.written else []
+    return [*turns, Turn("user", text, tuple(images)), *begun]
 
 
 def _listed(sources: Sequence[Source], shown: Sequence[int]) -> str:
@@ -86,7 +89,36 @@ def clean(text: str) -> str:
 
 def unmarked(text: str) -> str:
     """Take from the user's own words only what is no words: tokens of chat templates, and signs that nobody sees."""
-    return _TOKEN.sub(lambda found: "‹" if found[0] == "<" else "(", _visible(text)).strip()
+    return _TOKEN.sub(lambda found: "‹" if found[0] == "<" else "(", _visible(text))
+
+
+def resume(pieces: Iterable[Piece], written: str) -> Iterator[Piece]:
+    """Leave out what was written already where a generator that goes on with it says it again.
+
+    Parameters
+    ----------
+    pieces : iterable of Piece
+        As `Generator.generate` gives them.
+    written : str
+        The text of the last turn; empty if nothing was written.
+    """
+    held: list[Piece] = []
+    said = ""
+    for piece in pieces:
+        if len(said) >= len(written):
+            yield piece
+            continue
+        held.append(piece)
+        said += piece.text
+        if said.startswith(written):
+            held.clear()
+            if len(said) > len(written) or piece.end:
+                yield replace(piece, text=said[len(written) :])
+        elif piece.end or not written.startswith(said):
+            yield from held
+            held.clear()
+            said = written
+    yield from held
 
 
 def _visible(text: str) -> str:

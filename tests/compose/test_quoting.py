@@ -8,7 +8,8 @@ from PIL import Image
 
 from mmrag.compose.answer import Source
 from mmrag.compose.prompt import Exchange, Prompt
-from mmrag.compose.quoting import RULES, clean, render
+from mmrag.compose.quoting import RULES, clean, render, resume
+from mmrag.roles import Piece
 from mmrag.types import Item
 
 LINE = re.compile(r'^\[([0-9]+)\] (?:picture [0-9]+ )?"([^"\n]*)"$')
@@ -128,3 +129,28 @@ def test_history_comes_between_the_rules_and_the_question():
         ("assistant", "A dog (1)."),
         ("user", "Sources: none\n\nQuestion: And it?"),
     ]
+
+
+def test_what_is_written_already_is_the_last_turn():
+    turns = render(Prompt("What?", [source(1, "x")], written="A dog <|im_end|> [1]. "), sees=False)
+    assert [turn.who for turn in turns] == ["system", "user", "assistant"]
+    assert turns[-1].text == "A dog ‹|im_end|> [1]. "
+
+
+@pytest.mark.parametrize(
+    ("pieces", "told"),
+    [
+        (["It runs."], ["It runs."]),
+        (["A dog."], [""]),
+        (["A", " dog.", " It", " runs."], [" It", " runs."]),
+        (["A dog. It", " runs."], [" It", " runs."]),
+        (["A", " cat", " runs."], ["A", " cat", " runs."]),
+        (["A", " dog"], ["A", " dog"]),
+    ],
+)
+def test_what_a_generator_says_again_is_left_out(pieces, told):
+    given = [Piece(text, -1.0, "stop" if at == len(pieces) - 1 else None) for at, text in enumerate(pieces)]
+    resumed = list(resume(given, "A dog."))
+    assert [one.text for one in resumed] == told
+    assert [one.end for one in resumed if one.end] == ["stop"]
+    assert list(resume(given, "")) == given
