@@ -37,7 +37,9 @@ from benchmarks.report import publish
 from mmrag.compose.answer import Source
 from mmrag.compose.comparison import Comparison
 from mmrag.compose.odds import ODDS_FILE, FittedOdds, Odds, fitted_odds
+from mmrag.compose.support import contradicted
 from mmrag.models.registry import load_encoder, load_matcher
+from mmrag.roles import Encoder, Matcher
 from mmrag.sources.image import read_image
 from mmrag.sources.pairs import Pair, read_pairs
 from mmrag.types import Item
@@ -112,22 +114,20 @@ def changed(caption: str, chance: random.Random) -> dict[str, str]:
     return made
 
 
-def score(samples: Sequence[Sample], comparison: Comparison, features: Any, matcher: Any) -> Scored:
-    """Compare all, by words with and without an encoder, and have the matcher look at the pictures."""
-    alone = Comparison(None)
+def look(samples: Sequence[Sample], features: Any, matcher: Matcher) -> list[dict[str, float]]:
+    """Have the matcher look at the picture of each sample."""
     wanted = np.zeros((len(samples), len(features)), dtype=bool)
     wanted[range(len(samples)), [one.place for one in samples]] = True
     judged = matcher.match([one.sentence for one in samples], features, wanted)
-    looked = [
-        {"log_odds": math.log(p / (1 - p)), "cosine": float(judged.cosines[n, one.place])}
-        for n, one in enumerate(samples)
-        for p in [float(np.clip(judged.probabilities[n, one.place], 1e-6, 1 - 1e-6))]
-    ]
+    each = range(len(samples)), [one.place for one in samples]
+    chances = np.clip(judged.probabilities[each], 1e-6, 1 - 1e-6).astype(float)
+    pairs = zip(chances.tolist(), judged.cosines[each].tolist(), strict=True)
+    return [{"log_odds": math.log(chance / (1 - chance)), "cosine": cosine} for chance, cosine in pairs]
 
-    def parts(comparison: Comparison) -> list[dict[str, float]]:
-        return [dict(comparison.supports(one.sentence, [one.source])[1].parts) for one in samples]
 
-    return Scored(samples, parts(comparison), parts(alone), looked)
+def compare(samples: Sequence[Sample], comparison: Comparison) -> list[dict[str, float]]:
+    """Compare each sample's sentence with its source's words."""
+    return [dict(comparison.supports(one.sentence, [one.source])[1].parts) for one in samples]
 
 
 def fit(parts: Sequence[dict[str, float]], right: Sequence[bool], share: Sequence[float]) -> Odds:
@@ -169,6 +169,9 @@ def measure_support(scored: Scored, odds: FittedOdds) -> dict[str, Any]:
         "words without an encoder": _probabilities(odds.supports_by_words, scored.supports_by_words),
         "matcher": look,
         "the better of words and matcher": np.maximum(words, look),
+        "the same, but words alone where they contradict, as evidence is made": np.where(
+            [contradicted(one) for one in scored.supports], words, np.maximum(words, look)
+        ),
     }
     return {name: _by_kind(scored.samples, found, odds.least_support) for name, found in by.items()}
 
@@ -201,7 +204,7 @@ class Retrieved:
     answers_by_words: list[list[dict[str, float]]]
 
 
-def retrieve(questions: QuestionSet, encoder: Any) -> Retrieved:
+def retrieve(questions: QuestionSet, encoder: Encoder) -> Retrieved:
     """Ask an index of the pictures and their words all questions, by words and vectors."""
     comparisons = {"answers": Comparison(encoder), "answers_by_words": Comparison(None)}
     found = Retrieved([one.answerable for one in questions.questions], [], [], [])
@@ -276,16 +279,17 @@ def _toml(value: str | float) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def prepare(pairs: Sequence[Pair], encoder: Any, matcher: Any) -> tuple[dict[str, Scored], Retrieved]:
+def prepare(pairs: Sequence[Pair], encoder: Encoder, matcher: Matcher) -> tuple[dict[str, Scored], Retrieved]:
     """Score the samples of some pictures, with one and with three captions as words, and ask about them."""
     vectors = encoder.encode_text([text for one in pairs for text in one.texts]).reshape(len(pairs), 5, -1)
     features = matcher.features([read_image(one.image, at_least=matcher.decode_at_least) for one in pairs])
-    comparison = Comparison(encoder)
+    by_count = {count: make_samples(pairs, vectors, count, random.Random(0)) for count in (1, 3)}
+    looked = look(by_count[1], features, matcher)  # the sentences are the same, whatever the words of the sources
     scored = {
-        f"{count} of its captions": score(
-            make_samples(pairs, vectors, count, random.Random(0)), comparison, features, matcher
+        f"{count} of its captions": Scored(
+            samples, compare(samples, Comparison(encoder)), compare(samples, Comparison(None)), looked
         )
-        for count in (1, 3)
+        for count, samples in by_count.items()
     }
     return scored, retrieve(make_questions(pairs, encoder), encoder)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mmrag.compose.answer import Evidence, Source, Span, Support
@@ -31,8 +31,9 @@ class Grounding:
 
     Text supports a sentence by its likest sentence: how many content words of the sentence it has, the cosine of both,
     whether numbers, colours and who it is agree, and whether one of them is negated. A picture supports it by its
-    words, if it has some, and as far as a matcher finds that it shows what the sentence says; the better counts.
-    Probabilities are those of `mmrag.compose.odds`, fitted on captions of photographs.
+    words, if it has some, and as far as a matcher finds that it shows what the sentence says. The better counts, but
+    where the words contradict they alone do: matchers hardly count, and confuse colours. Probabilities are those of
+    `mmrag.compose.odds`, fitted on captions of photographs; benchmarks/grounding.py says how far they can be trusted.
 
     Parameters
     ----------
@@ -133,5 +134,12 @@ def claims(sentence: str) -> bool:
     return not ending.endswith((":", "：", "?", "？")) and bool(wording(sentence).stems - _ABOUT_ITSELF)
 
 
-def _better(one: Support | None, other: Support | None) -> Support | None:
-    return max((it for it in (one, other) if it is not None), key=lambda it: it.probability, default=None)
+def contradicted(parts: Mapping[str, float]) -> bool:
+    """Tell by the scores of words whether they say something else, or nothing of a number: no look mends that."""
+    return parts["contradictions"] + parts["unsaid"] > 0
+
+
+def _better(words: Support | None, look: Support | None) -> Support | None:
+    if words is None or look is None or contradicted(dict(words.parts)):
+        return words or look
+    return max(words, look, key=lambda one: one.probability)

@@ -101,6 +101,14 @@ def test_a_matcher_looks_at_pictures_and_the_better_counts(index):
     assert told.kind == "words"
 
 
+def test_no_look_mends_what_the_words_contradict(index):
+    grounding = Grounding(index, load_matcher("judge:1"))
+    red = coloured(index, 1, "red", "two squares that are red")
+    sentences = {"three red squares": "words", "a thing in red": "match"}
+    for sentence, kind in sentences.items():
+        assert grounding.check(sentence, (0, len(sentence)), (1,), [red]).supports[0].kind == kind
+
+
 def test_a_picture_that_is_not_in_the_index_is_judged_by_its_words_alone(index):
     grounding = Grounding(index, load_matcher("judge:1"))
     assert [one.kind for one in grounding.check("Two dogs.", (0, 9), (1,), SOURCES).supports] == ["words"]
