@@ -19,6 +19,7 @@ from mmrag.version import __version__
 if TYPE_CHECKING:
     from mmrag.compose.answer import Answer
     from mmrag.compose.ask import ask
+    from mmrag.compose.chat import Chat
     from mmrag.compose.illustrate import illustrate
     from mmrag.evaluate import evaluate_captions, evaluate_pairs
     from mmrag.home import create
@@ -34,6 +35,7 @@ __all__ = [
     "Answer",
     "Card",
     "Changes",
+    "Chat",
     "Checkup",
     "Classification",
     "Compaction",
@@ -70,6 +72,7 @@ __all__ = [
 _LAZY = {
     "Answer": "mmrag.compose.answer:Answer",
     "Card": "mmrag.models.cards:Card",
+    "Chat": "mmrag.compose.chat:Chat",
     "Encoder": "mmrag.roles:Encoder",
     "Generator": "mmrag.roles:Generator",
     "Identity": "mmrag.roles:Identity",

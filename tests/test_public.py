@@ -9,8 +9,10 @@ import mmrag
 def test_the_public_names_are_exactly_these():
     assert mmrag.__all__ == [
         *(
+            "Answer",
             "Card",
             "Changes",
+            "Chat",
             "Checkup",
             "Classification",
             "Compaction",
@@ -22,7 +24,7 @@ def test_the_public_names_are_exactly_these():
         ),
         *("Identity", "Index", "Item", "Judgement", "Matcher", "MmragError", "Model", "Query", "Term", "Version"),
         *("__version__",),
-        *("classify", "create", "evaluate_captions", "evaluate_pairs", "illustrate"),
+        *("ask", "classify", "create", "evaluate_captions", "evaluate_pairs", "illustrate"),
         *("load_encoder", "load_generator", "load_matcher", "open", "parse_query", "register"),
     ]
     assert dir(mmrag) == mmrag.__all__

@@ -164,7 +164,11 @@ def ask(
         illustrate=options.illustrate or illustrate,
         active=options.active or active,
     )
-    judge = _choose_matcher(index, matcher)
+    illustrator = None
+    if options.illustrate:
+        from mmrag.compose.illustrate import Illustrator  # most answers do without
+
+        illustrator = Illustrator(index, chosen.illustrate, matcher, where=where)
     asking = _Asking(
         question=question,
         image=image,
@@ -174,8 +178,8 @@ def ask(
         cancel=cancel,
         retriever=Retriever(index, replace(chosen, answer=options), where),
         writer=choose_writer(index, options.generator if generator is None else generator),
-        grounding=Grounding(index, judge),
-        illustrator=_illustrator(index, judge) if options.illustrate else None,
+        grounding=Grounding(index, _choose_matcher(index, matcher)),
+        illustrator=illustrator,
     )
     events = _Run(asking).events()
     return events if stream else _whole(events)
@@ -202,12 +206,6 @@ def _choose_matcher(index: Index, matcher: str | Matcher | None) -> Matcher | No
     if matcher is not None:
         return index.matcher(matcher)
     return index.encoder if isinstance(index.encoder, Matcher) else None
-
-
-def _illustrator(index: Index, matcher: Matcher | None) -> Illustrator:
-    from mmrag.compose.illustrate import IllustrateOptions, Illustrator  # most answers do without
-
-    return Illustrator(index, IllustrateOptions(), matcher)
 
 
 def _whole(events: Iterator[Event]) -> Answer:

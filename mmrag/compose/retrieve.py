@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
+from mmrag.errors import Interrupted, StoreError
 from mmrag.search.condition import both
 from mmrag.search.likelihood import PROBABILITY
 from mmrag.search.recall import ranked
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from mmrag.models.cards import Calibration
     from mmrag.search.pipeline import Pipeline
     from mmrag.types import ImageInput
+
+_log = logging.getLogger(__name__)
 
 _ASKING = frozenset(
     "what which who whom whose where when why how many much is are was were am be been being do does did done can "  # noqa: SIM905
@@ -54,15 +59,24 @@ class Retriever:
     def find(self, question: str, *, image: ImageInput | None = None) -> list[Hit]:
         """Find hits for a question, and a picture that it is about; the best of either modality first."""
         words = asked_words(question) or (question if image is None else None)
-        options = self.pipeline.answer
-        pipeline = self.pipeline.changed(hybrid=options.hybrid and self._has_words())
         query = Query(text=words, image=image, where=self.where)
-        if pipeline.rerank:
-            return self.index.search(query, k=options.k, pipeline=pipeline)
-        each = [replace(query, where=both(self.where, only(kind))) for kind in ("text", "images")]
-        found = self.index.search(each, k=options.k, pipeline=pipeline)
+        if self.pipeline.rerank:
+            return self._search([query])[0]
+        found = self._search([replace(query, where=both(self.where, only(kind))) for kind in ("text", "images")])
         alternating = [hit for hit in chain.from_iterable(zip_longest(*found)) if hit is not None]
-        return ranked(alternating[: options.k])
+        return ranked(alternating[: self.pipeline.answer.k])
+
+    def _search(self, queries: Sequence[Query]) -> list[list[Hit]]:
+        """Search by words and vectors; by vectors alone where the full-text index is wanting and cannot be made now."""
+        options = self.pipeline.answer
+        hybrid = options.hybrid and self._has_words()
+        try:
+            return self.index.search(queries, k=options.k, pipeline=self.pipeline.changed(hybrid=hybrid))
+        except StoreError as error:
+            if not hybrid or isinstance(error, Interrupted):
+                raise
+            _log.warning("the words of items are not looked at: %s", error)
+            return self.index.search(queries, k=options.k, pipeline=self.pipeline)
 
     def _has_words(self) -> bool:
         return self.index.count(_HAS_WORDS) > 0

@@ -1,4 +1,4 @@
-"""An answer as a page: its text, what each sentence rests on, and its sources; and a text with pictures set into it."""
+"""An answer as a page: its text, with the pictures set into it, what each sentence rests on, and its sources."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mmrag.report.page import page, text, write_page
 from mmrag.report.parts import (
@@ -27,22 +27,9 @@ if TYPE_CHECKING:
 
 _CITATION = re.compile(r"\[(\d{1,4})\]", re.ASCII)
 _PARAGRAPH = re.compile(r"\S(?:.|\n(?![ \t]*(?:\n|$)))*")
-_HEADING = re.compile(r"#{1,6}[ \t]+")
 _LONGEST_TITLE = 100
 
 Small = Callable[[Item], Thumbnail]
-
-
-class Illustrated(Protocol):
-    """A text, and the pictures that were set into it."""
-
-    @property
-    def text(self) -> str:
-        """The text, with empty lines between its paragraphs."""
-
-    @property
-    def placements(self) -> tuple[Placement, ...]:
-        """The pictures, in order."""
 
 
 def write_answer_page(path: str | Path, answer: Answer, *, home: Path) -> int:
@@ -77,26 +64,10 @@ def write_answer_page(path: str | Path, answer: Answer, *, home: Path) -> int:
         f"<main>\n{_text(answer.text, figures, answer.evidence, {one.number for one in answer.sources})}\n"
         f"{_evidence(answer)}{_sources(answer, small, home)}{_steps(answer)}</main>"
     )
-    return _write(Path(path), answer.question, body)
-
-
-def write_illustrated_page(path: str | Path, illustrated: Illustrated, *, home: Path) -> int:
-    """Write a self-contained HTML page of a text with pictures; parameters and errors as of `write_answer_page`."""
-    small = _thumbnails([one.item for one in illustrated.placements], home)
-    figures = [(one.span[0], _figure(one, small, home)) for one in illustrated.placements]
-    title = next((line.strip() for line in illustrated.text.splitlines() if line.strip()), "")
-    told = f"{len(figures):,} {'picture' if len(figures) == 1 else 'pictures'}, of {text(str(home))}"
-    return _write(
-        Path(path),
-        _HEADING.sub("", title, count=1),
-        f"<main>\n{_text(illustrated.text, figures)}\n<p>{told}</p></main>",
-    )
-
-
-def _write(path: Path, title: str, body: str) -> int:
-    shown = title if len(title) <= _LONGEST_TITLE else f"{title[:_LONGEST_TITLE].rstrip()} …"
-    html = page(f"{shown} – mmrag", body)
-    write_page(path, html)
+    question = answer.question
+    title = question if len(question) <= _LONGEST_TITLE else f"{question[:_LONGEST_TITLE].rstrip()} …"
+    html = page(f"{title} – mmrag", body)
+    write_page(Path(path), html)
     return len(html.encode())
 
 
@@ -122,10 +93,7 @@ def _told(answer: Answer) -> str:
 
 
 def _text(
-    words: str,
-    figures: Sequence[tuple[int, str]],
-    evidence: Sequence[Evidence] = (),
-    numbers: Collection[int] = (),
+    words: str, figures: Sequence[tuple[int, str]], evidence: Sequence[Evidence], numbers: Collection[int]
 ) -> str:
     """Write a text by paragraphs, with each figure behind the paragraph in which its place is."""
     parts, left = [], sorted(figures)
@@ -138,9 +106,6 @@ def _text(
 
 def _paragraph(words: str, span: Span, evidence: Sequence[Evidence], numbers: Collection[int]) -> str:
     start, end = span
-    heading = _HEADING.match(words, start, end)
-    if heading and "\n" not in words[start:end]:
-        return f"<h2>{_linked(words[heading.end() : end], numbers)}</h2>"
     parts, at = [], start
     for one in evidence:
         first, last = max(one.span[0], at), min(one.span[1], end)

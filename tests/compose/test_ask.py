@@ -16,6 +16,7 @@ from mmrag.errors import GenerationError, ModelError, QueryError
 from mmrag.roles import Sampling
 from mmrag.search.answering import AnswerOptions
 from mmrag.search.pipeline import Pipeline, load_pipeline
+from mmrag.stores.lock import write_lock
 from mmrag.types import Item
 from tests.toy import COLOURS, ToyTeller, ToyWriter
 
@@ -279,3 +280,31 @@ def test_a_recipe_says_how_questions_are_answered(tmp_path):
     path.write_text("[answer]\nk = 0\n")
     with pytest.raises(QueryError.__mro__[1], match="k is a whole number of at least 1, not 0"):
         load_pipeline(str(path))
+
+
+def test_pictures_are_set_into_the_answer(colours):
+    index = mmrag.create(".", model="judge:1")
+    index.add("images")
+    answer, _ = ask(index, "What is red?", "Nobody knows why. A red wall.", illustrate=True, matcher="judge:1")
+    assert [(one.item.uri, one.sentence) for one in answer.placements] == [("images/red.png", 1)]
+    assert (answer.steps[-1].kind, answer.steps[-1].found) == ("illustrate", 1)
+    assert [one.uri for one in answer.images] == ["images/red.png"]
+
+
+def test_it_is_searched_again_while_it_is_written(index):
+    writer = ToyWriter(["The green wall.", "The green door is old."], unsure={" green"})
+    answer, _ = ask(index, "What is red?", writer, k=1, active=True)
+    assert "retrieve" in {step.kind for step in answer.steps}
+    assert [source.number for source in answer.sources] == list(range(1, len(answer.sources) + 1))
+    assert "green.note" in {source.item.uri for source in answer.sources}
+    assert len({source.item.id for source in answer.sources}) == len(answer.sources)
+
+
+def test_where_words_cannot_be_indexed_vectors_alone_find(index, monkeypatch, caplog):
+    monkeypatch.setattr("mmrag.stores.serving._WAIT_SECONDS", 0.05)
+    with write_lock(index.folder):
+        hits = Retriever(index, recipe(k=2)).find("red")
+    assert [hit.item.uri for hit in hits] == ["red.note", "images/red.png"]
+    assert {hit.kind for hit in hits} == {"cosine"}
+    assert "the words of items are not looked at" in caplog.text
+    assert {hit.kind for hit in Retriever(index, recipe(k=2)).find("red")} == {"rrf"}

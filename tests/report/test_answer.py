@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
 from urllib.parse import unquote
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 
 from mmrag.compose.answer import Answer, Evidence, Placement, Source, Step, Support
 from mmrag.errors import InputError
-from mmrag.report import write_answer_page, write_illustrated_page
+from mmrag.report import write_answer_page
 from mmrag.report.parts import marked
 from mmrag.types import Hit, Item
 from tests.report.test_search import BROWSER, NASTY, Page
@@ -19,12 +18,6 @@ from tests.report.test_search import BROWSER, NASTY, Page
 FIRST, SECOND, THIRD = "A red thing lies on the beach [1][2].", "It flies.", "So it was [7]."
 TEXT = f"{FIRST} {SECOND}\n\n{THIRD}"
 NOTE = "We went to the sea. A red thing lay on the beach. It rained."
-
-
-@dataclass
-class Set:
-    text: str
-    placements: tuple[Placement, ...]
 
 
 @pytest.fixture
@@ -131,8 +124,6 @@ def test_nothing_foreign_runs_or_is_loaded_or_becomes_a_link(tmp_path):
     assert not [name for name in names if name.startswith("on") or name in ("style", "src", "srcset", "background")]
     shown = said.replace("\x1b", r"\x1b").replace("\u202e", r"\u202e")
     assert shown in page.words["section"]
-    write_illustrated_page(tmp_path / "set.html", Set(said, answer.placements), home=tmp_path)
-    assert not Page((tmp_path / "set.html").read_text()).all("a")
 
 
 def test_a_refusal(tmp_path):
@@ -153,24 +144,13 @@ def test_spans_that_cross_overlap_and_repeat_lose_no_word(answer, tmp_path):
     assert "".join(said.split()) == "".join(TEXT.split())
 
 
-def test_an_illustrated_text(answer, tmp_path):
-    article = "# The sea\n\nA line\nand another.\n\n* a list\n\n## Last"
-    placed = (
-        Placement(Item("blue.png"), 1, (article.index("and"), article.index("and") + 3), 1.0, 0.9, "blue"),
-        Placement(Item("red.png"), 9, (999, 1005), 1.0, 0.9, "red"),
-    )
-    size = write_illustrated_page(tmp_path / "set.html", Set(article, placed), home=tmp_path)
-    html = (tmp_path / "set.html").read_text()
-    assert size == len(html.encode())
-    page = Page(html)
-    assert page.words["title"] == "The sea – mmrag"
-    assert page.words["h2"] == "The seaLast"
-    shown = [tag for tag, _ in page.tags if tag in ("h2", "p", "figure")]
-    assert [tag for tag in shown if tag != "p"] == ["h2", "figure", "h2", "figure"]
-    assert html.index("and another.") < html.index("blue.png") < html.index("* a list") < html.index("red.png")
-    assert "2 pictures, of" in html
+def test_a_picture_whose_place_is_nowhere_comes_last_and_a_long_question_is_cut_in_the_title(answer, tmp_path):
+    placed = (Placement(Item("red.png"), 9, (999, 1005), 1.0, 0.9, "red"),)
+    _, page = written(Answer("what " * 99, "A line\nand another.\n\n* a list", placements=placed), tmp_path)
+    assert [tag for tag, _ in page.tags if tag in ("p", "figure")][1:4] == ["p", "p", "figure"]
+    assert len(page.words["title"]) < 120
     with pytest.raises(InputError, match="cannot write"):
-        write_illustrated_page(tmp_path / "none" / "set.html", Set(article, ()), home=tmp_path)
+        write_answer_page(tmp_path / "none" / "out.html", answer, home=tmp_path)
 
 
 def test_marks_are_cut_behind_the_last_of_them():
