@@ -2,7 +2,8 @@
 
 Two ways: by rules, which add the words that a follow-up leaves out, and by a language model, which puts it anew. What
 the model says is taken only if it loses nothing that was asked and says nothing that nobody has said; the rules else.
-Rules know English; of a follow-up in Chinese, they add the question before it.
+Rules know English; of a follow-up in Chinese, they add the question before it. What they take from answers and sources
+is single words without any mark, so that nothing a stranger wrote gets into a question as a sentence.
 """
 
 from __future__ import annotations
