@@ -5,14 +5,15 @@
 
 Articles are put together of
 
-- captions of pictures that are in an index, one of each, and of as many pictures that are not;
+- captions of pictures that are in an index, one of each, and of as many that are not;
 - short sentences of a story ("We saw a dog."), of names in names.txt;
-- sentences from outside the domain: what no photograph of it shows (outside.txt), and what nothing shows (prose.txt).
+- sentences from outside the domain: what no photograph of it shows (outside.txt), and what nothing shows
+  (prose.txt).
 
 Half of the pictures and sentences fit the decision, and the other half measure it. A picture belongs to a caption if it
 is its own, or one of its captions has nearly the same words (a cosine of text to text of at least .7); to a short
-sentence if a caption has the name; to the rest never. Many pictures that belong do not by this measure: 100 disputed ones are
-drawn onto sheets, in .bench/illustrate, to be looked at.
+sentence if a caption has the name; to the rest never. Many pictures that belong do not by this measure: 100 disputed
+ones are drawn onto sheets, in .bench/illustrate, to be looked at.
 """
 
 from __future__ import annotations
