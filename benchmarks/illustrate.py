@@ -33,7 +33,8 @@ from PIL import Image, ImageDraw, ImageFont
 import mmrag
 from benchmarks.report import publish
 from mmrag.compose import belonging
-from mmrag.compose.illustrate import Candidate, IllustrateOptions, Illustrator, illustrate
+from mmrag.compose.illustrate import Candidate, IllustrateOptions, Illustrator, choose
+from mmrag.compose.prose import Sentence
 from mmrag.sources.pairs import Pair, read_pairs
 
 SAME_WORDS = 0.7
@@ -201,7 +202,7 @@ def measure(half: Half) -> dict[str, Any]:
 
 
 def measure_articles(half: Half) -> dict[str, Any]:
-    """Whole articles of shuffled sentences, as `mmrag illustrate` sets pictures into them."""
+    """Articles of shuffled sentences, each as a whole, as `mmrag illustrate` sets pictures into them."""
     order = np.random.default_rng(0).permutation(len(half.asked)).tolist()
     report = {}
     for name, options in (
@@ -211,8 +212,8 @@ def measure_articles(half: Half) -> dict[str, Any]:
         placed, right = (np.zeros(len(order), bool) for _ in range(2))
         for start in range(0, len(order), SENTENCES_OF_AN_ARTICLE):
             some = order[start : start + SENTENCES_OF_AN_ARTICLE]
-            text = "\n\n".join(half.asked[n].words for n in some)
-            for one in illustrate(half.index, text, options=options).placements:
+            sentences = [Sentence(half.asked[n].words, (0, 0)) for n in some]
+            for one in choose(sentences, [half.candidates[n] for n in some], options):
                 n = some[one.sentence]
                 placed[n], right[n] = True, one.item.uri in half.asked[n].belonging
         report[name] = told(placed, right, half)
@@ -258,6 +259,23 @@ def write(fitted: belonging.Belonging) -> None:
     Path(belonging.__file__).with_suffix(".toml").write_text("\n".join(lines) + "\n", "utf-8")
 
 
+def measured_on_the_other(halves: list[Half], options: argparse.Namespace) -> dict[str, Any]:
+    """Fit on the one half, and measure on the other."""
+    data = f"half of {', '.join(path.stem for path in options.pairs)}, stories, other domains, prose"
+    fitted = fit(halves[0], halves[0].index.encoder.card.revision, f"{data}: benchmarks/illustrate.py")
+    if options.fit:
+        write(fitted)
+    measured = judged_again(halves[1], fitted)
+    cases = disputed(measured)
+    draw(cases, measured.index.home)
+    return {
+        "fit": dataclasses.asdict(fitted),
+        "sentences by themselves": measure(measured),
+        "articles": measure_articles(measured),
+        "disputed": [{"kind": a.kind, "sentence": a.words, "probability": round(c.probability, 3)} for a, c in cases],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path, nargs="+", help="pictures that the model was not trained on")
@@ -265,24 +283,8 @@ def main() -> None:
     options = parser.parse_args()
     pairs = list(read_pairs(options.pairs))
     with TemporaryDirectory() as folder:
-        fitting, measured = (make_half(pairs[n::2], n, Path(folder) / str(n)) for n in (0, 1))
-        card = fitting.index.encoder.card
-        data = f"half of {', '.join(path.stem for path in options.pairs)}, stories, other domains, prose"
-        fitted = fit(fitting, card.revision, f"{data}: benchmarks/illustrate.py")
-        if options.fit:
-            write(fitted)
-            belonging._fitted.cache_clear()
-        measured = judged_again(measured, fitted)
-        cases = disputed(measured)
-        draw(cases, measured.index.home)
-        report = {
-            "fit": dataclasses.asdict(fitted),
-            "sentences by themselves": measure(measured),
-            "articles": measure_articles(measured),
-            "disputed": [
-                {"kind": a.kind, "sentence": a.words, "probability": round(c.probability, 3)} for a, c in cases
-            ],
-        }
+        halves = [make_half(pairs[n::2], n, Path(folder) / str(n)) for n in (0, 1)]
+        report = measured_on_the_other(halves, options)
     publish("illustrate", report)
     for name in (
         "the nearest picture, always",
@@ -292,7 +294,7 @@ def main() -> None:
         print(name, report["sentences by themselves"][name])
     for least, said in report["sentences by themselves"]["by the probability, above"].items():
         print(least, said)
-    print(fitted, *report["articles"].items(), sep="\n")
+    print(report["fit"], *report["articles"].items(), sep="\n")
 
 
 if __name__ == "__main__":
