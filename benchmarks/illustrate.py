@@ -14,6 +14,10 @@ Half of the pictures and sentences fit the decision, and the other half measure 
 is its own, or one of its captions has nearly the same words (a cosine of text to text of at least .7); to a short
 sentence if a caption has the name; to the rest never. Many pictures that belong do not by this measure: 100 disputed
 ones are drawn onto sheets, in .bench/illustrate, to be looked at.
+
+Looked at in November 2026 by one reader: of the 100 likeliest, 24 show all that the sentence says, 47 show its subject
+and not some detail (a number, a colour, who is a child, what is being done), and 29 something else. Of the 47 that are
+above the default of .5, those are 12, 22 and 13.
 """
 
 from __future__ import annotations
