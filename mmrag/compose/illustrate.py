@@ -137,7 +137,7 @@ class Illustrator:
             If the index's model reads no words, or the matcher cannot judge.
         """
         self._wait()
-        return _placed(self._fed, self._found, self._options)
+        return choose(self._fed, self._found, self._options)
 
     def candidates(self, sentences: Sequence[str], progress: Progress | None = None) -> list[list[Candidate]]:
         """Judge the most similar pictures of each sentence, whether they belong or not; nothing is fed."""
@@ -218,9 +218,20 @@ def _judged(hits: Sequence[Hit], matcher: Matcher) -> list[Candidate]:
     return candidates
 
 
-def _placed(
+def choose(
     sentences: Sequence[Sentence], found: Sequence[Sequence[Candidate]], options: IllustrateOptions
 ) -> tuple[Placement, ...]:
+    """Give the best assignment of candidates to sentences.
+
+    Parameters
+    ----------
+    sentences : sequence of Sentence
+        Of a text, in order.
+    found : sequence of sequences of Candidate
+        For each sentence, as `Illustrator.candidates` gives them.
+    options : IllustrateOptions
+        Which of them belong, and how many.
+    """
     likely = [
         (number, one)
         for number, some in enumerate(found)

@@ -101,11 +101,11 @@ def test_what_cannot_be_done(article, command, arguments, message):
 def test_a_cold_run_with_the_built_in_model_imports_no_torch(tmp_path, photographs, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mmrag.create(".").add(photographs)
-    (tmp_path / "a.md").write_text("We had a cat. It slept all day.\n\nThen a rocket was launched.\n")
+    (tmp_path / "a.md").write_text("The motorcycle stood in the garage. He was born in 1960.\n")
     code = (
-        "import sys; from mmrag.cli.main import app; app(['illustrate', 'a.md', '--min-probability', '0.01', "
+        "import sys; from mmrag.cli.main import app; app(['illustrate', 'a.md', '--min-probability', '0.1', "
         "'--out', 'b.md'], standalone_mode=False); print(sorted({'torch', 'lancedb'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout == "[]\n"
-    assert "chelsea.png" in (tmp_path / "b.md").read_text()
+    assert "motorcycle_left.png" in (tmp_path / "b.md").read_text()
