@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmrag.errors import Interrupted, StoreError
 from mmrag.search.condition import both
-from mmrag.search.likelihood import PROBABILITY
+from mmrag.search.likelihood import PROBABILITY, with_probabilities
 from mmrag.search.recall import ranked
 from mmrag.search.shorthand import only
 from mmrag.types import Hit, Query
@@ -30,7 +30,7 @@ _ASKING = frozenset(
     "find picture pictures photo photos image images see seen kind sort other others another same similar like".split()
 )
 _HAS_WORDS = " or ".join(f"{kind} is not null" for kind in ("text", "tags", "generated", "ocr"))
-_MATCHED = 0.5
+_EVEN = 0.5
 _EDGES = "\"'“”‘’«».,;:!?…()[]"
 
 
@@ -64,7 +64,8 @@ class Retriever:
             return self._search([query])[0]
         found = self._search([replace(query, where=both(self.where, only(kind))) for kind in ("text", "images")])
         alternating = [hit for hit in chain.from_iterable(zip_longest(*found)) if hit is not None]
-        return ranked(alternating[: self.pipeline.answer.k])
+        calibration = self.index.encoder.card.calibration
+        return with_probabilities(query, ranked(alternating[: self.pipeline.answer.k]), calibration, matched=True)
 
     def _search(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """Search by words and vectors; by vectors alone where the full-text index is wanting and cannot be made now."""
@@ -99,12 +100,13 @@ def asked_words(question: str) -> str:
 def seen_likely(hit: Hit, calibration: Calibration | None) -> bool | None:
     """Tell whether a picture is likely to show what was asked; None where nothing tells.
 
-    What a matcher has judged is likely from a probability of .5 on, what words have found by cosine from the least
-    probability of the encoder's card on.
+    What a matcher has judged is likely from a probability of .5 on, and so is what words have found by cosine where
+    people have said something else of it. What nobody has said anything of is likely from the least probability of the
+    encoder's card on.
     """
     probability = hit.parts.get(PROBABILITY)
     if hit.item.modality != "image" or probability is None:
         return None
-    if hit.kind == "match":
-        return probability >= _MATCHED
+    if hit.kind == "match" or hit.item.text:
+        return probability >= _EVEN
     return None if calibration is None else probability >= calibration.least
