@@ -55,8 +55,8 @@ class Comparison:
     def is_likely(self, one: Answering) -> bool:
         """Tell whether a passage is likely to answer.
 
-        It is where it is probable enough, and where it has all that the question names and the number or colour that it
-        asks for: short questions have low cosines with long sentences, and their probabilities were fitted on long ones.
+        It is where it is probable enough, and where it has all that the question names, and the number or colour that
+        it asks for: short questions have low cosines with long sentences, and were not among those fitted on.
         """
         odds, parts = fitted_odds(), dict(one.parts)
         least = odds.least_answer_by_words if self._encoder is None else odds.least_answer

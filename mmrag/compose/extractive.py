@@ -40,8 +40,9 @@ class ExtractiveWriter(Writer):
     """Quotes the sentences and captions that are likeliest to answer a question, each with its source.
 
     It says nothing of its own: quotes are what stands in `Source.text`, letter by letter, and the one fixed phrase,
-    "The picture itself [2].", points to a picture of which nobody has said anything: what a model says of it is quoted
-    only where it answers, for it may be wrong. A quote that says what one before it says is passed over (maximal marginal relevance: Carbonell and Goldstein 1998). The same prompt gives
+    "The picture itself [2].", points to a picture that nobody has said anything of. What a model says of a picture is
+    quoted only where it answers, for it may be wrong. A quote that says what one before it says is passed over
+    (maximal marginal relevance: Carbonell and Goldstein 1998). The same prompt gives
     the same answer; temperature, nucleus and seed do nothing. A token is a word here.
 
     Parameters
@@ -96,7 +97,7 @@ class ExtractiveWriter(Writer):
         return [one for one in quotes if str(one) not in prompt.written]
 
     def _quotable(self, one: Answering) -> bool:
-        """Tell whether a passage says something by itself; a model's caption, which may be wrong, only if it answers."""
+        """Tell whether a passage says something; a model's caption, which may be wrong, only if it answers."""
         if one.passage.kind == "heading" or not _unmarked(one.passage.text):
             return False
         return one.passage.kind == "said" or self._comparison.is_likely(one)
@@ -130,7 +131,7 @@ def _of_picture(source: Source, answering: Sequence[Answering]) -> _Quote:
 
 
 def _nearly_as_likely(pictures: Sequence[Source], likeliest: float) -> list[Source]:
-    """Leave out pictures that are far less likely to show what is asked than the best of them, or a quote, answers."""
+    """Leave out pictures that are far less likely to show what is asked than the best of them, or a quote."""
     chances = [1.0 if one.hit is None else one.hit.parts.get(PROBABILITY, 1.0) for one in pictures]
     least = _NEAR_BEST * max(likeliest, *chances, 0.0)
     return [one for one, chance in zip(pictures, chances, strict=True) if chance >= least]
