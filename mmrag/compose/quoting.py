@@ -62,6 +62,8 @@ def render(prompt: Prompt, *, sees: bool) -> list[Turn]:
     if sees and prompt.image is not None:
         images.append(prompt.image)
         question = f"Picture {len(images)} belongs to the question.\n{question}"
+    elif prompt.caption:
+        question = f'A picture belongs to the question; a model says of it: "{clean(prompt.caption)}"\n{question}'
     text = f"{_listed(prompt.sources, shown)}\n\n{question}"
     begun = [Turn("assistant", unmarked(prompt.written))] if prompt.written else []
     return [*turns, Turn("user", text, tuple(images)), *begun]

@@ -26,9 +26,7 @@ class AnswerOptions:
     caption : str
         The generator that describes pictures without words; "" leaves them without.
     attribute : bool
-        Whether a sentence that cites nothing gets the source that supports it best.
-    min_support : float
-        Least probability, from 0 to 1, that this source says so.
+        Whether a sentence that cites nothing gets the source that supports it best, if one does.
     illustrate : bool
         Whether pictures are set into the answer.
     active : bool
@@ -42,7 +40,6 @@ class AnswerOptions:
     temperature: float = 0.0
     caption: str = "builtin"
     attribute: bool = True
-    min_support: float = 0.5
     illustrate: bool = False
     active: bool = False
 
@@ -53,5 +50,3 @@ class AnswerOptions:
                 raise RecipeError(f"{name} is a whole number of at least 1, not {getattr(self, name)!r}")
         if not self.temperature >= 0:
             raise RecipeError(f"temperature is at least 0, not {self.temperature!r}")
-        if not 0 <= self.min_support <= 1:
-            raise RecipeError(f"min_support is from 0 to 1, not {self.min_support!r}")
