@@ -18,7 +18,7 @@ import numpy as np
 from mmrag.errors import InputError, ModelError
 from mmrag.models.blip2_network import Blip2Network
 from mmrag.models.blip_words import check_questions, seeded, writing
-from mmrag.models.conversation import check_turns
+from mmrag.models.chatting import check_turns
 from mmrag.models.network import as_array, import_torch, import_transformers
 from mmrag.models.pretrained import HERE
 from mmrag.models.token_stream import Reading, TokenGenerator

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import GenerationError, ModelError
 from mmrag.models.cards import Card, revision_of
+from mmrag.models.chatting import check_turns
 from mmrag.models.checkpoint import Checkpoint
-from mmrag.models.conversation import check_turns
 from mmrag.models.network import import_transformers
 from mmrag.models.pretrained import HERE, load_pretrained, longest_text, read_config
 from mmrag.models.token_stream import Reading, TokenGenerator
