@@ -216,12 +216,14 @@ def check_turns(generator: Generator, turns: Sequence[Turn]) -> None:
     Raises
     ------
     InputError
-        If there are no turns, the last is the system's, one after the first is the system's, or pictures are given
-        to what does not see.
+        If there are no turns, the last is the system's, none is the user's, one after the first is the system's, or
+        pictures are given to what does not see.
     """
     if not turns or turns[-1].who == "system":
         last = f"the last of {len(turns)} turns is the {turns[-1].who}'s" if turns else "there are no turns"
         raise InputError(f"{last}; a conversation ends with a turn of the user, or with what the assistant has begun")
+    if all(turn.who != "user" for turn in turns):
+        raise InputError("nobody has asked anything; what the assistant has begun stands behind a turn of the user")
     if any(turn.who == "system" for turn in turns[1:]):
         raise InputError("a system turn stands behind others; it comes first, or there is none")
     pictures = sum(len(turn.images) for turn in turns)

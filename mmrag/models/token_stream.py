@@ -119,17 +119,19 @@ class Characters:
     ----------
     decode : callable
         Tokens → text, without special tokens.
+    begun : sequence of int
+        Tokens of a text that they go on with; without one, white space that they begin with is left out.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], begun: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._ids: list[int] = []
+        self._ids = list(begun)
         self._before = 0  # from here on tokens are decoded: a token may read otherwise behind another
-        self._told = 0  # up to here their text is given
-        self._begun = False
+        self._told = len(begun)  # up to here their text is given
+        self._begun = bool(begun)
 
     def add(self, token: int) -> str:
-        """Give the text that a token completes, if any; white space that the whole begins with is left out."""
+        """Give the text that a token completes, if any."""
         self._ids.append(token)
         text = self._rest()
         if not text or text.endswith(_BROKEN):
@@ -154,7 +156,7 @@ class Characters:
 class TokenGenerator(TorchModel, ChattingGenerator):
     """A generator that writes with a network of transformers', in a thread of its own.
 
-    A family implements `count_turns`, `prepare` and `decode`. No other thread uses the network in the meantime; the
+    A family implements `count_turns`, `prepare` and `tokenizer`. No other thread uses the network in the meantime; the
     time that it takes to load does not count.
     """
 
@@ -172,9 +174,19 @@ class TokenGenerator(TorchModel, ChattingGenerator):
             To be called between long steps: it leaves at once where nobody wants more.
         """
 
+    @property
     @abstractmethod
+    def tokenizer(self) -> Any:
+        """The tokenizer of what it writes, of transformers'."""
+
+    def encode(self, text: str) -> list[int]:
+        """Turn a text into tokens, without those that begin or end one."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Turn tokens into text, without special tokens."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _write(self, turns: Sequence[Turn], sampling: Sampling, cancel: threading.Event | None) -> Generator[Piece]:
         if "network" not in vars(self):
@@ -185,7 +197,12 @@ class TokenGenerator(TorchModel, ChattingGenerator):
             _Pen(sampling, listener).run(self, turns)
 
         with contextlib.closing(self._relayed(write, sampling, cancel)) as told:
-            yield from _pieces(told, Characters(self.decode))
+            yield from _pieces(told, Characters(self.decode, self.encode(begun_text(turns))))
+
+
+def begun_text(turns: Sequence[Turn]) -> str:
+    """Give the beginning of what is to be written: the last turn, if it is the assistant's."""
+    return turns[-1].text.strip() if turns[-1].who == "assistant" else ""
 
 
 def _pieces(told: Iterable[_Told], characters: Characters) -> Generator[Piece]:
