@@ -523,3 +523,13 @@ def test_without_the_openai_client_the_install_line_is_printed(monkeypatch):
         with pytest.raises(MissingExtraError, match=r"pip install 'mmrag\[llm\]'"):
             list(generator_of(server).generate(ASKED))
         assert not server.asked
+
+
+def test_nobody_claims_that_a_server_is_here(capsys):
+    from mmrag.cli.models import show
+
+    show("openai:qwen@http://127.0.0.1:9/v1", as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["name"], told["here"]) == ("qwen", None)
+    show("openai:qwen@http://127.0.0.1:9/v1")
+    assert "here" not in capsys.readouterr().out.replace("sent there", "")
