@@ -573,7 +573,8 @@ class Generator(Model):
         Raises
         ------
         InputError
-            If there are no turns, the last is the system's, or pictures are given to what does not see.
+            If there are no turns, the last is the system's, none is the user's, or pictures are given to what does not
+            see.
         GenerationError
             If the conversation is longer than `context_tokens`, the writing takes too long, or a server is gone.
         ModelError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -37,7 +36,7 @@ class Connection:
         self.server = server
         self._left_out: frozenset[str] = frozenset()
 
-    async def receive(self, request: dict[str, Any], key: str, seconds: float, give: Callable[[Any], None]) -> None:
+    async def receive(self, request: dict[str, Any], key: str, give: Callable[[Any], None]) -> None:
         """Ask, and give each event as it comes.
 
         Parameters
@@ -46,25 +45,18 @@ class Connection:
             Of the API's chat completions: https://platform.openai.com/docs/api-reference/chat.
         key : str
             For the server; empty for none.
-        seconds : float
-            How long it may take in all.
         give : callable
             Told each event, as JSON data.
 
         Raises
         ------
         GenerationError
-            If the server cannot be reached, refuses, breaks off, or takes longer.
+            If the server cannot be reached, refuses, or breaks off.
         """
         openai = _import_openai()
         try:
-            async with asyncio.timeout(seconds), self._client(openai, key) as client:
+            async with self._client(openai, key) as client:
                 await self._ask(openai, client, request, give)
-        except TimeoutError:
-            raise GenerationError(
-                f"{self.server.host} has not finished within {seconds:g} s; allow more (Sampling.seconds), or fewer "
-                "words (max_tokens), or take a smaller model"
-            ) from None
         except openai.APIStatusError as error:  # not chained, as the key may stand in what the server says
             raise self._refusal(error, key) from None
         except MmragError:

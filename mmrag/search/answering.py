@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmrag.errors import RecipeError
+from mmrag.models.registry import check_recipe_name
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class AnswerOptions:
     hybrid : bool
         Whether sources are found by the words of items, too, where items have any.
     generator : str or None
-        Who writes; by default a language model that is here, and else sentences of the sources are quoted.
+        Who writes, on no server; by default a language model that is here, and else sentences of the sources are
+        quoted.
     max_tokens : int
         How many tokens are written at most.
     temperature : float
@@ -44,7 +46,9 @@ class AnswerOptions:
     active: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what can answer nothing."""
+        """Refuse what can answer nothing, and what sends to a server."""
+        check_recipe_name(self.generator, "--generator")
+        check_recipe_name(self.caption, "mmrag index --caption")
         for name in ("k", "max_tokens"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise RecipeError(f"{name} is a whole number of at least 1, not {getattr(self, name)!r}")
