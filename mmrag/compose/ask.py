@@ -228,6 +228,11 @@ class _Asking:
     grounding: Grounding
     illustrator: Illustrator | None
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for more."""
+        return self.cancel is not None and self.cancel.is_set()
+
     def find(self, words: str, *, image: ImageInput | None = None) -> list[Hit]:
         """Find what is likely to answer.
 
@@ -249,7 +254,7 @@ class _Asking:
 
     def described(self, hits: Sequence[Hit]) -> list[Hit]:
         """Give those that are pictures without words a caption."""
-        if not self.options.caption:
+        if not self.options.caption or self.is_cancelled:
             return list(hits)
         items = self.retriever.index.describe([hit.item for hit in hits], generator=self.options.caption)
         return [hit if item is hit.item else replace(hit, item=item) for hit, item in zip(hits, items, strict=True)]
@@ -322,9 +327,9 @@ class _Run:
                 yield self._keep(one) if isinstance(one, Found) else one
         yield from self._read(self._reader.close())
         if asking.illustrator is not None:
-            self._placements = asking.illustrator.placements()
-            yield Step("illustrate", "pictures were looked for, sentence by sentence", len(self._placements))
-            yield Placed(self._placements)
+            placements = asking.illustrator.placements(cancel=asking.cancel)
+            yield Step("illustrate", "pictures were looked for, sentence by sentence", len(placements))
+            yield from self._place(placements)
 
     def _read(self, parts: Iterator[str | Sentence]) -> Iterator[Event]:
         for part in parts:
@@ -345,7 +350,14 @@ class _Run:
         self._evidence.append(evidence)
         yield Checked(evidence)
         if asking.illustrator is not None:
+            yield from self._place(asking.illustrator.so_far())
             asking.illustrator.feed(sentence.text, sentence.span)
+
+    def _place(self, placements: tuple[Placement, ...]) -> Iterator[Event]:
+        """Tell how the pictures stand, where that is news."""
+        if placements != self._placements:
+            self._placements = placements
+            yield Placed(placements)
 
     def _more(self, words: str) -> list[Source]:
         """Find sources that were not there before, with the numbers that follow."""

@@ -129,6 +129,28 @@ def test_feeding_does_not_wait(index, judge):
     assert len(illustrator.placements()) == 2
 
 
+def test_who_cancels_does_not_wait_and_has_what_was_found(index, judge):
+    go = threading.Event()
+
+    class Stuck(ToyJudge):
+        def match(self, texts, *args, **kwargs):
+            assert texts == [TEXT[:19]] or go.wait(20)
+            return super().match(texts, *args, **kwargs)
+
+    cancel = threading.Event()
+    illustrator = Illustrator(index, EACH, Stuck())
+    first, *others = read_prose(TEXT).sentences
+    illustrator.feed(first.text, first.span)
+    assert [one.sentence for one in illustrator.placements(cancel=cancel)] == [0]
+    for one in others:
+        illustrator.feed(one.text, one.span)
+    assert [one.sentence for one in illustrator.so_far()] == [0]
+    cancel.set()
+    assert [one.sentence for one in illustrator.placements(cancel=cancel)] == [0]
+    go.set()
+    assert len(illustrator.placements()) == 2
+
+
 def test_what_goes_wrong_beside_is_told(index):
     class Broken(ToyJudge):
         def match(self, *args, **kwargs):
