@@ -19,6 +19,7 @@ from mmrag.compose.writer import Writer
 from mmrag.errors import QueryError
 from mmrag.models.registry import default_generator
 from mmrag.roles import Generator, Matcher, Piece, Sampling
+from mmrag.search.language import says_nothing
 from mmrag.search.pipeline import Pipeline, load_pipeline
 from mmrag.types import Hit
 
@@ -361,6 +362,8 @@ class _Run:
 
     def _more(self, words: str) -> list[Source]:
         """Find sources that were not there before, with the numbers that follow."""
+        if says_nothing(words, self._asking.retriever.index.encoder.card.languages):
+            return []
         known = {source.item.id for source in self._sources.values()}
         new = [hit for hit in self._asking.find(words) if hit.item.id not in known]
         return as_sources(self._asking.described(new), first=max(self._sources) + 1)

@@ -22,6 +22,7 @@ from mmrag.errors import QueryError
 from mmrag.roles import Matcher
 from mmrag.search.condition import both
 from mmrag.search.illustration import IllustrateOptions
+from mmrag.search.language import says_nothing
 from mmrag.search.shorthand import only
 from mmrag.sources.uri import shown_name
 from mmrag.types import Hit, Item, Query
@@ -150,11 +151,19 @@ class Illustrator:
         return choose(self._fed[: len(found)], found, self._options)
 
     def candidates(self, sentences: Sequence[str], progress: Progress | None = None) -> list[list[Candidate]]:
-        """Judge the most similar pictures of each sentence, whether they belong or not; nothing is fed."""
+        """Judge the most similar pictures of each sentence, whether they belong or not; nothing is fed.
+
+        A sentence that says nothing by itself ("That was it.") has none.
+        """
+        languages = self._index.encoder.card.languages
+        saying = [number for number, one in enumerate(sentences) if not says_nothing(one, languages)]
+        if not saying:
+            return [[] for _ in sentences]
         wanted = self._options.candidates
-        queries = [Query(text=sentence, where=self._where) for sentence in sentences]
+        queries = [Query(text=sentences[number], where=self._where) for number in saying]
         hits = self._index.search(queries, k=wanted, rerank=self._matcher, top=wanted, progress=progress)
-        return [_judged(some, self._matcher) for some in hits]
+        judged = dict(zip(saying, (_judged(some, self._matcher) for some in hits), strict=True))
+        return [judged.get(number, []) for number in range(len(sentences))]
 
     def _wait(self, cancel: threading.Event | None = None) -> None:
         while True:

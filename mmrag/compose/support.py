@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ABOUT_ITSELF = frozenset(
     stem(word)
     for word in (  # noqa: SIM905
-        "here following find found source sources answer question information context picture image photo corpus "
+        "here itself following find found source sources answer question information context picture image photo corpus "
         "sorry sure yes know unable cannot based according provided given"
     ).split()
 )

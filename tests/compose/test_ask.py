@@ -339,6 +339,21 @@ def test_it_is_searched_again_while_it_is_written(index):
     assert len({source.item.id for source in answer.sources}) == len(answer.sources)
 
 
+def test_sentences_that_say_nothing_are_searched_for_by_nobody(index):
+    answer, writer = ask(
+        index, "What is red?", ToyWriter("It is. A red wall.", unsure={"It"}), active=True, illustrate=True
+    )
+    assert answer.text.startswith("It is.")
+    assert answer.end == "stop"
+
+
+def test_a_picture_is_looked_for_alone_where_the_words_say_nothing(index, colours):
+    answer, _ = ask(index, "But is this so?", "So.", image=colours / "blue.png", k=1, where="width > 0")
+    assert [source.item.uri for source in answer.sources] == ["images/blue.png"]
+    with pytest.raises(QueryError, match="says nothing by itself"):
+        ask(index, "But is this so?", "So.")
+
+
 def test_where_words_cannot_be_indexed_vectors_alone_find(index, monkeypatch, caplog):
     monkeypatch.setattr("mmrag.stores.serving._WAIT_SECONDS", 0.05)
     with write_lock(index.folder):

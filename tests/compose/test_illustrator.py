@@ -60,6 +60,12 @@ def test_no_text_and_no_sentence(index, judge):
     assert illustrate(index, "# Red", matcher=judge).placements == ()
 
 
+def test_a_sentence_that_says_nothing_by_itself_has_no_picture(index, judge):
+    text = "It is. The red door opens. And so it was."
+    assert where(illustrate(index, text, matcher=judge, options=EACH)) == [(1, "red")]
+    assert illustrate(index, "It is. And so it was.", matcher=judge).placements == ()
+
+
 def test_an_empty_index_has_nothing_to_place(tmp_path, judge):
     assert illustrate(mmrag.create(tmp_path, model="toy:1"), TEXT, matcher=judge).placements == ()
 
