@@ -23,7 +23,33 @@ _STEPS_SHOWN = ("rewrite", "caption", "retrieve")
 _DOUBT = " (?)"
 
 
-def print_events(events: Iterable[Event], *, home: Path, as_json: bool, show_all: bool, quiet: bool) -> Answer:
+class Stop(threading.Event):
+    """Set by the first Ctrl-C that comes while it listens; the second one is what it always was."""
+
+    def listen(self) -> None:
+        """Take the next Ctrl-C as the wish that the writing ends."""
+        before = signal.getsignal(signal.SIGINT)
+
+        def heard(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+            self.set()
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, heard)
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Give what Ctrl-C may set, and let Ctrl-C be afterwards what it was before."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield Stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def print_events(
+    events: Iterable[Event], stop: Stop | None = None, *, home: Path, as_json: bool, show_all: bool, quiet: bool
+) -> Answer:
     """Print an answer while it is made, and then its sources.
 
     A sentence that rests on nothing that was found is followed by "(?)", if its `Checked` comes before the text
@@ -33,6 +59,9 @@ def print_events(events: Iterable[Event], *, home: Path, as_json: bool, show_all
     ----------
     events : iterable of Event
         As `mmrag.ask` streams them; `Done` is the last.
+    stop : Stop or None
+        What ends the writing: it listens from when sources are found on. Before, there is nothing that Ctrl-C should
+        keep.
     home : path
         The folder that the sources' uris are relative to: `Index.home`.
     as_json : bool
@@ -47,7 +76,7 @@ def print_events(events: Iterable[Event], *, home: Path, as_json: bool, show_all
     GenerationError
         If the events end without an answer.
     """
-    printer = _Printer(silent=as_json, quiet=quiet)
+    printer = _Printer(stop, silent=as_json, quiet=quiet)
     answer = printer.print_all(events)
     if as_json:
         from mmrag.compose.record import record
@@ -73,38 +102,24 @@ def print_sources(answer: Answer, *, home: Path, show_all: bool) -> None:
         typer.echo(f"mmrag: the answer cites none of the {found} that it was given", err=True)
 
 
-@contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, which ends the writing; the second one is what it always was."""
-    stop = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 class _Printer:
     """Prints events as they come, and remembers what it has printed."""
 
-    def __init__(self, *, silent: bool, quiet: bool) -> None:
+    def __init__(self, stop: Stop | None, *, silent: bool, quiet: bool) -> None:
+        self._stop = stop
         self._silent, self._quiet = silent, quiet or silent
         self._written = ""
         self._marks = 0
 
     def print_all(self, events: Iterable[Event]) -> Answer:
         """Print events until the answer is done."""
-        from mmrag.compose.answer import Checked, Done, Step, Wrote
+        from mmrag.compose.answer import Checked, Done, Found, Step, Wrote
         from mmrag.errors import GenerationError
 
         for event in events:
             match event:
+                case Found():
+                    self._listen()
                 case Wrote():
                     self._write(event.text)
                 case Checked():
@@ -125,6 +140,12 @@ class _Printer:
             typer.echo(_doubt_line(doubtful, marked=self._marks), err=True)
         if answer.end == "length":
             typer.echo("mmrag: the answer ends here because it may not be longer: --max-tokens", err=True)
+
+    def _listen(self) -> None:
+        """Listen from now on; sources may be found again."""
+        if self._stop:
+            self._stop.listen()
+            self._stop = None
 
     def _write(self, text: str) -> None:
         self._written += text

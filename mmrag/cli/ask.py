@@ -143,7 +143,7 @@ def ask(
             cancel=stop,
             stream=True,
         )
-        answer = print_events(events, home=corpus.home, as_json=as_json, show_all=show_all, quiet=quiet)
+        answer = print_events(events, stop, home=corpus.home, as_json=as_json, show_all=show_all, quiet=quiet)
     if html:
         _write_page(html, answer, corpus.home)
     if answer.refused and not quiet:

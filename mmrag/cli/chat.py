@@ -176,7 +176,9 @@ class _Conversation:
     def _answer(self, question: str) -> None:
         with stopping() as stop:
             events = self._talk.ask(question, stream=True, cancel=stop)
-            answer = print_events(events, home=self._home, as_json=self._as_json, show_all=False, quiet=self._quiet)
+            answer = print_events(
+                events, stop, home=self._home, as_json=self._as_json, show_all=False, quiet=self._quiet
+            )
         if self._save:
             self._talk.save(self._save)
         if answer.end == "cancelled" and not sys.stdin.isatty():

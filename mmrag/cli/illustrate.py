@@ -106,7 +106,6 @@ def illustrate(
     """
     import mmrag
     from mmrag.errors import InputError
-    from mmrag.models.registry import load_matcher
 
     chosen = _format(form, out, as_json=as_json)
     if copy and chosen is not Format.md:
@@ -115,9 +114,8 @@ def illustrate(
     text = _read(article)
     options = _options(recipe, matcher, min_probability, budget, distance, in_order=in_order)
     corpus = open_corpus(index_dir, model, device=device)
-    judge = load_matcher(options.matcher, device=device)
     with progress_bar("judging", quiet=quiet) as progress:
-        done = mmrag.illustrate(corpus, text, options=options, matcher=judge, where=where, progress=progress)
+        done = mmrag.illustrate(corpus, text, options=options, where=where, progress=progress)
     _write(done, chosen, out, copy, corpus.home)
     left = done.sentences - len(done.placements)
     typer.echo(

@@ -215,7 +215,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Event: so the pictures stand now; the last of these holds."""
+    """Event: so the pictures stand now, while it is written, too; the last of these holds."""
 
     placements: tuple[Placement, ...] = field(default=())
 

@@ -19,6 +19,7 @@ from mmrag.compose.writer import Writer
 from mmrag.errors import QueryError
 from mmrag.models.registry import default_generator
 from mmrag.roles import Generator, Matcher, Piece, Sampling
+from mmrag.search.language import says_nothing
 from mmrag.search.pipeline import Pipeline, load_pipeline
 from mmrag.types import Hit
 
@@ -230,6 +231,11 @@ class _Asking:
     grounding: Grounding
     illustrator: Illustrator | None
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for more."""
+        return self.cancel is not None and self.cancel.is_set()
+
     def find(self, words: str, *, image: ImageInput | None = None) -> list[Hit]:
         """Find what is likely to answer.
 
@@ -252,7 +258,7 @@ class _Asking:
 
     def described(self, hits: Sequence[Hit]) -> list[Hit]:
         """Give those that are pictures without words a caption."""
-        if not self.options.caption:
+        if not self.options.caption or self.is_cancelled:
             return list(hits)
         items = self.retriever.index.describe([hit.item for hit in hits], generator=self.options.caption)
         return [hit if item is hit.item else replace(hit, item=item) for hit, item in zip(hits, items, strict=True)]
@@ -337,9 +343,9 @@ class _Run:
                 yield self._keep(one) if isinstance(one, Found) else one
         yield from self._read(self._reader.close())
         if asking.illustrator is not None:
-            self._placements = asking.illustrator.placements()
-            yield Step("illustrate", "pictures were looked for, sentence by sentence", len(self._placements))
-            yield Placed(self._placements)
+            placements = asking.illustrator.placements(cancel=asking.cancel)
+            yield Step("illustrate", "pictures were looked for, sentence by sentence", len(placements))
+            yield from self._place(placements)
 
     def _read(self, parts: Iterator[str | Sentence]) -> Iterator[Event]:
         for part in parts:
@@ -360,10 +366,19 @@ class _Run:
         self._evidence.append(evidence)
         yield Checked(evidence)
         if asking.illustrator is not None:
+            yield from self._place(asking.illustrator.so_far())
             asking.illustrator.feed(sentence.text, sentence.span)
+
+    def _place(self, placements: tuple[Placement, ...]) -> Iterator[Event]:
+        """Tell how the pictures stand, where that is news."""
+        if placements != self._placements:
+            self._placements = placements
+            yield Placed(placements)
 
     def _more(self, words: str) -> list[Source]:
         """Find sources that were not there before, with the numbers that follow."""
+        if says_nothing(words, self._asking.retriever.index.encoder.card.languages):
+            return []
         known = {source.item.id for source in self._sources.values()}
         new = [hit for hit in self._asking.find(words) if hit.item.id not in known]
         return as_sources(self._asking.described(new), first=max(self._sources) + 1)

@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from mmrag.compose.answer import Span
-from mmrag.sources.text.sentences import sentences
+from mmrag.sources.text.sentences import lines, sentences
 
 _log = logging.getLogger(__name__)
 
-_RANGE = r"\d{1,4}(?:\s*[-–]\s*\d{1,4})?"
-_CITATION = re.compile(rf"[\[【]\s*({_RANGE}(?:\s*[,;，、]\s*{_RANGE})*)\s*[\]】]", re.ASCII)
-_BEGUN = re.compile(r"[\[【][\d\s,;，、\-–]{0,40}\Z", re.ASCII)
+_RANGE = r"[0-9]{1,4}(?:\s*[-–]\s*[0-9]{1,4})?"
+_CITATION = re.compile(rf"[\[【]\s*({_RANGE}(?:\s*[,;，、]\s*{_RANGE})*)\s*[\]】]")
+_BEGUN = re.compile(r"[\[【][0-9\s,;，、\-–]{0,40}\Z")
 _SPACE_AT_END = re.compile(r"\s*\Z")
+_BEGUN_LINE = re.compile(rf"\n\s*(?:{_CITATION.pattern}\s*)+\Z")
 _MOST_IN_A_RANGE = 20
 
 Known: TypeAlias = Callable[[int], bool]
@@ -45,26 +46,33 @@ def parse(text: str) -> list[Sentence]:
     """Part a text into sentences with what they cite.
 
     Citations stand in brackets, ``[1]``, ``[1][2]``, ``[1, 2]``, ``[1-3]`` or ``【1】``. What stands behind a sentence
-    belongs to it, and what begins a line to the sentence that follows. A line ends a sentence.
+    belongs to it, and what begins a line to the sentence that follows. A line ends a sentence; one of citations alone
+    belongs to the sentence before it, or else to the first.
 
     Examples
     --------
     >>> [(one.text, one.numbers) for one in parse("A dog runs. [1] It is wet [2, 3].")]
     [('A dog runs.', (1,)), ('It is wet.', (2, 3))]
     """
-    found = []
-    start = 0
-    for line in text.splitlines(keepends=True):
-        found += _parse_line(line.rstrip(), start)
-        start += len(line)
-    return found
+    spans: list[Span] = []
+    first = None
+    for start, end in lines(text):
+        inside = _spans(text[start:end], start)
+        if not inside and spans:
+            spans[-1] = (spans[-1][0], end)
+        first = start if first is None else first
+        spans += inside
+    if first is not None and spans:
+        spans[0] = (_first_sign(text, first), spans[0][1])
+    return [_sentence(text, span) for span in spans]
 
 
 class Reader:
     """Takes an answer piece by piece, and gives what may be shown of it, and each sentence when it is complete.
 
-    A citation comes whole or not at all: one that is divided among pieces waits for its end, of one that names several
-    each is written by itself, ``[1][2]``, and numbers that do not exist are left out, counted and told to the log.
+    A citation comes whole or not at all: one that is divided among pieces waits for its end, one that begins a line for
+    what it belongs to, of one that names several each is written by itself, ``[1][2]``, and numbers that do not exist
+    are left out, counted and told to the log.
 
     Parameters
     ----------
@@ -94,7 +102,8 @@ class Reader:
         self._held += piece
         begun = _BEGUN.search(self._held)
         ready = self._held[: begun.start()] if begun else self._held
-        ready = ready[: _SPACE_AT_END.search(ready).start()]  # type: ignore[union-attr]  # it matches every text
+        waits = _BEGUN_LINE.search(ready) or _SPACE_AT_END.search(ready)
+        ready = ready[: waits.start()]  # type: ignore[union-attr]  # the second matches every text
         self._held = self._held[len(ready) :]
         yield from self._take(ready)
 
@@ -157,25 +166,30 @@ class Reader:
         return "".join((*parts, text[start:]))
 
 
-def _parse_line(line: str, offset: int) -> list[Sentence]:
+def _spans(line: str, offset: int) -> list[Span]:
     """Part one line; its citations are blanked out first, so that they neither end sentences nor begin them."""
     blank = _CITATION.sub(lambda found: " " * len(found[0]), line)
     starts = [start for start, _ in sentences(blank)]
     if not starts:
         return []
+    starts[0] = _first_sign(line, 0)
     ends = [*starts[1:], len(line)]
-    starts[0] = len(line) - len(line.lstrip())
     return [
-        _sentence(line, start, start + len(line[start:end].rstrip()), offset)
+        (offset + start, offset + start + len(line[start:end].rstrip()))
         for start, end in zip(starts, ends, strict=True)
     ]
 
 
-def _sentence(line: str, start: int, end: int, offset: int) -> Sentence:
-    whole = line[start:end]
+def _first_sign(text: str, start: int) -> int:
+    """Pass over the white space at a place."""
+    return len(text) - len(text[start:].lstrip())
+
+
+def _sentence(text: str, span: Span) -> Sentence:
+    whole = text[slice(*span)]
     cited = [number for found in _CITATION.finditer(whole) for number in _numbers(found[1])]
     plain = " ".join(_CITATION.sub(" ", whole).split())
-    return Sentence(_tight(plain), (offset + start, offset + end), tuple(dict.fromkeys(cited)))
+    return Sentence(_tight(plain), span, tuple(dict.fromkeys(cited)))
 
 
 def _tight(text: str) -> str:

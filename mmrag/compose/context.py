@@ -64,12 +64,13 @@ def fitted(prompt: Prompt, writer: Writer, sampling: Sampling) -> Prompt:
     def fits(sources: Sequence[Source]) -> bool:
         return writer.fits(_with(prompt, sources), sampling)
 
+    if not prompt.sources or fits(prompt.sources):
+        return prompt
     whole = _most(len(prompt.sources), lambda count: fits(prompt.sources[:count]))
     sources = list(prompt.sources[:whole])
-    if whole < len(prompt.sources):
-        shortened = _shortened(prompt.sources[whole], lambda source: fits([*sources, source]), anywhere=not sources)
-        sources += [shortened] if shortened else []
-    if prompt.sources and not sources:
+    shortened = _shortened(prompt.sources[whole], lambda source: fits([*sources, source]), anywhere=not sources)
+    sources += [shortened] if shortened else []
+    if not sources:
         raise GenerationError(
             f"{writer.name} cannot read the question and one source at once, with {sampling.max_tokens:,} tokens left "
             "to write; ask more briefly, let it write less (--max-tokens), or take a generator that reads more"
@@ -98,10 +99,14 @@ def _shortened(source: Source, fits: Callable[[Source], bool], *, anywhere: bool
 
 
 def _most(count: int, holds: Callable[[int], bool]) -> int:
-    """Find the greatest number up to `count` for which something holds that holds for all smaller ones; 0 does."""
-    if not count or holds(count):
-        return count
-    low, high = 0, count
+    """Find the greatest number up to `count` for which something holds that holds for all smaller ones; 0 does.
+
+    Far greater numbers are not tried: a text may be millions of sentences longer than what fits.
+    """
+    low, high = 0, 1
+    while high <= count and holds(high):
+        low, high = high, 2 * high
+    high = min(high, count + 1)
     while high - low > 1:
         half = (low + high) // 2
         low, high = (half, high) if holds(half) else (low, half)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,10 @@ from mmrag.compose.illustrated import Illustrated
 from mmrag.compose.place import Option, assign
 from mmrag.compose.prose import Sentence, read_prose
 from mmrag.errors import QueryError
-from mmrag.models.registry import load_matcher
 from mmrag.roles import Matcher
 from mmrag.search.condition import both
 from mmrag.search.illustration import IllustrateOptions
+from mmrag.search.language import says_nothing
 from mmrag.search.shorthand import only
 from mmrag.sources.uri import shown_name
 from mmrag.types import Hit, Item, Query
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["IllustrateOptions", "Illustrated", "Illustrator", "illustrate"]
 
 _SENTENCES_FOR_A_PICTURE = 3
+_SECONDS_BETWEEN_LOOKS = 0.1  # whether somebody has cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Illustrator:
     options : IllustrateOptions or None
         Which pictures belong, and how many.
     matcher : str, Matcher or None
-        What verifies them, by name or loaded; by default that of the options.
+        What verifies them, by name or loaded; by default that of the options. The index loads it, once.
     where : str or None
         Only pictures that pass this filter, as for `Index.search`.
 
@@ -89,8 +91,7 @@ class Illustrator:
     ) -> None:
         self._index = index
         self._options = options or IllustrateOptions()
-        given = self._options.matcher if matcher is None else matcher
-        self._matcher = load_matcher(given) if isinstance(given, str) else given
+        self._matcher = index.matcher(self._options.matcher if matcher is None else matcher)
         if "image" not in self._matcher.card.modalities:
             raise QueryError(
                 f"{self._matcher.card.name} reads texts only, and pictures are to be judged; take a matcher that sees "
@@ -126,8 +127,13 @@ class Illustrator:
             self._running.append(self._pool.submit(self._catch_up, progress))
         self._wait()
 
-    def placements(self) -> tuple[Placement, ...]:
+    def placements(self, *, cancel: threading.Event | None = None) -> tuple[Placement, ...]:
         """Give the best assignment over all that was fed, in the order of the text; waits for what is being searched.
+
+        Parameters
+        ----------
+        cancel : Event or None
+            Once set, by any thread, the waiting ends, and this is `so_far`.
 
         Raises
         ------
@@ -136,20 +142,37 @@ class Illustrator:
         ModelError
             If the index's model reads no words, or the matcher cannot judge.
         """
-        self._wait()
-        return choose(self._fed, self._found, self._options)
+        self._wait(cancel)
+        return self.so_far()
+
+    def so_far(self) -> tuple[Placement, ...]:
+        """Give the best assignment over the sentences that were searched for up to now; what follows may change it."""
+        found = self._found[:]
+        return choose(self._fed[: len(found)], found, self._options)
 
     def candidates(self, sentences: Sequence[str], progress: Progress | None = None) -> list[list[Candidate]]:
-        """Judge the most similar pictures of each sentence, whether they belong or not; nothing is fed."""
-        wanted = self._options.candidates
-        queries = [Query(text=sentence, where=self._where) for sentence in sentences]
-        hits = self._index.search(queries, k=wanted, rerank=self._matcher, top=wanted, progress=progress)
-        return [_judged(some, self._matcher) for some in hits]
+        """Judge the most similar pictures of each sentence, whether they belong or not; nothing is fed.
 
-    def _wait(self) -> None:
-        for one in self._running:
+        A sentence that says nothing by itself ("That was it.") has none.
+        """
+        languages = self._index.encoder.card.languages
+        saying = [number for number, one in enumerate(sentences) if not says_nothing(one, languages)]
+        if not saying:
+            return [[] for _ in sentences]
+        wanted = self._options.candidates
+        queries = [Query(text=sentences[number], where=self._where) for number in saying]
+        hits = self._index.search(queries, k=wanted, rerank=self._matcher, top=wanted, progress=progress)
+        judged = dict(zip(saying, (_judged(some, self._matcher) for some in hits), strict=True))
+        return [judged.get(number, []) for number in range(len(sentences))]
+
+    def _wait(self, cancel: threading.Event | None = None) -> None:
+        while True:
+            done, running = wait_for(self._running, timeout=_SECONDS_BETWEEN_LOOKS)
+            if not running or (cancel is not None and cancel.is_set()):
+                break
+        self._running = [*running]
+        for one in done:
             one.result()
-        self._running.clear()
 
     def _catch_up(self, progress: Progress | None = None) -> None:
         """Search for all that was fed and has not been searched for."""

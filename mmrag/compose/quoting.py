@@ -32,7 +32,8 @@ _SPEAKER = re.compile(
     r"\b(system|user|human|assistant|instructions?|question|answer|response|sources?(?:\s*\d+)?)\s*[:：]", re.IGNORECASE
 )
 _HEADING = re.compile(r"#{2,}\s*")
-_JOINERS = "\u200c\u200d"
+_NOT_PLAIN = re.compile(r"[^\n -~]")
+_JOINER = re.compile("[\u200c\u200d]")
 _UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs"})
 _FIRST_SELECTORS, _MORE_SELECTORS = range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0)
 
@@ -125,13 +126,14 @@ def resume(pieces: Iterable[Piece], written: str) -> Iterator[Piece]:
 
 def _visible(text: str) -> str:
     """Leave out what is not seen: controls, changes of direction, tags, selectors; joiners stay where scripts join."""
-    seen = "".join(sign for sign in text if sign in _JOINERS or _is_seen(sign))
-    return "".join(sign for at, sign in enumerate(seen) if sign not in _JOINERS or _joins(seen, at))
+    seen = _NOT_PLAIN.sub(lambda found: found[0] if _is_seen(found[0]) else "", text)
+    return _JOINER.sub(lambda found: found[0] if _joins(seen, found.start()) else "", seen)
 
 
 def _is_seen(sign: str) -> bool:
     selects = ord(sign) in _FIRST_SELECTORS or ord(sign) in _MORE_SELECTORS
-    return sign.isspace() or not (selects or unicodedata.category(sign) in _UNSEEN)
+    hidden = selects or unicodedata.category(sign) in _UNSEEN
+    return not hidden or sign.isspace() or _JOINER.match(sign) is not None
 
 
 def _joins(text: str, at: int) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mmrag.compose.answer import Source
 from mmrag.errors import Interrupted, StoreError
 from mmrag.search.condition import both
+from mmrag.search.language import says_nothing
 from mmrag.search.likelihood import PROBABILITY, with_probabilities
 from mmrag.search.recall import ranked
 from mmrag.search.shorthand import only
@@ -64,7 +65,9 @@ class Retriever:
 
     def find(self, question: str, *, image: ImageInput | None = None) -> list[Hit]:
         """Find hits for a question, and a picture that it is about; the best of either modality first."""
-        words = asked_words(question) or (question if image is None else None)
+        words: str | None = asked_words(question)
+        if not words or says_nothing(words, self.index.encoder.card.languages):
+            words = question if image is None else None
         query = Query(text=words, image=image, where=self.where)
         asked = _file_of(image) if image is not None and _OTHER.search(question) else None
         if self.pipeline.rerank:

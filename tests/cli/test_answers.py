@@ -80,6 +80,9 @@ def test_an_answer_without_citations_and_pictures_set_into_it(tmp_path, capsys):
 def test_the_first_ctrl_c_ends_the_writing_and_the_second_the_command():
     before = signal.getsignal(signal.SIGINT)
     with stopping() as stop:
+        with pytest.raises(KeyboardInterrupt):  # nothing was found, and there is nothing to keep
+            signal.raise_signal(signal.SIGINT)
+        stop.listen()
         assert not stop.is_set()
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.wait(5)

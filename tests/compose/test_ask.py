@@ -7,7 +7,7 @@ import pytest
 
 import mmrag
 from mmrag.compose import ask as asking
-from mmrag.compose.answer import Answer, Checked, Done, Evidence, Found, Step, Support, Wrote
+from mmrag.compose.answer import Answer, Checked, Done, Evidence, Found, Placed, Step, Support, Wrote
 from mmrag.compose.ask import REFUSAL, choose_writer
 from mmrag.compose.model_writer import ModelWriter
 from mmrag.compose.prompt import Exchange
@@ -294,6 +294,45 @@ def test_pictures_are_set_into_the_answer(colours):
     assert [one.uri for one in answer.images] == ["images/red.png"]
 
 
+def test_pictures_stand_while_it_is_written_and_the_last_that_is_told_holds(colours, monkeypatch):
+    from mmrag.compose.illustrate import Illustrator
+
+    index = mmrag.create(".", model="judge:1")
+    index.add("images")
+    feed = Illustrator.feed
+
+    def feed_and_wait(self, sentence, span):
+        feed(self, sentence, span)
+        self.placements()
+
+    monkeypatch.setattr(Illustrator, "feed", feed_and_wait)
+    writer = ToyWriter("A red wall. Nobody knows why. A blue wall. Nor how.")
+    options = recipe(illustrate=True, attribute=False)
+    events = list(mmrag.ask(index, "What?", generator=writer, pipeline=options, matcher="judge:1", stream=True))
+    told = [event for event in events if isinstance(event, Placed | Done)]
+    assert [[one.item.uri for one in event.placements] for event in told[:-1]] == [
+        ["images/red.png"],
+        ["images/red.png", "images/blue.png"],
+    ]
+    answer = told[-1].answer
+    assert told[-2].placements == answer.placements
+    assert [answer.text[slice(*one.span)] for one in answer.placements] == ["A red wall.", "A blue wall."]
+    assert events.index(told[0]) < max(at for at, event in enumerate(events) if isinstance(event, Wrote))
+
+
+def test_who_cancels_waits_for_no_captions_and_no_pictures(index):
+    cancel = threading.Event()
+    cancel.set()
+    teller = ToyTeller()
+    index.generator(teller)
+    answer, writer = ask(
+        index, "What is green?", "Green.", cancel=cancel, illustrate=True, pipeline=recipe(caption="teller:1", k=12)
+    )
+    assert (answer.text, answer.end, answer.placements) == ("", "cancelled", ())
+    assert "caption" not in {step.kind for step in answer.steps}
+    assert (teller.told, writer.written) == (0, 0)
+
+
 def test_it_is_searched_again_while_it_is_written(index):
     writer = ToyWriter(["The green wall.", "The green door is old."], unsure={" green"})
     answer, _ = ask(index, "What is red?", writer, k=1, active=True)
@@ -301,6 +340,21 @@ def test_it_is_searched_again_while_it_is_written(index):
     assert [source.number for source in answer.sources] == list(range(1, len(answer.sources) + 1))
     assert "green.note" in {source.item.uri for source in answer.sources}
     assert len({source.item.id for source in answer.sources}) == len(answer.sources)
+
+
+def test_sentences_that_say_nothing_are_searched_for_by_nobody(index):
+    answer, writer = ask(
+        index, "What is red?", ToyWriter("It is. A red wall.", unsure={"It"}), active=True, illustrate=True
+    )
+    assert answer.text.startswith("It is.")
+    assert answer.end == "stop"
+
+
+def test_a_picture_is_looked_for_alone_where_the_words_say_nothing(index, colours):
+    answer, _ = ask(index, "But is this so?", "So.", image=colours / "blue.png", k=1, where="width > 0")
+    assert [source.item.uri for source in answer.sources] == ["images/blue.png"]
+    with pytest.raises(QueryError, match="says nothing by itself"):
+        ask(index, "But is this so?", "So.")
 
 
 def test_where_words_cannot_be_indexed_vectors_alone_find(index, monkeypatch, caplog):

@@ -42,6 +42,8 @@ def written(parts):
         ("- a dog [1]\n- a cat [2]", [("- a dog", (1,)), ("- a cat", (2,))]),
         ("It cost 3.50, e.g. there [1].", [("It cost 3.50, e.g. there.", (1,))]),
         ("See [note] and [a1] and (1).", [("See [note] and [a1] and (1).", ())]),
+        ("A dog runs.\n\n[1][2]\nA cat sleeps.", [("A dog runs.", (1, 2)), ("A cat sleeps.", ())]),
+        ("[1]\nA dog runs.", [("A dog runs.", (1,))]),
         ("", []),
         ("[1]", []),
     ],
@@ -97,6 +99,8 @@ PIECES = [
     "e.g. x",
     "…",
     "- ",
+    "\u2028",
+    "\n[2] ",
 ]
 
 
@@ -130,3 +134,38 @@ def test_a_sentence_can_be_made_to_cite():
             assert (changed.numbers, changed.span) == ((1,), (0, 15))
     assert reader.text == written(parts) == "A dog runs. [1] It is wet [2]. So"
     assert [reader.text[slice(*one.span)] for one in sentences(parts)][1:] == ["It is wet [2].", "So"]
+
+
+def test_made_to_cite_or_not_the_sentences_make_up_all_of_the_text():
+    rng = random.Random(5)  # noqa: S311
+    for _ in range(400):
+        text = "".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 24)))
+        reader, shown, done = Reader({1, 2, 3}.__contains__), "", []
+        for part in chain(*(reader.feed(sign) for sign in text), reader.close()):
+            if isinstance(part, str):
+                shown += part
+                continue
+            added, part = ("", part) if part.numbers else reader.cite(part, [3])
+            shown += added
+            done.append(part)
+        assert reader.text == shown
+        assert [one.numbers for one in done] == [one.numbers for one in parse(shown)]
+        assert [one.span for one in done] == [one.span for one in parse(shown)]
+        left = "".join(
+            chr(0) if any(a <= at < b for a, b in (one.span for one in done)) else s for at, s in enumerate(shown)
+        )
+        assert not done or not left.replace(chr(0), "").strip()
+
+
+def test_a_citation_that_begins_a_line_waits_for_what_it_belongs_to():
+    reader = Reader({1, 2}.__contains__)
+    parts = []
+    for sign in "A dog runs.\n[1] A cat sleeps.\n[2]":
+        for part in reader.feed(sign):
+            parts.append(part)
+            if isinstance(part, Sentence):
+                added, _ = reader.cite(part, [2])
+                parts.append(added)
+    parts += reader.close()
+    assert written(parts) == "A dog runs. [2]\n[1] A cat sleeps.\n[2]"
+    assert [(one.text, one.numbers) for one in sentences(parts)] == [("A dog runs.", ()), ("A cat sleeps.", (1, 2))]

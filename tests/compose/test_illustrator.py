@@ -60,6 +60,12 @@ def test_no_text_and_no_sentence(index, judge):
     assert illustrate(index, "# Red", matcher=judge).placements == ()
 
 
+def test_a_sentence_that_says_nothing_by_itself_has_no_picture(index, judge):
+    text = "It is. The red door opens. And so it was."
+    assert where(illustrate(index, text, matcher=judge, options=EACH)) == [(1, "red")]
+    assert illustrate(index, "It is. And so it was.", matcher=judge).placements == ()
+
+
 def test_an_empty_index_has_nothing_to_place(tmp_path, judge):
     assert illustrate(mmrag.create(tmp_path, model="toy:1"), TEXT, matcher=judge).placements == ()
 
@@ -125,6 +131,28 @@ def test_feeding_does_not_wait(index, judge):
     illustrator = Illustrator(index, EACH, Slow())
     for one in read_prose(TEXT).sentences:
         illustrator.feed(one.text, one.span)
+    go.set()
+    assert len(illustrator.placements()) == 2
+
+
+def test_who_cancels_does_not_wait_and_has_what_was_found(index, judge):
+    go = threading.Event()
+
+    class Stuck(ToyJudge):
+        def match(self, texts, *args, **kwargs):
+            assert texts == [TEXT[:19]] or go.wait(20)
+            return super().match(texts, *args, **kwargs)
+
+    cancel = threading.Event()
+    illustrator = Illustrator(index, EACH, Stuck())
+    first, *others = read_prose(TEXT).sentences
+    illustrator.feed(first.text, first.span)
+    assert [one.sentence for one in illustrator.placements(cancel=cancel)] == [0]
+    for one in others:
+        illustrator.feed(one.text, one.span)
+    assert [one.sentence for one in illustrator.so_far()] == [0]
+    cancel.set()
+    assert [one.sentence for one in illustrator.placements(cancel=cancel)] == [0]
     go.set()
     assert len(illustrator.placements()) == 2
 
