@@ -559,7 +559,8 @@ class Generator(Model):
         Parameters
         ----------
         turns : sequence of Turn
-            The last one is the user's; or the assistant's, if that is how what is written begins.
+            The last one is the user's; or behind it the assistant's, if that is how the answer begins: only what
+            follows is given, with the blank that it may begin with.
         sampling : Sampling or None
             By default `Sampling()`.
         cancel : Event or None
@@ -573,7 +574,8 @@ class Generator(Model):
         Raises
         ------
         InputError
-            If there are no turns, the last is the system's, or pictures are given to what does not see.
+            If there are no turns, the last is the system's, what the assistant has begun stands behind no user's
+            turn, or pictures are given to what does not see.
         GenerationError
             If the conversation is longer than `context_tokens`, the writing takes too long, or a server is gone.
         ModelError

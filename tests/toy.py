@@ -11,7 +11,7 @@ from itertools import cycle, islice
 import numpy as np
 
 from mmrag.models.cards import Calibration, Card
-from mmrag.models.conversation import check_turns, too_long, too_slow
+from mmrag.models.conversation import begun, check_turns, too_long, too_slow
 from mmrag.roles import Encoder, Generator, Identity, Judgement, Matcher, Piece, Sampling, TokenHeat
 
 COLOURS = {
@@ -144,7 +144,7 @@ class ToyWriter(Generator):
     """Says what it is told to, a word at a time; by default the words of the last turn, over and over.
 
     A token is a word with the white space before it; a turn has two more, and a picture four. With a temperature the
-    words come in an order that depends on the seed.
+    words come in an order that depends on the seed. What it has begun with its own words it does not say again.
 
     Parameters
     ----------
@@ -196,6 +196,14 @@ class ToyWriter(Generator):
         yield from self._write(list(islice(cycle(tokens), length)), room, sampling, cancel)
 
     def _reply(self, turns):
+        beginning = _tokens(begun(turns))
+        tokens = self._whole(turns[:-1] if beginning else turns)
+        if [one.strip() for one in tokens[: len(beginning)]] != [one.strip() for one in beginning]:
+            return tokens
+        again = tokens[: len(beginning)] if self._says is None else []
+        return tokens[len(beginning) :] + again
+
+    def _whole(self, turns):
         if callable(self._says):
             return _tokens(self._says(turns))
         if isinstance(self._says, list):

@@ -23,6 +23,8 @@ from mmrag.search.pipeline import Pipeline, load_pipeline
 from mmrag.types import Hit
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mmrag.compose.illustrate import Illustrator
     from mmrag.index import Index
     from mmrag.search.answering import AnswerOptions
@@ -258,13 +260,19 @@ class _Asking:
         """Put together what the writer is asked, as much as it can read."""
         prompt = Prompt(self.question, sources, self.history)
         if self.writer.sees:
-            from mmrag.compose.pictures import asked_picture, pictures_of  # imports the decoders
+            from mmrag.compose.pictures import asked_picture  # imports the decoders
 
-            shown = pictures_of(sources, self.retriever.index.home)
+            shown = self.look(sources)
             marked = [replace(source, seen=source.number in shown) for source in sources]
             image = None if self.image is None else asked_picture(self.image)
             prompt = replace(prompt, sources=marked, pictures=shown, image=image)
         return fitted(prompt, self.writer, self.sampling)
+
+    def look(self, sources: Sequence[Source]) -> dict[int, Image]:
+        """Read the pictures among sources, by number."""
+        from mmrag.compose.pictures import pictures_of  # imports the decoders
+
+        return pictures_of(sources, self.retriever.index.home)
 
 
 class _Run:
@@ -311,7 +319,10 @@ class _Run:
         if asking.options.active:
             from mmrag.compose.active import write_actively  # most answers do without
 
-            written = write_actively(asking.writer, prompt, asking.sampling, self._more, cancel=asking.cancel)
+            look = asking.look if asking.writer.sees else None
+            written = write_actively(
+                asking.writer, prompt, asking.sampling, self._more, look=look, cancel=asking.cancel
+            )
         else:
             written = asking.writer.write(prompt, asking.sampling, cancel=asking.cancel)
         for one in written:

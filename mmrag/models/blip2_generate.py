@@ -18,7 +18,7 @@ import numpy as np
 from mmrag.errors import InputError, ModelError
 from mmrag.models.blip2_network import Blip2Network
 from mmrag.models.blip_words import check_questions, seeded, writing
-from mmrag.models.conversation import check_turns
+from mmrag.models.conversation import begun, check_turns
 from mmrag.models.network import as_array, import_torch, import_transformers
 from mmrag.models.pretrained import HERE
 from mmrag.models.token_stream import Reading, TokenGenerator
@@ -138,11 +138,24 @@ class Blip2Generator(Blip2Network, TokenGenerator):
         seen: list[str] = []
         for image in images if len(images) > 1 else ():
             check()
-            seen += self.answer([image], [_question(turns[-1])])
-        context = self._conversation(network, images if len(images) == 1 else [], written_down(turns, seen))
+            seen += self.answer([image], [_question(turns)])
+        asked, spoken = self._parted(network, turns)
+        context = self._conversation(network, images if len(images) == 1 else [], written_down(asked, seen))
         mask = import_torch().ones(context.shape[:2], dtype=import_torch().long, device=context.device)
         room = self.context_tokens - self.count_turns(turns)
-        return Reading(network.language_model, {"inputs_embeds": context, "attention_mask": mask}, room)
+        return Reading(network.language_model, {"inputs_embeds": context, "attention_mask": mask, **spoken}, room)
+
+    def _parted(self, network: Any, turns: Sequence[Turn]) -> tuple[Sequence[Turn], dict[str, Any]]:
+        """Tell what is read, and what the language model takes as said by itself: Flan-T5 reads and speaks apart."""
+        beginning = begun(turns)
+        if network.config.use_decoder_only_language_model or not beginning:
+            return turns, {}
+        start = network.language_model.generation_config.decoder_start_token_id
+        return turns[:-1], {"decoder_input_ids": self.tensor(np.array([[start, *self.encode(beginning)]]))}
+
+    def encode(self, text: str) -> list[int]:
+        """Turn text into tokens, without special tokens."""
+        return list(self._tokenizer(text, add_special_tokens=False).input_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn tokens into text, without special tokens."""
@@ -262,12 +275,13 @@ def written_down(turns: Sequence[Turn], seen: Sequence[str] = ()) -> str:
     """Write a conversation down as BLIP-2 was shown to answer it (section 4.1).
 
     What the system says comes first, then what was seen in pictures, if there are several, and the paragraphs of the
-    user's last turn before its last one, which is the question: its sources.
+    user's last turn before its last one, which is the question: its sources. What the assistant has begun comes last.
 
     >>> written_down([Turn("user", "What is it?"), Turn("assistant", "A dog."), Turn("user", "What colour?")])
     'Question: What is it? Answer: A dog. Question: What colour? Answer:'
     """
-    *before, last = turns
+    beginning = begun(turns)
+    *before, last = turns[:-1] if beginning else turns
     said = [turn.text.strip() for turn in before if turn.who == "system"]
     said += [f"Picture {number}: {_without_stop(text)}." for number, text in enumerate(seen, start=1)]
     said += [part.strip() for part in last.text.split(_PARAGRAPH)[:-1] if part.strip()]
@@ -276,11 +290,12 @@ def written_down(turns: Sequence[Turn], seen: Sequence[str] = ()) -> str:
             said.append(f"Question: {turn.text.strip()}")
         elif turn.who == "assistant":
             said.append(f"Answer: {_without_stop(turn.text)}.")
-    return " ".join([*said, f"Question: {_question(last)} Answer:"])
+    return " ".join([*said, f"Question: {_question(turns)} Answer:", *([beginning] if beginning else [])])
 
 
-def _question(turn: Turn) -> str:
-    return turn.text.rpartition(_PARAGRAPH)[2].strip()
+def _question(turns: Sequence[Turn]) -> str:
+    last = next(turn for turn in reversed(turns) if turn.who == "user")
+    return last.text.rpartition(_PARAGRAPH)[2].strip()
 
 
 def _without_stop(text: str) -> str:

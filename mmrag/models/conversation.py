@@ -14,12 +14,16 @@ def check_turns(generator: Generator, turns: Sequence[Turn]) -> None:
     Raises
     ------
     InputError
-        If there are no turns, the last is the system's, one after the first is the system's, or pictures are given
-        to what does not see.
+        If there are no turns, the last is the system's, what the assistant has begun stands behind no user's turn, one
+        after the first is the system's, or pictures are given to what does not see.
     """
     if not turns or turns[-1].who == "system":
         last = f"the last of {len(turns)} turns is the {turns[-1].who}'s" if turns else "there are no turns"
         raise InputError(f"{last}; a conversation ends with a turn of the user, or with what the assistant has begun")
+    if turns[-1].who == "assistant" and (len(turns) < 2 or turns[-2].who != "user" or not turns[-1].text.strip()):
+        raise InputError(
+            "what the assistant has begun has words, and stands behind the turn of the user that it answers"
+        )
     if any(turn.who == "system" for turn in turns[1:]):
         raise InputError("a system turn stands behind others; it comes first, or there is none")
     pictures = sum(len(turn.images) for turn in turns)
@@ -28,6 +32,11 @@ def check_turns(generator: Generator, turns: Sequence[Turn]) -> None:
             f"{generator.card.name} sees no pictures, and was given {pictures}; give it words only, or take a "
             "generator that sees: mmrag models"
         )
+
+
+def begun(turns: Sequence[Turn]) -> str:
+    """Give what the assistant has begun to say, and what is written goes on from; empty if the user spoke last."""
+    return turns[-1].text if turns[-1].who == "assistant" else ""
 
 
 def too_long(generator: Generator, tokens: int) -> GenerationError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmrag.errors import GenerationError, ModelError
 from mmrag.models.cards import Card, revision_of
 from mmrag.models.checkpoint import Checkpoint
-from mmrag.models.conversation import check_turns
+from mmrag.models.conversation import begun, check_turns
 from mmrag.models.network import import_transformers
 from mmrag.models.pretrained import HERE, load_pretrained, longest_text, read_config
 from mmrag.models.token_stream import Reading, TokenGenerator
@@ -100,6 +100,10 @@ class ImageTextGenerator(TokenGenerator):
         room = self.context_tokens - inputs["input_ids"].shape[1]
         return Reading(network, dict(inputs.to(self.device, self.dtype)), room)
 
+    def encode(self, text: str) -> list[int]:
+        """Turn text into tokens, without special tokens."""
+        return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Turn tokens into text, without special tokens."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
@@ -129,7 +133,10 @@ class ImageTextGenerator(TokenGenerator):
             }
             for turn, text in said
         ]
-        put: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
+        goes_on = bool(begun(turns))
+        put: str = self._processor.apply_chat_template(
+            messages, add_generation_prompt=not goes_on, continue_final_message=goes_on
+        )
         return put
 
     def _plain(self, text: str) -> str:

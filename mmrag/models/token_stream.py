@@ -13,7 +13,7 @@ import numpy as np
 
 from mmrag.errors import GenerationError, MmragError
 from mmrag.models.chatting import ChattingGenerator
-from mmrag.models.conversation import too_slow
+from mmrag.models.conversation import begun, too_slow
 from mmrag.models.network import TorchModel, import_torch
 from mmrag.roles import Piece, Sampling, Turn
 
@@ -130,14 +130,16 @@ class Characters:
     ----------
     decode : callable
         Tokens → text, without special tokens.
+    behind : sequence of int
+        The tokens of a text that is gone on with; empty if none is.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], behind: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._ids: list[int] = []
+        self._ids = list(behind)
         self._before = 0  # from here on tokens are decoded: a token may read otherwise behind another
-        self._told = 0  # up to here their text is given
-        self._begun = False
+        self._told = len(behind)  # up to here their text is given
+        self._begun = bool(behind)
 
     def add(self, token: int) -> str:
         """Give the text that a token completes, if any; white space that the whole begins with is left out."""
@@ -165,8 +167,8 @@ class Characters:
 class TokenGenerator(TorchModel, ChattingGenerator):
     """A generator that writes with a network of transformers', in a thread of its own.
 
-    A family implements `count_turns`, `prepare` and `decode`. No other thread uses the network in the meantime; the
-    time that it takes to load does not count.
+    A family implements `count_turns`, `prepare`, `encode` and `decode`. No other thread uses the network in the
+    meantime; the time that it takes to load does not count.
     """
 
     @abstractmethod
@@ -184,6 +186,10 @@ class TokenGenerator(TorchModel, ChattingGenerator):
         """
 
     @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Turn text into tokens, without special tokens."""
+
+    @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Turn tokens into text, without special tokens."""
 
@@ -195,7 +201,7 @@ class TokenGenerator(TorchModel, ChattingGenerator):
         late = time.monotonic() + sampling.seconds
         threading.Thread(target=pen.run, args=(self, turns), name="mmrag-write").start()
         try:
-            yield from _pieces(pen, Characters(self.decode), late, cancel)
+            yield from _pieces(pen, Characters(self.decode, self.encode(begun(turns))), late, cancel)
         except TimeoutError as error:
             raise too_slow(self, sampling.seconds) from error
         finally:

@@ -118,6 +118,17 @@ def test_what_was_said_before_counts(generator, greedy):
     )
 
 
+def test_it_goes_on_with_what_the_assistant_has_begun(generator, greedy):
+    told = [piece.text for piece in greedy if piece.text]
+    beginning = "".join(told[:4])
+    turns = (*STORY, Turn("assistant", beginning))
+    rest = written(generator, turns, max_tokens=4)
+    assert [piece.end for piece in rest[:-1]] == [None] * (len(rest) - 1)
+    assert f"{beginning}{text(rest)}".startswith("".join(told[:6]))
+    assert text(rest).startswith(told[4])
+    assert generator.count_turns(STORY) < generator.count_turns(turns)
+
+
 def test_tokens_are_counted(generator):
     counts = [generator.count_turns((Turn("user", "a dog on a beach " * times),)) for times in (1, 2, 20)]
     assert 0 < counts[0] < counts[1] < counts[2] < generator.context_tokens
@@ -179,7 +190,8 @@ def test_threads_share_it(generator, greedy):
     ("turns", "reason"),
     [
         ((), "no turns"),
-        ((Turn("user", "a"), Turn("assistant", "b")), "the assistant's"),
+        ((Turn("user", "a"), Turn("assistant", " ")), "what the assistant has begun has words"),
+        ((Turn("system", "a"), Turn("assistant", "b")), "stands behind the turn of the user"),
         ((Turn("system", "a"),), "the system's"),
         ((Turn("user", "a"), Turn("system", "b"), Turn("user", "c")), "comes first"),
     ],

@@ -244,6 +244,25 @@ def test_sources_stand_before_the_questions():
     )
 
 
+def test_it_goes_on_with_what_it_has_begun(tiny, pictures):
+    """A decoder reads it behind the question; Flan-T5 takes it for what its decoder has said."""
+    model, network, processor = tiny
+    turns = [Turn("user", QUESTION, (pictures[0],)), Turn("assistant", "a red")]
+    options = {"max_new_tokens": 12, "num_beams": 1, "do_sample": False}
+    if network.config.use_decoder_only_language_model:
+        expected = written(tiny, pictures[0], f"Question: {QUESTION} Answer: a red", **options)
+    else:
+        ids = processor.tokenizer("a red", add_special_tokens=False, return_tensors="pt").input_ids
+        begun = torch.cat([torch.zeros_like(ids[:, :1]), ids], dim=1)
+        inputs = processor(images=pictures[0], text=f"Question: {QUESTION} Answer:", return_tensors="pt")
+        tokens = network.generate(**inputs, **options, decoder_input_ids=begun)[0]
+        expected = processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert expected.startswith("a red")
+        expected = expected.removeprefix("a red").strip()
+    assert told(model, turns).strip() == expected
+    assert told(model, turns) != told(model, turns[:1])
+
+
 def test_of_several_pictures_each_is_asked_about_and_the_answers_are_composed(tiny, pictures):
     model, network, processor = tiny
     seen = model.answer(pictures[:2], [QUESTION] * 2)

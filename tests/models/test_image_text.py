@@ -95,6 +95,20 @@ def test_conversations_with_several_pictures_equal_transformers(tiny, pictures):
     assert tiny[0].count_turns(turns) == read(tiny[2], messages)["input_ids"].shape[1]
 
 
+def test_it_goes_on_with_what_the_assistant_has_begun(tiny, pictures):
+    model, network, processor = tiny
+    messages = [message("user", QUESTION, pictures[0]), message("assistant", "a red")]
+    inputs = processor.apply_chat_template(
+        messages, continue_final_message=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    tokens = network.generate(**inputs, max_new_tokens=LENGTH, do_sample=False)
+    wanted = processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    turns = [Turn("user", QUESTION, (pictures[0],)), Turn("assistant", "a red")]
+    pieces = model.generate(turns, Sampling(max_tokens=LENGTH))
+    assert "".join(one.text for one in pieces) == wanted  # with the blank that it may begin with
+    assert model.count_turns(turns) == inputs["input_ids"].shape[1]
+
+
 def test_words_alone_equal_transformers(tiny):
     messages = [message("system", "be brief"), message("user", QUESTION)]
     assert told(tiny[0], [Turn("system", "be brief"), Turn("user", QUESTION)]) == expected(tiny, messages)
