@@ -272,11 +272,11 @@ class _Asking:
 
     def _with_pictures(self, prompt: Prompt) -> Prompt:
         """Add the picture that is asked about, and those of the sources for who sees; else a caption of it."""
-        from mmrag.compose.pictures import asked_picture, pictures_of  # imports the decoders
+        from mmrag.compose.pictures import asked_picture  # imports the decoders
 
         image = None if self.image is None else asked_picture(self.image)
         if self.writer.sees:
-            shown = pictures_of(prompt.sources, self.retriever.index.home)
+            shown = self.look(prompt.sources)
             marked = [replace(source, seen=source.number in shown) for source in prompt.sources]
             return replace(prompt, sources=marked, pictures=shown, image=image)
         return replace(prompt, image=image, caption="" if image is None else self._caption(image))
@@ -286,6 +286,12 @@ class _Asking:
         if isinstance(self.writer, ExtractiveWriter) or not self.options.caption:
             return ""
         return self.retriever.index.generator(self.options.caption).caption([image])[0]
+
+    def look(self, sources: Sequence[Source]) -> dict[int, Image]:
+        """Read the pictures among sources, by number."""
+        from mmrag.compose.pictures import pictures_of  # imports the decoders
+
+        return pictures_of(sources, self.retriever.index.home)
 
 
 class _Run:
@@ -332,7 +338,10 @@ class _Run:
         if asking.options.active:
             from mmrag.compose.active import write_actively  # most answers do without
 
-            written = write_actively(asking.writer, prompt, asking.sampling, self._more, cancel=asking.cancel)
+            look = asking.look if asking.writer.sees else None
+            written = write_actively(
+                asking.writer, prompt, asking.sampling, self._more, look=look, cancel=asking.cancel
+            )
         else:
             written = asking.writer.write(prompt, asking.sampling, cancel=asking.cancel)
         for one in written:
