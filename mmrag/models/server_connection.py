@@ -19,6 +19,15 @@ _CONNECT_SECONDS = 10.0
 _OPTIONAL = ("logprobs", "seed", "top_p", "temperature")
 """What a server may refuse to be told: it is asked again without."""
 
+_GOES_ON = {"continue_final_message": True, "add_generation_prompt": False}
+"""Says that what the assistant has begun is gone on with, to vLLM and those like it; others do so by themselves."""
+
+_BEGUN = "beginning of its answer"
+"""What a server is remembered not to take, beside settings."""
+
+_GO_ON = "Go on exactly where you stopped. Repeat nothing of it."
+"""Asks those for it that only answer users."""
+
 _HEADERS = {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "transfer-encoding"}
 """What a request says. The openai client adds the operating system, and what other variables tell it to add."""
 
@@ -76,7 +85,7 @@ class Connection:
                     return
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 refused = _refused_setting(_words(error), left_out)
-                if refused is None:
+                if refused is None or (refused == _BEGUN and not _is_begun(request)):
                     raise
                 _LOG.info("%s takes no %s; asked again without", self.server.host, refused)
                 left_out |= {refused}
@@ -159,13 +168,25 @@ def _import_openai() -> Any:
 def _without(request: dict[str, Any], left_out: frozenset[str]) -> dict[str, Any]:
     """Leave settings out; the newest models of OpenAI's know the number of tokens by another name."""
     kept = {name: value for name, value in request.items() if name not in left_out}
-    return {**kept, "max_completion_tokens": request["max_tokens"]} if "max_tokens" in left_out else kept
+    if "max_tokens" in left_out:
+        kept["max_completion_tokens"] = request["max_tokens"]
+    if not _is_begun(request):
+        return kept
+    if _BEGUN in left_out:
+        return {**kept, "messages": [*request["messages"], {"role": "user", "content": _GO_ON}]}
+    return {**kept, "extra_body": _GOES_ON}
+
+
+def _is_begun(request: dict[str, Any]) -> bool:
+    return bool(request["messages"][-1]["role"] == "assistant")
 
 
 def _refused_setting(words: str, left_out: frozenset[str]) -> str | None:
     """Find the setting that a server names in its refusal."""
     if "max_completion_tokens" in words and "instead" in words and "max_tokens" not in left_out:
         return "max_tokens"
+    if _BEGUN not in left_out and any(name in words for name in ("prefill", *_GOES_ON)):
+        return _BEGUN
     return next((name for name in _OPTIONAL if name in words and name not in left_out), None)
 
 

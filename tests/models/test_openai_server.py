@@ -156,6 +156,35 @@ def test_the_newest_name_of_the_number_of_tokens_is_taken_where_the_old_one_is_r
     assert server.asked[1]["max_completion_tokens"] == 9
 
 
+BEGUN = [*ASKED, Turn("assistant", "A dog")]
+
+
+def test_a_server_is_told_that_it_goes_on_with_what_the_assistant_has_begun():
+    with serve(" runs.") as server:
+        assert text_of(generator_of(server).generate(BEGUN)) == " runs."
+        assert text_of(generator_of(server).generate(ASKED)) == " runs."
+    assert server.asked[0]["messages"][-1] == {"role": "assistant", "content": "A dog"}
+    assert (server.asked[0]["continue_final_message"], server.asked[0]["add_generation_prompt"]) == (True, False)
+    assert not {"continue_final_message", "add_generation_prompt"} & set(server.asked[1])
+
+
+@pytest.mark.parametrize(
+    "words", ["Unrecognized request argument supplied: continue_final_message", "no assistant message prefill here"]
+)
+def test_a_server_that_answers_users_alone_is_asked_to_go_on(words):
+    with serve(" runs.", refuses={"continue_final_message": words}) as server:
+        generator = generator_of(server)
+        for tries in (2, 3):
+            assert text_of(generator.generate(BEGUN)) == " runs."
+            assert len(server.asked) == tries
+            *before, begun, asked = server.asked[-1]["messages"]
+            assert (len(before), begun["role"], asked["role"]) == (len(ASKED), "assistant", "user")
+            assert asked["content"] == "Go on exactly where you stopped. Repeat nothing of it."
+        assert text_of(generator.generate(ASKED)) == " runs."
+        assert server.asked[-1]["messages"][-1]["role"] == "user"
+        assert len(server.asked[-1]["messages"]) == len(ASKED)
+
+
 def test_thoughts_are_no_part_of_the_answer():
     thoughts = [event(delta={"reasoning_content": "hm"}), event(delta={"reasoning": "hm", "content": None})]
     with serve(answer=[*thoughts, *says("<thi", "nk>a ", "cat?</think>", "\n\nA dog.")]) as server:
