@@ -224,6 +224,14 @@ def test_a_picture_is_looked_for_too(index, colours):
     assert "images/blue.png" not in {source.item.uri for source in others.sources}
 
 
+def test_a_writer_that_does_not_see_is_told_what_a_model_says_of_the_picture(index, colours):
+    for caption, told in (("teller:1", "a model says of it"), ("", None)):
+        options = {"pipeline": recipe(caption=caption), "image": colours / "blue.png", "k": 3}
+        _, writer = ask(index, "What is this?", "So.", **options)
+        assert (told or "Question") in writer.asked[0][-1].text
+        assert ("a model says of it" in writer.asked[0][-1].text) == bool(told)
+
+
 def test_cancelling_keeps_what_was_written(index):
     cancel = threading.Event()
     written = []
