@@ -32,10 +32,12 @@ _ASKING = frozenset(
     "what which who whom whose where when why how many much is are was were am be been being do does did done can "  # noqa: SIM905
     "could will would shall should may might has have had there here any some a an the i me my we us our you your he "
     "she it its they them their this that these those of in on at to for from with by and or not please tell show give "
-    "find picture pictures photo photos image images see seen kind sort other others another same similar like".split()
+    "find picture pictures photo photos image images see seen kind sort other others another same similar like someone "
+    "somebody something anyone anybody anything".split()
 )
 _HAS_WORDS = " or ".join(f"{kind} is not null" for kind in ("text", "tags", "generated", "ocr"))
 _EVEN = 0.5
+_SURE = 0.7
 _HALF = 0.5
 _OTHER = re.compile(r"\b(?:others?|another|else|similar)\b", re.IGNORECASE)
 _EDGES = "\"'“”‘’«».,;:!?…()[]"
@@ -129,13 +131,15 @@ def _file_of(image: ImageInput) -> Path | None:
 def seen_likely(hit: Hit, calibration: Calibration | None) -> bool | None:
     """Tell whether a picture is likely to show what was asked; None where nothing tells.
 
-    What a matcher has judged is likely from a probability of .5 on, and so is what words have found by cosine where
-    people have said something else of it. What nobody has said anything of is likely from the least probability of the
-    encoder's card on.
+    What a matcher has judged is likely from a probability of .5 on. What words have found by cosine is from the least
+    probability of the encoder's card on, which is low; where people have said something of the picture, and it is these
+    words that should tell, it has to be quite sure.
     """
     probability = hit.parts.get(PROBABILITY)
     if hit.item.modality != "image" or probability is None:
         return None
-    if hit.kind == "match" or hit.item.text:
+    if hit.kind == "match":
         return probability >= _EVEN
-    return None if calibration is None else probability >= calibration.least
+    if calibration is None:
+        return None
+    return probability >= (_SURE if hit.item.text else calibration.least)

@@ -48,6 +48,7 @@ class Grounding:
         self._index = index
         self._matcher = matcher if matcher is not None and "image" in matcher.card.modalities else None
         self._comparison = Comparison(index.encoder)
+        self._unread: set[str] = set()  # a picture that cannot be read is warned of once
 
     def check(self, sentence: str, span: Span, citations: Sequence[int], sources: Sequence[Source]) -> Evidence:
         """Score a sentence against the sources that it cites.
@@ -98,14 +99,16 @@ class Grounding:
 
     def _looked_at(self, sentence: str, sources: Sequence[Source]) -> dict[int, Support]:
         """Have the matcher look at those that are pictures, all at once; what it cannot judge is left out."""
-        pictures = [source for source in sources if source.item.modality == "image" and source.item.id]
+        pictures = [one for one in sources if one.item.modality == "image" and one.item.id not in {"", *self._unread}]
         if self._matcher is None or not pictures:
             return {}
         judged = self._index.match([sentence], [source.item.id for source in pictures], matcher=self._matcher)
         found = {}
         for place, source in enumerate(pictures):
             probability = float(judged.probabilities[0, place])
-            if not math.isnan(probability):
+            if math.isnan(probability):
+                self._unread.add(source.item.id)
+            else:
                 cosine = None if judged.cosines is None else float(judged.cosines[0, place])
                 found[source.number] = self._shown(source.number, probability, cosine)
         return found

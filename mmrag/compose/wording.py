@@ -36,7 +36,7 @@ _NEGATION = frozenset("no not never without nobody none nothing neither nor cann
 _WANTED = re.compile(r"\b(?:(?P<number>how many|what number)|(?:what|which) colou?rs?)\b")
 _ASKING = frozenset(
     "what which who whom whose when where why how many much kind sort colour does do did is are was were there "  # noqa: SIM905
-    "show tell find see picture photo photograph image".split()
+    "show tell find see picture photo photograph image someone somebody something anyone anybody anything".split()
 )
 
 

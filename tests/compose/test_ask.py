@@ -9,15 +9,17 @@ import mmrag
 from mmrag.compose import ask as asking
 from mmrag.compose.answer import Answer, Checked, Done, Evidence, Found, Placed, Step, Support, Wrote
 from mmrag.compose.ask import REFUSAL, choose_writer
+from mmrag.compose.context import as_sources
 from mmrag.compose.model_writer import ModelWriter
 from mmrag.compose.prompt import Exchange
-from mmrag.compose.retrieve import Retriever, asked_words
+from mmrag.compose.retrieve import Retriever, asked_words, nearest_pictures, seen_likely
 from mmrag.errors import GenerationError, ModelError, QueryError
+from mmrag.models.cards import Calibration
 from mmrag.roles import Sampling
 from mmrag.search.answering import AnswerOptions
 from mmrag.search.pipeline import Pipeline, load_pipeline
 from mmrag.stores.lock import write_lock
-from mmrag.types import Item
+from mmrag.types import Hit, Item
 from tests.toy import COLOURS, ToyTeller, ToyWriter
 
 
@@ -224,6 +226,14 @@ def test_a_picture_is_looked_for_too(index, colours):
     assert "images/blue.png" not in {source.item.uri for source in others.sources}
 
 
+def test_a_writer_that_does_not_see_is_told_what_a_model_says_of_the_picture(index, colours):
+    for caption, told in (("teller:1", "a model says of it"), ("", None)):
+        options = {"pipeline": recipe(caption=caption), "image": colours / "blue.png", "k": 3}
+        _, writer = ask(index, "What is this?", "So.", **options)
+        assert (told or "Question") in writer.asked[0][-1].text
+        assert ("a model says of it" in writer.asked[0][-1].text) == bool(told)
+
+
 def test_cancelling_keeps_what_was_written(index):
     cancel = threading.Event()
     written = []
@@ -365,3 +375,25 @@ def test_where_words_cannot_be_indexed_vectors_alone_find(index, monkeypatch, ca
     assert {hit.kind for hit in hits} == {"cosine"}
     assert "the words of items are not looked at" in caplog.text
     assert {hit.kind for hit in Retriever(index, recipe(k=2)).find("red")} == {"rrf"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "chance", "likely"),
+    [
+        ("cosine", None, 0.1, True),
+        ("cosine", None, 0.04, False),
+        ("cosine", "Roscoff", 0.6, False),
+        ("cosine", "Roscoff", 0.8, True),
+        ("match", "Roscoff", 0.6, True),
+        ("match", None, 0.4, False),
+    ],
+)
+def test_how_likely_a_picture_must_be_depends_on_who_says_so(kind, text, chance, likely):
+    calibration = Calibration(bias=-4, cosine=10, words=0, least=0.05)
+    hit = Hit(1, 1.0, kind, Item("a.jpg", text=text), parts={"probability": chance})
+    assert seen_likely(hit, calibration) is likely
+
+
+def test_pictures_far_from_the_one_that_is_asked_about_are_left_out():
+    hits = [Hit(n, 1.0, "cosine", Item(f"{n}.jpg"), parts={"cosine": c}) for n, c in ((1, 0.8), (2, 0.5), (3, 0.3))]
+    assert [one.number for one in nearest_pictures(as_sources(hits))] == [1, 2]

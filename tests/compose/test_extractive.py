@@ -6,12 +6,15 @@ import re
 from threading import Event
 
 import pytest
+from PIL import Image
 
+from mmrag.compose.answer import Source
 from mmrag.compose.extractive import QUOTES, ExtractiveWriter
 from mmrag.compose.prompt import Prompt
 from mmrag.errors import GenerationError
 from mmrag.models.registry import load_encoder
 from mmrag.roles import Sampling
+from mmrag.types import Hit, Item
 from tests.compose.sources import document, picture
 
 LINE = re.compile(r"“([^“”]+)” \[(\d+)\]|The picture itself \[(\d+)\]\.")
@@ -63,6 +66,40 @@ def test_the_same_sentence_is_quoted_once():
 
 def test_a_picture_without_words_is_pointed_to():
     assert written("a dog", [picture(7)]) == ("The picture itself [7].", "stop")
+
+
+def test_a_caption_by_a_model_is_quoted_only_if_it_answers():
+    shot = picture(7, "Caption by a model: a man on a ramp\ntaken_at: 2009-02-09T09:11:30")
+    assert written("What cat is there?", [shot])[0] == "The picture itself [7]."
+    assert written("Where is the man?", [shot])[0] == "“a man on a ramp” [7]"
+
+
+def test_headings_are_not_quoted():
+    text = "Trip › The harbour\nWe saw fishing boats."
+    note = Source(1, Item("a.md", modality="text", text=text, metadata={"headings": ["Trip", "The harbour"]}), text)
+    assert written("What is in the harbour?", [note])[0] == "“We saw fishing boats.” [1]"
+
+
+def test_pictures_are_pointed_to_if_they_are_nearly_as_likely_as_the_best():
+    def found(number, chance, text=""):
+        item = Item(f"{number}.jpg")
+        return Source(number, item, text, Hit(number, 1.0, "cosine", item, parts={"probability": chance}))
+
+    assert written("a cat", [found(1, 0.4), found(2, 0.1), found(3, 0.3)])[0].splitlines() == [
+        "The picture itself [1].",
+        "The picture itself [3].",
+    ]
+    assert (
+        written("Where did the dog run?", [BEACH, found(2, 0.1)])[0]
+        == "“The brown dog ran along the beach all day.” [1]"
+    )
+
+
+def test_of_a_picture_that_is_asked_about_all_that_are_like_it_come_first():
+    pictures = [picture(n, f"A {name} by the sea") for n, name in enumerate(("tower", "pier", "boat", "gull"), start=1)]
+    prompt = Prompt("Which other pictures show this place?", [*pictures, picture(5)], image=Image.new("RGB", (4, 4)))
+    text = "".join(piece.text for piece in ExtractiveWriter(None).write(prompt, Sampling()))
+    assert [line[-4:].strip(" .") for line in text.splitlines()] == ["[1]", "[2]", "[3]", "[4]", "[5]"]
 
 
 @pytest.mark.parametrize("text", ["A dog [2] barks [3].", "A “dog” barks loudly.", "A dog\x1b[31m barks."])

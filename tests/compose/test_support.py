@@ -8,8 +8,11 @@ from PIL import Image
 import mmrag
 from mmrag.compose.answer import Source
 from mmrag.compose.comparison import Comparison
+from mmrag.compose.odds import fitted_odds
+from mmrag.compose.passages import passages
 from mmrag.compose.support import Grounding, claims
 from mmrag.models.registry import load_encoder, load_matcher
+from mmrag.types import Item
 from tests.compose.sources import document, picture
 from tests.toy import COLOURS
 
@@ -121,7 +124,42 @@ def test_sources_that_may_answer_are_kept_by_their_words(index):
     assert grounding.likely("Who wrote the opera?", [*SOURCES, picture(3)]) == ()
 
 
-@pytest.mark.parametrize("sentence", ["", "…", "I do not know.", "Is it a dog?", "The sources say the following:"])
+@pytest.mark.parametrize("question", ["Where do dogs swim?", "What colour is the dog?"])
+def test_a_short_question_is_answered_by_what_has_all_its_words_and_the_colour_it_asks_for(encoder, question):
+    black = picture(3, "A black dog carries an orange tennis ball in his mouth as he swims .")
+    dull = picture(4, "A dog that nobody knows sleeps beneath an old table in the kitchen .")
+    comparison = Comparison(encoder)
+    answering = comparison.answering(question, [black, dull])
+    assert [one.source.number for one in answering if comparison.is_likely(one)] == [3]
+    assert max(one.probability for one in answering) < fitted_odds().least_answer
+
+
+def test_a_picture_that_cannot_be_read_is_warned_of_once(index, tmp_path, caplog):
+    red, blue = coloured(index, 1, "red"), coloured(index, 2, "blue")
+    (tmp_path / "red.png").unlink()
+    grounding = Grounding(index, load_matcher("judge:1"))
+    for _ in range(3):
+        kinds = [one.number for one in grounding.check("a blue square", (0, 13), (1, 2), [red, blue]).supports]
+        assert kinds == [2]
+    assert caplog.text.count("red.png") == 1
+
+
+def test_facts_and_captions_by_models_are_no_sentences_of_a_text():
+    shot = picture(1, "Caption by a model: a dog\ntaken_at: 2009-02-09T09:11:30\nTags: sea")
+    assert [(one.text, one.kind) for one in passages(shot)] == [
+        ("a dog", "generated"),
+        ("2009-02-09T09:11:30", "fact"),
+        ("sea", "said"),
+    ]
+    note = Source(
+        2, Item("a.md", modality="text", text="-", metadata={"headings": ["Sea", "Cork"]}), "Sea › Cork\nRain."
+    )
+    assert [(one.text, one.kind) for one in passages(note)] == [("Sea › Cork", "heading"), ("Rain.", "said")]
+
+
+@pytest.mark.parametrize(
+    "sentence", ["", "…", "The picture itself.", "I do not know.", "Is it a dog?", "The sources say the following:"]
+)
 def test_what_asks_announces_or_knows_nothing_claims_nothing(sentence):
     assert not claims(sentence)
     assert claims(f"{sentence} A dog runs.")
