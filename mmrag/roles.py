@@ -443,7 +443,7 @@ class Turn:
     who : {"system", "user", "assistant"}
         A "system" turn tells the generator how to answer, and comes first if there is one.
     text : str
-        The words.
+        The words. What is no character, such as half of one from a file's name, becomes a question mark.
     images : tuple of PIL images
         Upright RGB pictures that belong to them, in order; only a generator whose card says "image" takes any.
     """
@@ -451,6 +451,10 @@ class Turn:
     who: Literal["system", "user", "assistant"]
     text: str
     images: tuple[Image, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Leave nothing that no tokenizer and no server takes."""
+        object.__setattr__(self, "text", self.text.encode(errors="replace").decode())
 
 
 @dataclass(frozen=True)
@@ -482,10 +486,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse what nothing can be written by."""
-        if self.max_tokens < 1 or not self.temperature >= 0 or not 0 < self.nucleus <= 1 or not self.seconds > 0:
+        if (
+            self.max_tokens < 1
+            or not 0 <= self.temperature < float("inf")
+            or not 0 < self.nucleus <= 1
+            or not self.seconds > 0
+        ):
             raise InputError(
-                "max_tokens is at least 1, temperature at least 0, nucleus above 0 and at most 1, and seconds above 0, "
-                f"not {self.max_tokens}, {self.temperature:g}, {self.nucleus:g} and {self.seconds:g}"
+                "max_tokens is at least 1, temperature finite and at least 0, nucleus above 0 and at most 1, and "
+                f"seconds above 0, not {self.max_tokens}, {self.temperature:g}, {self.nucleus:g} and {self.seconds:g}"
             )
         if any(not text for text in self.stop):
             raise InputError("a stop text is empty, and would end the writing before it begins")

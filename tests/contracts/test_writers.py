@@ -100,7 +100,7 @@ def test_it_is_cancelled(writer):
 
 
 def test_it_takes_no_longer_than_allowed(writer):
-    with pytest.raises(GenerationError, match="1e-09 s.*; allow more"):
+    with pytest.raises(GenerationError, match=r"1e-09 s.*; allow more"):
         written(writer, max_tokens=200, seconds=1e-9)
 
 
