@@ -443,7 +443,7 @@ class Turn:
     who : {"system", "user", "assistant"}
         A "system" turn tells the generator how to answer, and comes first if there is one.
     text : str
-        The words.
+        The words. What is no character, such as half of one from a file's name, becomes a question mark.
     images : tuple of PIL images
         Upright RGB pictures that belong to them, in order; only a generator whose card says "image" takes any.
     """
@@ -451,6 +451,10 @@ class Turn:
     who: Literal["system", "user", "assistant"]
     text: str
     images: tuple[Image, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Leave nothing that no tokenizer and no server takes."""
+        object.__setattr__(self, "text", self.text.encode(errors="replace").decode())
 
 
 @dataclass(frozen=True)
@@ -484,7 +488,7 @@ class Sampling:
         """Refuse what nothing can be written by."""
         bounds = (
             ("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature, self.temperature >= 0, "at least 0"),
+            ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "finite and at least 0"),
             ("nucleus", self.nucleus, 0 < self.nucleus <= 1, "above 0 and at most 1"),
             ("seconds", self.seconds, self.seconds > 0, "above 0"),
         )

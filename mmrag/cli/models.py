@@ -121,7 +121,7 @@ def pull(
         try:
             done = fetch(name, progress=progress)
         except KeyboardInterrupt as stop:
-            raise Interrupted(f"stopped; what came is kept, and mmrag models pull {name} goes on from there") from stop
+            raise Interrupted(f"stopped; mmrag models pull {name} fetches what is missing") from stop
     if as_json:
         print_json({**dataclasses.asdict(done), "folder": str(done.folder) if done.folder else None})
     elif done.folder is None:

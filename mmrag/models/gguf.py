@@ -121,7 +121,7 @@ class GgufGenerator(ChattingGenerator):
 
             try:
                 self._server.handle_chat_completions(request, take)
-            except RuntimeError as error:
+            except Exception as error:  # of native code, by whatever name
                 raise GenerationError(f"{self.card.name} has stopped in the middle of its words: {error}") from error
             listener.check()
 

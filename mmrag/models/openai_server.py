@@ -55,6 +55,8 @@ class OpenAIGenerator(ChattingGenerator):
         Which server, and which of its models.
     """
 
+    batch = 1  # where one picture is refused, the next is another question
+
     def __init__(self, server: ServerCard) -> None:
         self.server = server
         self.card = Card(
@@ -115,14 +117,13 @@ class OpenAIGenerator(ChattingGenerator):
         }
 
     def _message(self, turn: Turn) -> dict[str, Any]:
-        text = turn.text.encode(errors="replace").decode()  # a file's name may hold half a sign, which no server takes
         if not turn.images:
-            return {"role": turn.who, "content": text}
+            return {"role": turn.who, "content": turn.text}
         pictures = [
             {"type": "image_url", "image_url": {"url": _data_url(image, self.server.max_image_side)}}
             for image in turn.images
         ]
-        return {"role": turn.who, "content": [*pictures, {"type": "text", "text": text}]}
+        return {"role": turn.who, "content": [*pictures, {"type": "text", "text": turn.text}]}
 
 
 def _tokens(text: str) -> int:

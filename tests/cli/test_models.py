@@ -136,7 +136,7 @@ def test_ctrl_c_keeps_what_came(server, environment):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert told == "mmrag: stopped; what came is kept, and mmrag models pull clip-b32 goes on from there\n"
+    assert told == "mmrag: stopped; mmrag models pull clip-b32 fetches what is missing\n"
     server.pause = 0
     assert json.loads(run("models", "pull", "clip-b32", "--json", env=environment).stdout)["received"] < 300_000
 

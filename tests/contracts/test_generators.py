@@ -110,6 +110,12 @@ def test_characters_are_whole(generator):
     assert all(piece.text.encode("utf-8").decode("utf-8") == piece.text for piece in pieces)
 
 
+def test_half_a_character_is_none(generator):
+    turns = (Turn("user", "What is in half-\ud83d-a-name.jpg?"),)
+    assert generator.count_turns(turns) > 0
+    assert written(generator, turns, max_tokens=2)[-1].end
+
+
 def test_what_was_said_before_counts(generator, greedy):
     before = (Turn("user", "Name a colour."), Turn("assistant", "Blue."), Turn("user", "Name a fish and a bird."))
     assert text(written(generator, before)) != text(greedy)

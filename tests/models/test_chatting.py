@@ -99,6 +99,12 @@ def test_a_conversation_that_is_too_long_is_refused_at_once():
         Parrot().generate([Turn("user", "word " * 41)])
 
 
+@pytest.mark.parametrize("wrong", [{"temperature": float("inf")}, {"temperature": float("nan")}, {"seconds": 0}])
+def test_sampling_that_chooses_nothing_is_refused(wrong):
+    with pytest.raises(InputError, match="temperature finite and at least 0"):
+        Sampling(**wrong)
+
+
 def test_pictures_are_described_one_by_one():
     parrot = Parrot()
     assert parrot.caption([Image.new("RGB", (7, 2)), Image.new("RGB", (9, 2))]) == [

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmrag.compose.describe import caption_files
 from mmrag.errors import GenerationError, InputError, MissingExtraError, ModelError, RecipeError
 from mmrag.models.registry import absolute_name, load_generator, open_model
 from mmrag.roles import Piece, Sampling, Turn
@@ -562,3 +563,19 @@ def test_nobody_claims_that_a_server_is_here(capsys):
     assert (told["name"], told["here"]) == ("qwen", None)
     show("openai:qwen@http://127.0.0.1:9/v1")
     assert "here" not in capsys.readouterr().out.replace("sent there", "")
+
+
+def test_a_picture_that_is_refused_takes_no_other_with_it(tmp_path, photographs, monkeypatch):
+    with serve("A dog.") as server:
+        generator = load_generator(write_card(tmp_path, server.url, vision=True))
+        receive, asked = generator._connection.receive, []
+
+        async def refuse_the_first(*given):
+            asked.append(given)
+            if len(asked) == 1:
+                raise GenerationError("no room")
+            await receive(*given)
+
+        monkeypatch.setattr(generator._connection, "receive", refuse_the_first)
+        told = list(caption_files(sorted(photographs.iterdir())[:3], generator))
+    assert [(one.caption, one.failure) for one in told] == [("", "no room"), ("A dog.", None), ("A dog.", None)]
