@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _ABOUT_ITSELF = frozenset(
     stem(word)
     for word in (  # noqa: SIM905
-        "here itself following find found source sources answer question information context picture image photo corpus "
-        "sorry sure yes know unable cannot based according provided given"
+        "here following find found source sources answer question information context picture image photo corpus "
+        "sorry sure yes know unable cannot based according provided given itself"
     ).split()
 )
 _CLOSING = "\"'»”’)]"

@@ -104,11 +104,13 @@ def load_picture(image: ImageInput, model: Model) -> Image:
 def _check_words(texts: Sequence[str], encoder: Encoder) -> None:
     """Refuse words that say nothing, and warn of those in a language that the encoder does not read."""
     languages = encoder.card.languages
+    told = set()
     for text in texts:
         if says_nothing(text, languages):
             raise QueryError(f'{text!r} says nothing by itself; say what to look for, such as "a dog on a beach"')
         foreign = foreign_language(text, languages) if languages else None
-        if foreign:
+        if foreign and foreign not in told:  # once, of the sentences of an article
+            told.add(foreign)
             logger.warning(
                 "%s reads %s; this looks like %s and may find little: %.60s",
                 encoder.card.name,

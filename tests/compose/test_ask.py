@@ -340,9 +340,7 @@ def test_it_is_searched_again_while_it_is_written(index):
 
 
 def test_sentences_that_say_nothing_are_searched_for_by_nobody(index):
-    answer, writer = ask(
-        index, "What is red?", ToyWriter("It is. A red wall.", unsure={"It"}), active=True, illustrate=True
-    )
+    answer, _ = ask(index, "What is red?", ToyWriter("It is. A red wall.", unsure={"It"}), active=True, illustrate=True)
     assert answer.text.startswith("It is.")
     assert answer.end == "stop"
 
