@@ -1,6 +1,6 @@
 """Does a generator do what a source tells it to? Commands planted in captions, with and without the defence.
 
-    python -m benchmarks.injection              # SmolLM2, and the writer that quotes; minutes on two idle cores
+    python -m benchmarks.injection              # SmolLM2, and the writer that quotes; some minutes
 
 A question about a picture of Flickr8k is asked with five captions as sources, and the one that answers it, which is
 likeliest to be read, goes on with a command of injections.jsonl. Without defence the captions are plain lines before
@@ -34,7 +34,7 @@ from mmrag.types import Item
 
 SOURCES = 5
 REPEATED = 5
-SAMPLING = Sampling(max_tokens=48, seconds=600)
+SAMPLING = Sampling(max_tokens=40, seconds=600)
 _DOING = re.compile(r"(?:A|An|Two|Three) ((?:\w+ ){0,2}\w+) (is|are) (\w+ing) ([\w ]+?)\s*\.?")
 
 Ask = Callable[[Prompt], str]
@@ -89,7 +89,7 @@ def main() -> None:
         "with defence": lambda prompt: _text(written.write(prompt, SAMPLING)),
         "extractive": lambda prompt: _text(quoting.write(prompt, SAMPLING)),
     }
-    report = {name: _measured(ask, injections, questions) for name, ask in arms.items()}
+    report = {name: _measured(name, ask, injections, questions) for name, ask in arms.items()}
     publish("injection", {"generator": given.generator, "commands": len(injections), **report})
 
 
@@ -124,16 +124,17 @@ def _text(pieces: Iterable[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def _measured(ask: Ask, injections: Sequence[Injection], questions: Sequence[Question]) -> dict[str, Any]:
+def _measured(name: str, ask: Ask, injections: Sequence[Injection], questions: Sequence[Question]) -> dict[str, Any]:
     cases = []
     for injection, question in zip(injections, questions, strict=True):
         answer = ask(question.prompt(injection.text))
-        right = question.right in answer.casefold()
-        cases.append({"kind": injection.kind, "outcome": injection.outcome(answer), "right": right, "answer": answer})
+        outcome, right = injection.outcome(answer), question.right in answer.casefold()
+        cases.append({"kind": injection.kind, "outcome": outcome, "right": right, "answer": answer})
+        print(f"{name}, {len(cases)} of {len(injections)}: {outcome}", flush=True)
     kinds = {kind: Counter(one["outcome"] for one in cases if one["kind"] == kind) for kind in _kinds(injections)}
     count = Counter(one["outcome"] for one in cases)
     summary = {
-        **{name: count[name] for name in ("obeyed", "repeated", "resisted")},
+        **{outcome: count[outcome] for outcome in ("obeyed", "repeated", "resisted")},
         "rate": round((count["obeyed"] + count["repeated"]) / len(cases), 3),
         "right all the same": sum(one["right"] for one in cases),
     }

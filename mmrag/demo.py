@@ -1,4 +1,4 @@
-"""The whole way on real photographs: those that the wheels of scikit-image and scikit-learn carry."""
+"""The whole way on real photographs: those that the wheels of scikit-image and scikit-learn carry; and on a note."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from mmrag.compose.answer import Answer
+from mmrag.compose.ask import EXTRACTIVE
+from mmrag.compose.ask import ask as answer_question
+from mmrag.compose.illustrated import Illustrated
 from mmrag.errors import MissingExtraError
 from mmrag.home import create
 from mmrag.index import Index
+from mmrag.search.shorthand import only
 from mmrag.stores.manifest import FOLDER_NAME
 from mmrag.types import Hit
 
@@ -25,12 +30,24 @@ EXPECTED = {
     "a temple": ("china.jpg",),
 }
 CAT_FACE = (120, 0, 360, 240)
+NOTE = """# A day in town
+
+A red motorcycle is parked in front of the house.
+
+Our cat Chelsea sleeps on the blue sofa all day.
+
+The train home leaves at ten past seven, from platform four.
+"""
+QUESTIONS = {"Where does Chelsea sleep?": "sofa", "Who won the election?": None}
+"""What is asked, and a word of the right answer; None where nothing answers."""
+BELONGING = ("motorcycle_left.png", "motorcycle_right.png")
+"""Of these, one belongs into the note, and no other picture does."""
 
 _SUFFIXES = (".jpg", ".png")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Searched:
     """One search of the demo.
 
     Attributes
@@ -76,16 +93,36 @@ def prepare(out: Path) -> Index:
     return create(out)
 
 
-def ask(index: Index) -> Iterator[Answer]:
+def search(index: Index) -> Iterator[Searched]:
     """Search for what is known to be there: in words, and by a part of a picture, mirrored."""
     for words, right in EXPECTED.items():
         hits = index.search(words, k=3)
-        yield Answer(f'"{words}"', hits, Path(hits[0].item.uri).name in right)
+        yield Searched(f'"{words}"', hits, Path(hits[0].item.uri).name in right)
     cat = index.home / "pictures" / "chelsea.png"
     with Image.open(cat) as picture:
         face = ImageOps.mirror(picture.convert("RGB").crop(CAT_FACE))
     face.save(index.home / "query.jpg")
     hits = index.search(index.home / "query.jpg", k=3)
-    yield Answer(
+    yield Searched(
         "--image query.jpg     # the cat's face, cut out and mirrored", hits, hits[0].item.uri.endswith(cat.name)
     )
+
+
+def write_note(out: Path) -> Path:
+    """Write a note to ``out/notes``, which is to be indexed, and give its path."""
+    path = out / "notes" / "day.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(NOTE, encoding="utf-8")
+    return path
+
+
+def ask(index: Index) -> Iterator[tuple[Answer, bool]]:
+    """Ask what the note tells, and what nothing does; give the answers, and whether they are right."""
+    for question, word in QUESTIONS.items():
+        answer = answer_question(index, question, generator=EXTRACTIVE, where=only("text"))
+        yield answer, answer.refused if word is None else word in answer.text
+
+
+def is_illustrated(illustrated: Illustrated) -> bool:
+    """Tell whether the note has got the one picture that belongs into it."""
+    return [Path(one.item.uri).name in BELONGING for one in illustrated.placements] == [True]

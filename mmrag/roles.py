@@ -482,11 +482,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse what nothing can be written by."""
-        if self.max_tokens < 1 or not self.temperature >= 0 or not 0 < self.nucleus <= 1 or not self.seconds > 0:
-            raise InputError(
-                "max_tokens is at least 1, temperature at least 0, nucleus above 0 and at most 1, and seconds above 0, "
-                f"not {self.max_tokens}, {self.temperature:g}, {self.nucleus:g} and {self.seconds:g}"
-            )
+        bounds = (
+            ("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature, self.temperature >= 0, "at least 0"),
+            ("nucleus", self.nucleus, 0 < self.nucleus <= 1, "above 0 and at most 1"),
+            ("seconds", self.seconds, self.seconds > 0, "above 0"),
+        )
+        for name, given, allowed, bound in bounds:
+            if not allowed:
+                raise InputError(f"{name} is {bound}, not {given:g}")
         if any(not text for text in self.stop):
             raise InputError("a stop text is empty, and would end the writing before it begins")
 
@@ -573,7 +577,8 @@ class Generator(Model):
         Raises
         ------
         InputError
-            If there are no turns, the last is the system's, or pictures are given to what does not see.
+            If there are no turns, the last is the system's, none is the user's, or pictures are given to what does not
+            see.
         GenerationError
             If the conversation is longer than `context_tokens`, the writing takes too long, or a server is gone.
         ModelError

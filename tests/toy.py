@@ -11,7 +11,7 @@ from itertools import cycle, islice
 import numpy as np
 
 from mmrag.models.cards import Calibration, Card
-from mmrag.models.conversation import check_turns, too_long, too_slow
+from mmrag.models.chatting import check_turns, too_long, too_slow
 from mmrag.roles import Encoder, Generator, Identity, Judgement, Matcher, Piece, Sampling, TokenHeat
 
 COLOURS = {

@@ -172,7 +172,11 @@ def _doubt_line(doubtful: Sequence[Evidence], *, marked: int) -> str:
 
 
 def _source_line(source: Source, home: Path) -> str:
-    words = _one_line(source.text)
+    """Say where a source is, and how it begins; a place that ends with its headings has said these."""
+    from mmrag.stores.records import place_of
+
+    headings, _, rest = source.text.partition("\n")
+    words = _one_line(rest if rest and place_of(source.item).endswith(headings) else source.text)
     return f"[{source.number}] {shown_place(source.item, home)}" + (f" — {words}" if words else "")
 
 

@@ -15,6 +15,7 @@ from mmrag.cli.options import (
     DeviceOption,
     IndexOption,
     JsonOption,
+    MovedModelOption,
     PanelledCommand,
     QuietOption,
     open_corpus,
@@ -113,6 +114,7 @@ def ask(
     show_all: Annotated[
         bool, typer.Option("--all", rich_help_panel=_SHOWN, help="List sources that are not cited, too.")
     ] = False,
+    model: MovedModelOption = None,
     device: DeviceOption = Device.auto,
     index_dir: IndexOption = None,
     quiet: QuietOption = False,
@@ -123,9 +125,12 @@ def ask(
     supports is marked (?). Where nothing in the corpus is likely to answer, it says so, and nothing is written.
     """
     from mmrag.compose.ask import ask as answer_question
+    from mmrag.report.replace import check_writable
 
+    if html:
+        check_writable(html)
     pipeline = pipeline_of(recipe, caption=caption)
-    corpus = open_corpus(index_dir, device=device)
+    corpus = open_corpus(index_dir, model, device=device)
     writer = writer_of(corpus, generator or pipeline.answer.generator, quiet=quiet)
     with stopping() as stop:
         events = answer_question(

@@ -32,6 +32,7 @@ from mmrag.cli.options import (
     Device,
     DeviceOption,
     IndexOption,
+    MovedModelOption,
     PanelledCommand,
     QuietOption,
     counted,
@@ -93,6 +94,7 @@ def chat(
     illustrate: IllustrateOption = False,
     active: ActiveOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer.")] = False,
+    model: MovedModelOption = None,
     device: DeviceOption = Device.auto,
     index_dir: IndexOption = None,
     quiet: QuietOption = False,
@@ -107,7 +109,7 @@ def chat(
     if save and save.exists() and save != resume:
         raise InputError(f"{save} is there already; go on with it: --resume {save} --save {save}, or name another file")
     pipeline = pipeline_of(recipe, caption=caption)
-    corpus = open_corpus(index_dir, device=device)
+    corpus = open_corpus(index_dir, model, device=device)
     talk = Chat(
         corpus,
         generator=writer_of(corpus, generator or pipeline.answer.generator, quiet=quiet),

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmrag.cli.filters import AfterOption, BeforeOption, NearOption, WhereOption, filter_of
 from mmrag.cli.options import (
     Device,
     DeviceOption,
     IndexOption,
+    MovedModelOption,
     PanelledCommand,
     QuietOption,
     counted,
@@ -84,17 +86,15 @@ def illustrate(
     in_order: Annotated[
         bool, typer.Option("--in-order", rich_help_panel=_WHICH, help="In the order in which they were taken only.")
     ] = False,
-    where: Annotated[
-        str | None,
-        typer.Option(metavar="FILTER", rich_help_panel=_WHICH, help="Only pictures that pass it, as for search."),
-    ] = None,
+    where: WhereOption = None,
+    near: NearOption = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
     recipe: Annotated[
         str,
         typer.Option(metavar="NAME|FILE", rich_help_panel=_WHICH, help="A pipeline whose [illustrate] says all this."),
     ] = "default",
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where the index's model is now, if it has moved.")
-    ] = None,
+    model: MovedModelOption = None,
     device: DeviceOption = Device.auto,
     index_dir: IndexOption = None,
     quiet: QuietOption = False,
@@ -112,10 +112,11 @@ def illustrate(
         raise InputError(f"--copy is for md; {chosen} needs no copies")
     _check_out(article, out)
     text = _read(article)
+    passing = filter_of(where, near, after, before, None)
     options = _options(recipe, matcher, min_probability, budget, distance, in_order=in_order)
     corpus = open_corpus(index_dir, model, device=device)
     with progress_bar("judging", quiet=quiet) as progress:
-        done = mmrag.illustrate(corpus, text, options=options, where=where, progress=progress)
+        done = mmrag.illustrate(corpus, text, options=options, where=passing, progress=progress)
     _write(done, chosen, out, copy, corpus.home)
     left = done.sentences - len(done.placements)
     typer.echo(
@@ -132,11 +133,13 @@ def _format(form: Format | None, out: Path | None, *, as_json: bool) -> Format:
 
 
 def _check_out(article: str, out: Path | None) -> None:
-    """Refuse to lose what somebody wrote, before anything is searched."""
+    """Refuse what cannot be written, and to lose what somebody wrote, before anything is searched."""
     from mmrag.errors import InputError
+    from mmrag.report.replace import check_writable
 
     if out is None:
         return
+    check_writable(out)
     if article != "-" and out.exists() and Path(article).exists() and out.samefile(article):
         raise InputError(f"{str(out)!r} is the article itself, and would be overwritten; name another file: --out FILE")
 

@@ -31,8 +31,8 @@ from mmrag.version import __version__
 
 app = typer.Typer(
     name="mmrag",
-    help="Find pictures by words or by pictures, on this machine, offline.",
-    epilog='Example:  mmrag index ./images  &&  mmrag search "a dog on a beach"',
+    help="Find pictures and texts, and answer questions from them, on this machine, offline.",
+    epilog='Example:  mmrag index ./images  &&  mmrag search "a dog on a beach"  &&  mmrag ask "Who runs there?"',
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -75,7 +75,7 @@ def options(
         bool, typer.Option("--offline", help="Open no network connection, as HF_HUB_OFFLINE=1.")
     ] = False,
 ) -> None:
-    """Find pictures by words or by pictures, on this machine, offline."""
+    """Find pictures and texts, and answer questions from them, on this machine, offline."""
     if offline:
         switch_network_off()
 

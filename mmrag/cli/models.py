@@ -88,7 +88,8 @@ def show(
     facts = _facts(entry) if entry else {"model": name}
     if entry is None or entry.is_here():
         try:
-            facts = {**facts, **dataclasses.asdict(open_model(name).card), "here": True}
+            card = open_model(name).card
+            facts = {**facts, **dataclasses.asdict(card), "here": None if card.family == "openai" else True}
         except ModelError as error:
             if entry is None:
                 raise
@@ -126,7 +127,7 @@ def pull(
     elif done.folder is None:
         typer.echo(f"{done.name} ships with mmrag; there is nothing to fetch")
     else:
-        about = f", {done.size / 1e6:,.0f} MB, {done.received / 1e6:,.0f} of them fetched now" if done.commit else ""
+        about = f", {done.size / 1e6:,.0f} MB, {done.received / 1e6:,.0f} of them fetched now" if done.size else ""
         typer.echo(f"{done.name} is here and whole{about}: {done.folder}")
 
 

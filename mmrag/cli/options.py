@@ -85,6 +85,9 @@ PrecisionOption = Annotated[
     Precision | None,
     typer.Option(help="What pictures are encoded in; by default the fastest that gives the same vectors."),
 ]
+MovedModelOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Where the index's model is now, if it has moved.")
+]
 ModelOption = Annotated[
     str, typer.Option(metavar="NAME", help="A name that `mmrag models` lists, a model folder, or FAMILY:NAME.")
 ]

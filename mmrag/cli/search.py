@@ -13,6 +13,7 @@ from mmrag.cli.options import (
     Device,
     DeviceOption,
     IndexOption,
+    MovedModelOption,
     PanelledCommand,
     Precision,
     QuietOption,
@@ -157,9 +158,7 @@ def search(
     explain_tokens: Annotated[
         bool, typer.Option("--explain-tokens", rich_help_panel=_SHOWN, help="And one per token; needs --rerank.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where the index's model is now, if it has moved.")
-    ] = None,
+    model: MovedModelOption = None,
     device: DeviceOption = Device.auto,
     index_dir: IndexOption = None,
     quiet: QuietOption = False,

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Event
+from typing import TYPE_CHECKING
 
 from mmrag.compose.answer import Found, Source, Step
 from mmrag.compose.prompt import Prompt
@@ -22,6 +23,9 @@ from mmrag.compose.wording import wording
 from mmrag.compose.writer import Writer
 from mmrag.roles import Piece, Sampling
 from mmrag.sources.text.sentences import sentences
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CERTAIN = 0.4
 """A word below this probability makes its sentence uncertain, and is left out of what is searched for."""
@@ -79,6 +83,7 @@ def write_actively(
     sampling: Sampling,
     retrieve: Callable[[str], Sequence[Source]],
     *,
+    look: Callable[[Sequence[Source]], Mapping[int, Image]] | None = None,
     cancel: Event | None = None,
 ) -> Iterator[Piece | Step | Found]:
     """Write an answer sentence by sentence, and search for more sources where one is uncertain or without support.
@@ -96,6 +101,8 @@ def write_actively(
         Holds for the whole answer; a piece counts as a token.
     retrieve : callable
         Words → sources, the best first, by any numbers: those that are new get the next ones.
+    look : callable or None
+        Sources → the pictures among them, by number, for a writer that sees.
     cancel : Event or None
         As in `Writer.write`.
 
@@ -116,11 +123,12 @@ def write_actively(
             if searches < MOST_SEARCHES and searched_at != len(prompt.written) and _asks(draft, prompt):
                 searches, searched_at = searches + 1, len(prompt.written)
                 words = draft.certain_words() or prompt.question
-                new = _fitting(writer, prompt, sampling, retrieve(words))
+                longer = _with_more(writer, prompt, sampling, retrieve(words), look)
+                new = tuple(longer.sources[len(prompt.sources) :])
                 yield Step("retrieve", words, len(new))
                 if new:
                     yield Found(new)
-                    prompt = replace(prompt, sources=(*prompt.sources, *new))
+                    prompt = longer
                     break
             yield from draft.pieces
             written += len(draft.pieces)
@@ -143,20 +151,25 @@ def _is_supported(draft: _Draft, prompt: Prompt) -> bool:
     return not said.stems or said.overlap(known) >= SUPPORTED
 
 
-def _fitting(writer: Writer, prompt: Prompt, sampling: Sampling, found: Iterable[Source]) -> tuple[Source, ...]:
-    """Give numbers to those that are new, as many as the writer can read beside what is there."""
-    known = {source.item.id for source in prompt.sources}
-    number = max((source.number for source in prompt.sources), default=0)
-    new: tuple[Source, ...] = ()
+def _with_more(
+    writer: Writer,
+    prompt: Prompt,
+    sampling: Sampling,
+    found: Iterable[Source],
+    look: Callable[[Sequence[Source]], Mapping[int, Image]] | None,
+) -> Prompt:
+    """Add sources that are new, as many as the writer can read beside what is there."""
     for source in found:
-        if source.item.id in known:
+        if any(source.item.id == known.item.id for known in prompt.sources):
             continue
-        longer = (*new, replace(source, number=number + len(new) + 1, seen=False))
-        if not writer.fits(replace(prompt, sources=(*prompt.sources, *longer)), sampling):
+        number = max((known.number for known in prompt.sources), default=0) + 1
+        shown = look([replace(source, number=number)]) if look else {}
+        new = replace(source, number=number, seen=number in shown)
+        longer = replace(prompt, sources=(*prompt.sources, new), pictures={**prompt.pictures, **shown})
+        if not writer.fits(longer, sampling):
             break
-        new = longer
-        known.add(source.item.id)
-    return new
+        prompt = longer
+    return prompt
 
 
 def _left(sampling: Sampling, written: int, seconds: float) -> Sampling:

@@ -13,7 +13,7 @@ from mmrag.compose.context import as_sources, fitted
 from mmrag.compose.extractive import ExtractiveWriter
 from mmrag.compose.model_writer import ModelWriter
 from mmrag.compose.prompt import Exchange, Prompt
-from mmrag.compose.retrieve import Retriever, asked_words, seen_likely
+from mmrag.compose.retrieve import Retriever, asked_words, nearest_pictures, seen_likely
 from mmrag.compose.support import Grounding
 from mmrag.compose.writer import Writer
 from mmrag.errors import QueryError
@@ -24,6 +24,8 @@ from mmrag.search.pipeline import Pipeline, load_pipeline
 from mmrag.types import Hit
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mmrag.compose.illustrate import Illustrator
     from mmrag.index import Index
     from mmrag.search.answering import AnswerOptions
@@ -237,19 +239,20 @@ class _Asking:
     def find(self, words: str, *, image: ImageInput | None = None) -> list[Hit]:
         """Find what is likely to answer.
 
-        A picture is likely if its own probability says so, or if it was found by a picture; anything is if its words
-        say so; and what nothing can tell of, a picture without words under a model that is not calibrated, may be.
+        A picture is likely if its own probability says so, or if it is like the picture that is asked about; anything
+        is if its words say so; and what nothing can tell of, a picture without words under a model that is not
+        calibrated, may be.
         """
         sources = as_sources(self.retriever.find(words, image=image))
+        alike = {one.number for one in nearest_pictures(sources)} if image is not None else set()
         calibration = self.retriever.index.encoder.card.calibration
-        worded = [source for source in sources if source.text]
+        worded = [source for source in sources if source.item.text or source.item.words]
         likely = {source.number for source in self.grounding.likely(words, worded)} if worded else set()
         hits = []
         for source in sources:
-            by_picture = image is not None and source.item.modality == "image"
             seen = seen_likely(source.hit, calibration) if source.hit else None
-            unknown = seen is None and not source.text
-            if source.hit and (by_picture or seen or unknown or source.number in likely):
+            unknown = seen is None and image is None and source not in worded
+            if source.hit and (seen or unknown or source.number in alike | likely):
                 hits.append(source.hit)
         return hits
 
@@ -263,14 +266,32 @@ class _Asking:
     def prompt(self, sources: Sequence[Source]) -> Prompt:
         """Put together what the writer is asked, as much as it can read."""
         prompt = Prompt(self.question, sources, self.history)
-        if self.writer.sees:
-            from mmrag.compose.pictures import asked_picture, pictures_of  # imports the decoders
-
-            shown = pictures_of(sources, self.retriever.index.home)
-            marked = [replace(source, seen=source.number in shown) for source in sources]
-            image = None if self.image is None else asked_picture(self.image)
-            prompt = replace(prompt, sources=marked, pictures=shown, image=image)
+        if self.image is not None or self.writer.sees:
+            prompt = self._with_pictures(prompt)
         return fitted(prompt, self.writer, self.sampling)
+
+    def _with_pictures(self, prompt: Prompt) -> Prompt:
+        """Add the picture that is asked about, and those of the sources for who sees; else a caption of it."""
+        from mmrag.compose.pictures import asked_picture  # imports the decoders
+
+        image = None if self.image is None else asked_picture(self.image)
+        if self.writer.sees:
+            shown = self.look(prompt.sources)
+            marked = [replace(source, seen=source.number in shown) for source in prompt.sources]
+            return replace(prompt, sources=marked, pictures=shown, image=image)
+        return replace(prompt, image=image, caption="" if image is None else self._caption(image))
+
+    def _caption(self, image: Image) -> str:
+        """Describe a picture for a writer that does not see; one that quotes says nothing of it."""
+        if isinstance(self.writer, ExtractiveWriter) or not self.options.caption:
+            return ""
+        return self.retriever.index.generator(self.options.caption).caption([image])[0]
+
+    def look(self, sources: Sequence[Source]) -> dict[int, Image]:
+        """Read the pictures among sources, by number."""
+        from mmrag.compose.pictures import pictures_of  # imports the decoders
+
+        return pictures_of(sources, self.retriever.index.home)
 
 
 class _Run:
@@ -317,7 +338,10 @@ class _Run:
         if asking.options.active:
             from mmrag.compose.active import write_actively  # most answers do without
 
-            written = write_actively(asking.writer, prompt, asking.sampling, self._more, cancel=asking.cancel)
+            look = asking.look if asking.writer.sees else None
+            written = write_actively(
+                asking.writer, prompt, asking.sampling, self._more, look=look, cancel=asking.cancel
+            )
         else:
             written = asking.writer.write(prompt, asking.sampling, cancel=asking.cancel)
         for one in written:
@@ -344,7 +368,7 @@ class _Run:
         asking, sources = self._asking, list(self._sources.values())
         if asking.options.attribute and not sentence.numbers:
             best = asking.grounding.best(sentence.text, sources)
-            if best is not None and best.probability >= asking.options.min_support:
+            if best is not None:
                 added, sentence = self._reader.cite(sentence, [best.number])
                 yield Wrote(added)
         evidence = asking.grounding.check(sentence.text, sentence.span, sentence.numbers, sources)

@@ -115,7 +115,7 @@ class Reader:
             self._sentence = last.span[1]
             yield last
         if self.invented:
-            _log.warning("%d citations of sources that do not exist were left out of the answer", self.invented)
+            _log.warning("citations of sources that do not exist were left out of the answer: %d", self.invented)
 
     def cite(self, sentence: Sentence, numbers: Sequence[int]) -> tuple[str, Sentence]:
         """Have the sentence that was given last cite sources; give the text that comes next, and the new sentence."""

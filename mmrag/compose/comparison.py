@@ -49,14 +49,18 @@ class Comparison:
     def __init__(self, encoder: Encoder | None) -> None:
         fits = encoder is not None and encoder.card.name == fitted_odds().encoder
         self._encoder = encoder if fits else None
-        self._passages: dict[str, list[Passage]] = {}
+        self._passages: dict[tuple[str, str], list[Passage]] = {}
         self._vectors: dict[str, Vectors] = {}
 
-    @property
-    def least_answer(self) -> float:
-        """From this probability on, a source is likely to answer a question."""
-        odds = fitted_odds()
-        return odds.least_answer_by_words if self._encoder is None else odds.least_answer
+    def is_likely(self, one: Answering) -> bool:
+        """Tell whether a passage is likely to answer.
+
+        It is where it is probable enough, and where it has all that the question names, and the number or colour that
+        it asks for: short questions have low cosines with long sentences, and were not among those fitted on.
+        """
+        odds, parts = fitted_odds(), dict(one.parts)
+        least = odds.least_answer_by_words if self._encoder is None else odds.least_answer
+        return one.probability >= least or (parts["overlap"] == 1 and parts["gives"] >= 0)
 
     def supports(self, sentence: str, sources: Sequence[Source]) -> dict[int, Support]:
         """Score a sentence against the likest passage of each source that has words, by its number."""
@@ -64,7 +68,7 @@ class Comparison:
         claim = wording(sentence)
         found: dict[int, Support] = {}
         for source, passage, parts in self._scored(sentence, claim, sources):
-            said = _said(source, passage)
+            said = self._said(source, passage)
             parts |= {"contradictions": float(claim.contradictions(said)), "unsaid": float(claim.unsaid(said))}
             one = Support(source.number, "words", odds.probability(parts), passage.span, tuple(parts.items()))
             if source.number not in found or one.probability > found[source.number].probability:
@@ -72,10 +76,12 @@ class Comparison:
         return found
 
     def answering(self, question: str, sources: Sequence[Source]) -> list[Answering]:
-        """Score every passage of sources by how likely it answers a question, the best first."""
+        """Score the passages of sources, but facts, by how likely they answer a question, the best first."""
         odds = self._answer_odds
         scored = []
         for source, passage, parts in self._scored(question, asked(question), sources):
+            if passage.kind == "fact":
+                continue
             parts["gives"] = gives(question, passage.wording)
             scored.append(Answering(source, passage, odds.probability(parts), tuple(parts.items())))
         return sorted(scored, key=lambda one: (-one.probability, one.source.number, one.passage.span))
@@ -104,18 +110,20 @@ class Comparison:
         cosines = self.cosines([text], [passage.text for _, passage in each])
         scored = []
         for place, (source, passage) in enumerate(each):
-            parts = {"overlap": named.overlap(_said(source, passage))}
+            parts = {"overlap": named.overlap(self._said(source, passage))}
             if cosines is not None:
                 parts["cosine"] = float(cosines[0, place])
             scored.append((source, passage, parts))
         return scored
 
     def _divided(self, source: Source) -> list[Passage]:
-        if source.text not in self._passages:
-            self._passages[source.text] = passages(source)
-        return self._passages[source.text]
+        known = source.item.id or source.item.uri, source.text
+        if known not in self._passages:
+            self._passages[known] = passages(source)
+        return self._passages[known]
 
-
-def _said(source: Source, passage: Passage) -> Wording:
-    """Give what counts as said: all words of a picture tell of one thing, each sentence of a text tells for itself."""
-    return wording(source.text) if source.item.modality == "image" else passage.wording
+    def _said(self, source: Source, passage: Passage) -> Wording:
+        """Give what counts as said: all words of a picture tell of one thing; a sentence, and a fact, for itself."""
+        if source.item.modality == "text" or passage.kind == "fact":
+            return passage.wording
+        return wording(" ".join(one.text for one in self._divided(source) if one.kind != "fact"))

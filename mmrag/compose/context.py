@@ -13,10 +13,11 @@ from mmrag.roles import Sampling
 from mmrag.sources.text.sentences import middle, sentences
 from mmrag.types import Hit, Item
 
-_FACTS = ("taken_at", "place", "camera")
+FACTS = ("taken_at", "place", "camera")
 """What is told of a picture beside its words, where it is known."""
 
-_WORDS = {"generated": "Caption by a model", "tags": "Tags", "ocr": "Text in the picture"}
+WORDS = {"generated": "Caption by a model", "tags": "Tags", "ocr": "Text in the picture"}
+"""What a line of words of each kind begins with; a picture's own caption stands by itself."""
 
 
 def as_sources(hits: Iterable[Hit], *, first: int = 1) -> list[Source]:
@@ -39,8 +40,8 @@ def told_of(item: Item) -> str:
     """
     if item.modality == "text":
         return (item.text or "").strip()
-    words = [f"{name}: {' '.join(item.words[kind].split())}" for kind, name in _WORDS.items() if item.words.get(kind)]
-    facts = [f"{name}: {item.metadata[name]}" for name in _FACTS if item.metadata.get(name)]
+    words = [f"{name}: {' '.join(item.words[kind].split())}" for kind, name in WORDS.items() if item.words.get(kind)]
+    facts = [f"{name}: {item.metadata[name]}" for name in FACTS if item.metadata.get(name)]
     return "\n".join([*([item.text.strip()] if item.text else []), *words, *facts])
 
 

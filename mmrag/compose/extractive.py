@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Event
 
+from mmrag.compose.answer import Source
 from mmrag.compose.comparison import Answering, Comparison
 from mmrag.compose.prompt import Prompt
 from mmrag.compose.writer import Writer
 from mmrag.errors import GenerationError
 from mmrag.roles import Encoder, Piece, Sampling
+from mmrag.search.likelihood import PROBABILITY
 
 QUOTES = 3
 """How many sentences an answer quotes at most."""
@@ -38,8 +40,9 @@ class ExtractiveWriter(Writer):
     """Quotes the sentences and captions that are likeliest to answer a question, each with its source.
 
     It says nothing of its own: quotes are what stands in `Source.text`, letter by letter, and the one fixed phrase,
-    "The picture itself [2].", points to a picture of which no words are known. A quote that says what one
-    before it says is passed over (maximal marginal relevance: Carbonell and Goldstein 1998). The same prompt gives
+    "The picture itself [2].", points to a picture that nobody has said anything of. What a model says of a picture is
+    quoted only where it answers, for it may be wrong. A quote that says what one before it says is passed over
+    (maximal marginal relevance: Carbonell and Goldstein 1998). The same prompt gives
     the same answer; temperature, nucleus and seed do nothing. A token is a word here.
 
     Parameters
@@ -77,20 +80,31 @@ class ExtractiveWriter(Writer):
         yield Piece("", end="stop" if complete or stopped else "length")
 
     def _quotes(self, prompt: Prompt) -> list[_Quote]:
-        """Choose what to quote, the best first; then pictures without words, in the order of the sources."""
-        answering = self._comparison.answering(prompt.question, prompt.sources)
-        quotes = [_Quote(_quotable(one.passage.text), one.source.number) for one in self._chosen(answering)]
-        wordless = [
-            _Quote("", source.number)
-            for source in prompt.sources
-            if source.item.modality == "image" and not source.text.strip()
-        ]
-        return [one for one in (*quotes, *wordless)[:QUOTES] if str(one) not in prompt.written]
+        """Choose what to quote, the best first; then pictures that their words do not speak for.
+
+        To a question about a picture the pictures that are like it come first, each of them.
+        """
+        answering = [one for one in self._comparison.answering(prompt.question, prompt.sources) if self._quotable(one)]
+        pictures = [source for source in prompt.sources if source.item.modality == "image"]
+        if prompt.image is not None:
+            texts = [one for one in answering if one.source not in pictures]
+            quotes = [*(_of_picture(source, answering) for source in pictures), *map(_quote, self._chosen(texts))]
+        else:
+            worded = {one.source.number for one in answering}
+            wordless = [source for source in pictures if source.number not in worded]
+            shown = _nearly_as_likely(wordless, max((one.probability for one in answering), default=0.0))
+            quotes = [*map(_quote, self._chosen(answering)), *(_Quote("", one.number) for one in shown)][:QUOTES]
+        return [one for one in quotes if str(one) not in prompt.written]
+
+    def _quotable(self, one: Answering) -> bool:
+        """Tell whether a passage says something; a model's caption, which may be wrong, only if it answers."""
+        if one.passage.kind == "heading" or not _unmarked(one.passage.text):
+            return False
+        return one.passage.kind == "said" or self._comparison.is_likely(one)
 
     def _chosen(self, answering: Sequence[Answering]) -> list[Answering]:
         """Take passages that are nearly as likely as the best, and differ from one another."""
-        worth = [one for one in answering if _quotable(one.passage.text)]
-        rest = [one for one in worth if one.probability >= _NEAR_BEST * worth[0].probability]
+        rest = [one for one in answering if one.probability >= _NEAR_BEST * answering[0].probability]
         chosen: list[Answering] = []
         while rest and len(chosen) < QUOTES:
             best = max(rest, key=lambda one: self._worth(one, chosen))
@@ -107,7 +121,23 @@ class ExtractiveWriter(Writer):
         return one.passage.wording.overlap(other.passage.wording) if cosines is None else float(cosines[0, 0])
 
 
-def _quotable(text: str) -> str:
+def _quote(one: Answering) -> _Quote:
+    return _Quote(_unmarked(one.passage.text), one.source.number)
+
+
+def _of_picture(source: Source, answering: Sequence[Answering]) -> _Quote:
+    """Quote the best of what is said of a picture; point to it if nothing is."""
+    return next((_quote(one) for one in answering if one.source is source), _Quote("", source.number))
+
+
+def _nearly_as_likely(pictures: Sequence[Source], likeliest: float) -> list[Source]:
+    """Leave out pictures that are far less likely to show what is asked than the best of them, or a quote."""
+    chances = [1.0 if one.hit is None else one.hit.parts.get(PROBABILITY, 1.0) for one in pictures]
+    least = _NEAR_BEST * max(likeliest, *chances, 0.0)
+    return [one for one, chance in zip(pictures, chances, strict=True) if chance >= least]
+
+
+def _unmarked(text: str) -> str:
     """Give the longest part of a passage without quotation marks, control characters and what looks like a citation."""
     return max(_UNQUOTABLE.split(text), key=len).strip()
 

@@ -38,6 +38,5 @@ class ModelWriter(Writer):
 
     def write(self, prompt: Prompt, sampling: Sampling, *, cancel: Event | None = None) -> Iterator[Piece]:
         """Have it written, piece by piece."""
-        turns = render(prompt, sees=self.sees)
-        begun = turns[-1].text if prompt.written else ""
-        return resume(self._generator.generate(turns, sampling, cancel=cancel), begun)
+        pieces = self._generator.generate(render(prompt, sees=self.sees), sampling, cancel=cancel)
+        return resume(pieces, prompt.written)

@@ -36,6 +36,8 @@ class Prompt:
         Of sources, by number, for a writer that sees; upright RGB, and no larger than it needs.
     image : PIL image or None
         A picture that the user asks about.
+    caption : str
+        What a model says of `image`, for a writer that does not see; it may be wrong.
     written : str
         What the answer begins with already; the writer goes on from there.
     """
@@ -45,4 +47,5 @@ class Prompt:
     history: Sequence[Exchange] = ()
     pictures: Mapping[int, Image] = field(default_factory=dict)
     image: Image | None = None
+    caption: str = ""
     written: str = ""

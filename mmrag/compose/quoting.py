@@ -34,6 +34,7 @@ _SPEAKER = re.compile(
 _HEADING = re.compile(r"#{2,}\s*")
 _NOT_PLAIN = re.compile(r"[^\n -~]")
 _JOINER = re.compile("[\u200c\u200d]")
+_ENDS = (".", "!", "?", "]")
 _UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs"})
 _FIRST_SELECTORS, _MORE_SELECTORS = range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0)
 
@@ -63,9 +64,11 @@ def render(prompt: Prompt, *, sees: bool) -> list[Turn]:
     if sees and prompt.image is not None:
         images.append(prompt.image)
         question = f"Picture {len(images)} belongs to the question.\n{question}"
+    elif prompt.caption:
+        question = f'A picture belongs to the question; a model says of it: "{clean(prompt.caption)}"\n{question}'
     text = f"{_listed(prompt.sources, shown)}\n\n{question}"
-    begun = [Turn("assistant", unmarked(prompt.written))] if prompt.written else []
-    return [*turns, Turn("user", text, tuple(images)), *begun]
+    begun = _begun(prompt.written)
+    return [*turns, Turn("user", text, tuple(images)), *([Turn("assistant", begun)] if begun else [])]
 
 
 def _listed(sources: Sequence[Source], shown: Sequence[int]) -> str:
@@ -94,15 +97,37 @@ def unmarked(text: str) -> str:
 
 
 def resume(pieces: Iterable[Piece], written: str) -> Iterator[Piece]:
-    """Leave out what was written already where a generator that goes on with it says it again.
+    """Join what a generator writes to what was written: what it says again is left out, and one blank stands between.
 
     Parameters
     ----------
     pieces : iterable of Piece
         As `Generator.generate` gives them.
     written : str
-        The text of the last turn; empty if nothing was written.
+        As `Prompt.written`.
     """
+    yield from _apart(_unrepeated(pieces, _begun(written)), written)
+
+
+def _begun(written: str) -> str:
+    """Give what a generator is told that it has written; a blank at its end would be apart from the word it begins."""
+    return unmarked(written).rstrip()
+
+
+def _apart(pieces: Iterable[Piece], written: str) -> Iterator[Piece]:
+    """See to the blank behind what was written; generators that begin anew leave it out."""
+    begins = True
+    for piece in pieces:
+        text = piece.text.lstrip() if begins and written[-1:].isspace() else piece.text
+        if begins and text:
+            begins = False
+            if written.endswith(_ENDS) and text[0].isascii() and text[0].isalnum():
+                text = f" {text}"
+        if text or piece.end:
+            yield replace(piece, text=text)
+
+
+def _unrepeated(pieces: Iterable[Piece], written: str) -> Iterator[Piece]:
     held: list[Piece] = []
     said = ""
     for piece in pieces:

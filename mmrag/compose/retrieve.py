@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmrag.compose.answer import Source
 from mmrag.errors import Interrupted, StoreError
 from mmrag.search.condition import both
 from mmrag.search.language import says_nothing
-from mmrag.search.likelihood import PROBABILITY
+from mmrag.search.likelihood import PROBABILITY, with_probabilities
 from mmrag.search.recall import ranked
 from mmrag.search.shorthand import only
+from mmrag.sources.uri import path_of
 from mmrag.types import Hit, Query
 
 if TYPE_CHECKING:
@@ -31,7 +35,9 @@ _ASKING = frozenset(
     "find picture pictures photo photos image images see seen kind sort other others another same similar like".split()
 )
 _HAS_WORDS = " or ".join(f"{kind} is not null" for kind in ("text", "tags", "generated", "ocr"))
-_MATCHED = 0.5
+_EVEN = 0.5
+_HALF = 0.5
+_OTHER = re.compile(r"\b(?:others?|another|else|similar)\b", re.IGNORECASE)
 _EDGES = "\"'“”‘’«».,;:!?…()[]"
 
 
@@ -63,11 +69,13 @@ class Retriever:
         if not words or says_nothing(words, self.index.encoder.card.languages):
             words = question if image is None else None
         query = Query(text=words, image=image, where=self.where)
+        asked = _file_of(image) if image is not None and _OTHER.search(question) else None
         if self.pipeline.rerank:
-            return self._search([query])[0]
+            return [hit for hit in self._search([query])[0] if not self._is(hit, asked)]
         found = self._search([replace(query, where=both(self.where, only(kind))) for kind in ("text", "images")])
-        alternating = [hit for hit in chain.from_iterable(zip_longest(*found)) if hit is not None]
-        return ranked(alternating[: self.pipeline.answer.k])
+        alternating = [hit for hit in chain.from_iterable(zip_longest(*found)) if hit and not self._is(hit, asked)]
+        calibration = self.index.encoder.card.calibration
+        return with_probabilities(query, ranked(alternating[: self.pipeline.answer.k]), calibration, matched=True)
 
     def _search(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """Search by words and vectors; by vectors alone where the full-text index is wanting and cannot be made now."""
@@ -80,6 +88,10 @@ class Retriever:
                 raise
             _log.warning("the words of items are not looked at: %s", error)
             return self.index.search(queries, k=options.k, pipeline=self.pipeline)
+
+    def _is(self, hit: Hit, file: Path | None) -> bool:
+        """Tell whether a hit is the very file that is asked about, where others are wanted."""
+        return file is not None and str(file) == path_of(hit.item.uri, self.index.home)
 
     def _has_words(self) -> bool:
         return self.index.count(_HAS_WORDS) > 0
@@ -99,15 +111,31 @@ def asked_words(question: str) -> str:
     return " ".join(word for word in words if word and word.lower() not in _ASKING)
 
 
+def nearest_pictures(sources: Sequence[Source]) -> list[Source]:
+    """Leave out pictures that are less than half as near to a picture that is asked about as the nearest.
+
+    Of pictures by pictures no encoder is calibrated; but beside one that is like it, others are not what is meant.
+    """
+    pictures = [one for one in sources if one.hit and one.item.modality == "image"]
+    cosines = [one.hit.parts.get("cosine", 1.0) if one.hit else 0.0 for one in pictures]
+    least = _HALF * max(cosines, default=0.0)
+    return [one for one, cosine in zip(pictures, cosines, strict=True) if cosine >= least]
+
+
+def _file_of(image: ImageInput) -> Path | None:
+    return Path(image).resolve() if isinstance(image, (str, Path)) else None
+
+
 def seen_likely(hit: Hit, calibration: Calibration | None) -> bool | None:
     """Tell whether a picture is likely to show what was asked; None where nothing tells.
 
-    What a matcher has judged is likely from a probability of .5 on, what words have found by cosine from the least
-    probability of the encoder's card on.
+    What a matcher has judged is likely from a probability of .5 on, and so is what words have found by cosine where
+    people have said something else of it. What nobody has said anything of is likely from the least probability of the
+    encoder's card on.
     """
     probability = hit.parts.get(PROBABILITY)
     if hit.item.modality != "image" or probability is None:
         return None
-    if hit.kind == "match":
-        return probability >= _MATCHED
+    if hit.kind == "match" or hit.item.text:
+        return probability >= _EVEN
     return None if calibration is None else probability >= calibration.least

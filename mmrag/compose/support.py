@@ -19,7 +19,7 @@ _ABOUT_ITSELF = frozenset(
     stem(word)
     for word in (  # noqa: SIM905
         "here following find found source sources answer question information context picture image photo corpus "
-        "sorry sure yes know unable cannot based according provided given itself"
+        "itself sorry sure yes know unable cannot based according provided given"
     ).split()
 )
 _CLOSING = "\"'»”’)]"
@@ -85,9 +85,8 @@ class Grounding:
         sources : sequence of Source
             What was found. A picture without words is never likely by them.
         """
-        least = self._comparison.least_answer
         answering = self._comparison.answering(question, sources)
-        numbers = {one.source.number for one in answering if one.probability >= least}
+        numbers = {one.source.number for one in answering if self._comparison.is_likely(one)}
         return tuple(source for source in sources if source.number in numbers)
 
     def _supports(self, sentence: str, sources: Sequence[Source]) -> list[Support]:

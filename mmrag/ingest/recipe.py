@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mmrag.errors import RecipeError
+from mmrag.models.registry import check_recipe_name
 from mmrag.recipe import load_named
 from mmrag.sources.limits import MAX_PIXELS
 from mmrag.stores.manifest import KEEP_VERSIONS, STAMPS_PER_VERSION
@@ -67,7 +68,9 @@ class IndexRecipe:
 
 
 def load_recipe(recipe: str | IndexRecipe) -> IndexRecipe:
-    """Load an index recipe by name or path; one that is already loaded is given back."""
+    """Load an index recipe by name or path, in which no server may be named; one that is loaded is given back."""
     if isinstance(recipe, IndexRecipe):
         return recipe
-    return load_named("indexes", recipe, IndexRecipe)
+    loaded = load_named("indexes", recipe, IndexRecipe)
+    check_recipe_name(loaded.enrich.caption, "--caption")
+    return loaded

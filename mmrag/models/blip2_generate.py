@@ -18,10 +18,10 @@ import numpy as np
 from mmrag.errors import InputError, ModelError
 from mmrag.models.blip2_network import Blip2Network
 from mmrag.models.blip_words import check_questions, seeded, writing
-from mmrag.models.conversation import check_turns
+from mmrag.models.chatting import check_turns
 from mmrag.models.network import as_array, import_torch, import_transformers
 from mmrag.models.pretrained import HERE
-from mmrag.models.token_stream import Reading, TokenGenerator
+from mmrag.models.token_stream import Reading, TokenGenerator, begun_text
 from mmrag.models.tokens import Tokens, tell_cut
 from mmrag.roles import Scores, Turn
 
@@ -110,7 +110,7 @@ class Blip2Generator(Blip2Network, TokenGenerator):
 
     def tokenize(self, text: str) -> dict[str, list[int]]:
         """Make the tokens that go into the network beside a picture; what is too long is cut, with a warning."""
-        return {"input_ids": self._cut(self._tokenizer, text), **self.instructed(text)}
+        return {"input_ids": self._cut(self.tokenizer, text), **self.instructed(text)}
 
     def instructed(self, text: str) -> dict[str, list[int]]:  # noqa: ARG002
         """Make the tokens that the Q-Former reads: none."""
@@ -130,28 +130,37 @@ class Blip2Generator(Blip2Network, TokenGenerator):
         """Count the tokens of a conversation; a picture of several is told in fewer words than it counts."""
         check_turns(self, turns)
         pictures = sum(len(turn.images) for turn in turns)
-        return len(self._tokenizer(written_down(turns)).input_ids) + pictures * self.image_tokens
+        begun = begun_text(turns)
+        said = turns[:-1] if turns[-1].who == "assistant" else turns
+        words = self.tokenizer(f"{written_down(said)} {begun}".strip()).input_ids
+        return len(words) + pictures * self.image_tokens
 
     def prepare(self, network: Any, turns: Sequence[Turn], check: Callable[[], None]) -> Reading:
         """Embed a conversation behind its picture; of several, ask about each first."""
         images = [image for turn in turns for image in turn.images]
+        begun = begun_text(turns)
+        said = turns[:-1] if turns[-1].who == "assistant" else turns
         seen: list[str] = []
         for image in images if len(images) > 1 else ():
             check()
-            seen += self.answer([image], [_question(turns[-1])])
-        context = self._conversation(network, images if len(images) == 1 else [], written_down(turns, seen))
-        mask = import_torch().ones(context.shape[:2], dtype=import_torch().long, device=context.device)
+            seen += self.answer([image], [_question(said[-1])])
+        text = written_down(said, seen)
+        inputs: dict[str, Any] = {}
+        if network.config.use_decoder_only_language_model:
+            text = f"{text} {begun}".strip()
+        elif begun:
+            start = network.language_model.generation_config.decoder_start_token_id
+            inputs["decoder_input_ids"] = self.tensor(np.array([[start, *self.encode(begun)]]))
+        context = self._conversation(network, images if len(images) == 1 else [], text)
+        inputs["attention_mask"] = import_torch().ones(
+            context.shape[:2], dtype=import_torch().long, device=context.device
+        )
         room = self.context_tokens - self.count_turns(turns)
-        return Reading(network.language_model, {"inputs_embeds": context, "attention_mask": mask}, room)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Turn tokens into text, without special tokens."""
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        return Reading(network.language_model, {"inputs_embeds": context, **inputs}, room)
 
     def _conversation(self, network: Any, images: Sequence[Image], text: str) -> Tensor:
         """Embed a text ``(1, t, width)``, which nothing cuts, behind a picture if there is one."""
-        tokens = {"input_ids": self._tokenizer(text).input_ids, **self.instructed(text)}
+        tokens = {"input_ids": self.tokenizer(text).input_ids, **self.instructed(text)}
         if images:
             return self._embed(network, images, [tokens])
         words: Tensor = network.language_model.get_input_embeddings()(self.tensor(np.array([tokens["input_ids"]])))
@@ -175,7 +184,7 @@ class Blip2Generator(Blip2Network, TokenGenerator):
             for rows, contexts in self._contexts(network, images, prompts):
                 mask = import_torch().ones(contexts.shape[:2], dtype=import_torch().long, device=contexts.device)
                 output = network.language_model.generate(inputs_embeds=contexts, attention_mask=mask, **options)
-                words = self._tokenizer.batch_decode(output, skip_special_tokens=True)
+                words = self.tokenizer.batch_decode(output, skip_special_tokens=True)
                 for row, one in zip(rows, words, strict=True):
                     before = prompts[row] if keep_prompt else ""
                     written[row] = f"{before}{'' if causal else ' '}{one}".strip()
@@ -216,10 +225,10 @@ class Blip2Generator(Blip2Network, TokenGenerator):
 
     def _continuation(self, network: Any, prompt: str, answer: str) -> list[int]:
         if not network.config.use_decoder_only_language_model:
-            return list(self._tokenizer(answer).input_ids)  # ends itself
-        before = len(self._tokenizer(prompt).input_ids)
+            return list(self.tokenizer(answer).input_ids)  # ends itself
+        before = len(self.tokenizer(prompt).input_ids)
         end = network.language_model.generation_config.eos_token_id
-        ids = self._tokenizer(f"{prompt} {answer}").input_ids[before:]
+        ids = self.tokenizer(f"{prompt} {answer}").input_ids[before:]
         return [*ids, end[0] if isinstance(end, list) else end]
 
     def _cut(self, tokenizer: Any, text: str) -> list[int]:
@@ -230,7 +239,7 @@ class Blip2Generator(Blip2Network, TokenGenerator):
         return list(tokenizer(text, truncation=True, max_length=self.card.max_tokens).input_ids)
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:  # noqa: D102
         return _read_tokenizer(self.checkpoint.path)
 
 

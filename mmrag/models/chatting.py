@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Writing
-from collections.abc import Iterator, Sequence
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mmrag.errors import GenerationError, InputError
-from mmrag.models.conversation import check_turns, too_long
+from mmrag.models.relay import Listener, relay
 from mmrag.models.writing import check_writing
 from mmrag.roles import Generator, Piece, Sampling, Turn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+T = TypeVar("T")
 
 _THINK, _THOUGHT = "<think>", "</think>"
 _THOUGHTS = re.compile(rf"\s*{_THINK}.*?{_THOUGHT}\s*(?=\S)", re.DOTALL)
@@ -29,7 +31,7 @@ _ANSWER = "Answer in a few words."
 class ChattingGenerator(Generator):
     """A generator that goes on from any conversation, and describes pictures by being asked to, if it sees.
 
-    A family implements `count_turns` and `_write`; checks and stop texts are here.
+    A family implements `count_turns` and `_write`; checks, stop texts and the thread that writes are here.
 
     What a model thinks before it answers, in ``<think>…</think>``, is no part of the answer.
     """
@@ -45,6 +47,11 @@ class ChattingGenerator(Generator):
     @abstractmethod
     def _write(self, turns: Sequence[Turn], sampling: Sampling, cancel: Event | None) -> Writing[Piece]:
         """Go on with a conversation that was checked; `Sampling.stop` is seen to elsewhere. Closing it stops it."""
+
+    def _relayed(self, work: Callable[[Listener[T]], None], sampling: Sampling, cancel: Event | None) -> Writing[T]:
+        """Iterate over what a thread of its own gives, for as long as the writing may take; see `relay`."""
+        late = too_slow(self, sampling.seconds)
+        return relay(work, seconds=sampling.seconds, late=late, cancel=cancel)
 
     def generate(
         self, turns: Sequence[Turn], sampling: Sampling | None = None, *, cancel: Event | None = None
@@ -200,4 +207,44 @@ def only_thoughts() -> GenerationError:
     """Say that a model has thought until it might write no more."""
     return GenerationError(
         "the model thought for as long as it may write, and wrote no answer; let it write more tokens"
+    )
+
+
+def check_turns(generator: Generator, turns: Sequence[Turn]) -> None:
+    """Check that a generator can go on with a conversation.
+
+    Raises
+    ------
+    InputError
+        If there are no turns, the last is the system's, none is the user's, one after the first is the system's, or
+        pictures are given to what does not see.
+    """
+    if not turns or turns[-1].who == "system":
+        last = f"the last of {len(turns)} turns is the {turns[-1].who}'s" if turns else "there are no turns"
+        raise InputError(f"{last}; a conversation ends with a turn of the user, or with what the assistant has begun")
+    if all(turn.who != "user" for turn in turns):
+        raise InputError("nobody has asked anything; what the assistant has begun stands behind a turn of the user")
+    if any(turn.who == "system" for turn in turns[1:]):
+        raise InputError("a system turn stands behind others; it comes first, or there is none")
+    pictures = sum(len(turn.images) for turn in turns)
+    if pictures and not generator.sees:
+        raise InputError(
+            f"{generator.card.name} sees no pictures, and was given {pictures}; give it words only, or take a "
+            "generator that sees: mmrag models"
+        )
+
+
+def too_long(generator: Generator, tokens: int) -> GenerationError:
+    """Say that a conversation leaves no room for a word."""
+    return GenerationError(
+        f"the conversation has {tokens:,} tokens, and {generator.card.name} reads {generator.context_tokens:,}, "
+        "what it writes included; give it fewer or shorter sources, or take a generator that reads more"
+    )
+
+
+def too_slow(generator: Generator, seconds: float) -> GenerationError:
+    """Say that the writing has taken longer than allowed."""
+    return GenerationError(
+        f"{generator.card.name} was not done after {seconds:g} s; allow more (Sampling.seconds), or fewer words "
+        "(max_tokens), or take a smaller model"
     )

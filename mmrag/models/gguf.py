@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
-import math
 import secrets
 import threading
-import time
-from collections.abc import Generator as Generating
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator as Writing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from mmrag.errors import GenerationError, MissingExtraError, MmragError, ModelError
+from mmrag.errors import GenerationError, MissingExtraError, ModelError
 from mmrag.machine import usable_cores
 from mmrag.models import catalogue, gguf_files
 from mmrag.models.cards import Card, revision_of
-from mmrag.models.chatting import stop_at
-from mmrag.models.conversation import check_turns, too_long, too_slow
+from mmrag.models.chatting import ChattingGenerator, check_turns
 from mmrag.models.gguf_header import read_metadata
-from mmrag.roles import Generator, Identity, Piece, Sampling, Turn
+from mmrag.models.relay import Listener
+from mmrag.models.server_events import in_brief, read_pieces
+from mmrag.roles import Identity, Piece, Sampling, Turn
 
 Chunk: TypeAlias = dict[str, Any]
 """A part of an answer as llama.cpp's server streams it, as OpenAI's does."""
@@ -31,7 +30,6 @@ MOST_CONTEXT = 8192
 """How many tokens of context are made room for at most: the memory for them is taken at once."""
 
 _BATCH = 256  # tokens that are read at once: between two batches, reading can be stopped
-_LOOK = 0.05  # seconds after which somebody who waits looks whether to go on
 _RANDOM_SEED = 2**32 - 1  # what llama.cpp takes as "any"
 
 
@@ -69,7 +67,7 @@ def _context(path: Path, metadata: Mapping[str, Any]) -> int:
     return min(tokens, MOST_CONTEXT)
 
 
-class GgufGenerator(Generator):
+class GgufGenerator(ChattingGenerator):
     """A language model that runs in this process, beside the caller.
 
     Its weights are loaded when they are first needed. Callers that come at once are served one after the other.
@@ -83,10 +81,6 @@ class GgufGenerator(Generator):
         self._loading = threading.Lock()
         self._server: Any = None
         self._key = secrets.token_hex()
-
-    @property
-    def chats(self) -> bool:  # noqa: D102
-        return True
 
     @property
     def engine(self) -> str:  # noqa: D102
@@ -113,80 +107,28 @@ class GgufGenerator(Generator):
     def count_turns(self, turns: Sequence[Turn]) -> int:  # noqa: D102
         check_turns(self, turns)
         self._load()
-        prompt = self._ask("/apply-template", {"messages": _messages(turns)})["prompt"]
-        return len(self._ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
+        prompt = self._post("/apply-template", {"messages": _messages(turns)})["prompt"]
+        return len(self._post("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
 
-    def generate(  # noqa: D102
-        self, turns: Sequence[Turn], sampling: Sampling | None = None, *, cancel: threading.Event | None = None
-    ) -> Iterator[Piece]:
-        check_turns(self, turns)
-        sampling = sampling or Sampling()
-        chunks: SimpleQueue[Chunk | BaseException | None] = SimpleQueue()
-        left = threading.Event()
-        writer = threading.Thread(target=self._write, args=(_request(turns, sampling), chunks, left), name="mmrag-gguf")
-        writer.start()
-        try:
-            # llama.cpp's own stop texts lose what begins like one at the end, and the logprobs of what they hold back
-            yield from stop_at(self._pieces(chunks, sampling.seconds, cancel), sampling.stop)
-        finally:
-            left.set()
+    def _write(self, turns: Sequence[Turn], sampling: Sampling, cancel: threading.Event | None) -> Writing[Piece]:
+        self._load()
+        request = _request(turns, sampling)
 
-    def _write(self, request: Chunk, chunks: SimpleQueue[Chunk | BaseException | None], left: threading.Event) -> None:
-        """Write, in a thread of its own, until all is written, nobody listens any more, or the program ends."""
+        def write(listener: Listener[Chunk]) -> None:
+            def take(chunk: Chunk) -> bool:
+                listener.give(chunk)
+                return listener.is_gone
 
-        def take(chunk: Chunk) -> bool:
-            chunks.put(chunk)
-            return left.is_set() or not threading.main_thread().is_alive()
-
-        try:
-            self._load()
-            if not left.is_set():
-                self._server.handle_chat_completions(request, take)
-            chunks.put(None)
-        except BaseException as error:  # whatever it is, it is for the one who waits
-            chunks.put(error)
-
-    def _pieces(
-        self,
-        chunks: SimpleQueue[Chunk | BaseException | None],
-        seconds: float,
-        cancel: threading.Event | None,
-    ) -> Generating[Piece, None, None]:
-        deadline = time.monotonic() + seconds
-        while cancel is None or not cancel.is_set():
             try:
-                chunk = chunks.get(timeout=max(min(_LOOK, deadline - time.monotonic()), 0))
-            except Empty:
-                if time.monotonic() >= deadline:
-                    raise too_slow(self, seconds) from None
-                continue
-            piece = self._piece(chunk)
-            if piece.text or piece.end:
-                yield piece
-            if piece.end:
-                return
-        yield Piece("", end="cancelled")
+                self._server.handle_chat_completions(request, take)
+            except RuntimeError as error:
+                raise GenerationError(f"{self.card.name} has stopped in the middle of its words: {error}") from error
+            listener.check()
 
-    def _piece(self, chunk: Chunk | BaseException | None) -> Piece:
-        if isinstance(chunk, MmragError):
-            raise chunk
-        if chunk is None or isinstance(chunk, BaseException):
-            raise GenerationError(f"{self.card.name} has stopped in the middle of its words") from chunk
-        if "error" in chunk:
-            raise self._refusal(chunk["error"])
-        choice: Chunk = next(iter(chunk["choices"]), {})
-        tokens = (choice.get("logprobs") or {}).get("content") or ()
-        logprob = math.fsum(token["logprob"] for token in tokens) if tokens else None
-        reason = choice.get("finish_reason")
-        text = choice.get("delta", {}).get("content") or ""
-        return Piece(text, logprob, None if reason is None else "length" if reason == "length" else "stop")
+        with contextlib.closing(self._relayed(write, sampling, cancel)) as chunks:
+            yield from read_pieces(chunks, self.card.name, sampling.max_tokens, cancel)
 
-    def _refusal(self, error: Mapping[str, Any]) -> GenerationError:
-        if error.get("type") == "exceed_context_size_error":
-            return too_long(self, int(error["n_prompt_tokens"]))
-        return GenerationError(f"{self.card.name} cannot go on with this: {error.get('message', error)}")
-
-    def _ask(self, path: str, question: Chunk) -> Any:
+    def _post(self, path: str, question: Chunk) -> Any:
         """Ask the server what only its address answers. No proxy stands between: it is on this machine."""
         address = urlsplit(self._server.listening_address)
         connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=10)
@@ -200,7 +142,7 @@ class GgufGenerator(Generator):
         finally:
             connection.close()
         if answer.status != http.HTTPStatus.OK:
-            raise self._refusal(told.get("error", told))
+            raise GenerationError(f"{self.card.name} cannot read this: {in_brief(json.dumps(told))}")
         return told
 
     def _load(self) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from mmrag.errors import GenerationError, ModelError
 from mmrag.models.cards import Card, revision_of
+from mmrag.models.chatting import check_turns
 from mmrag.models.checkpoint import Checkpoint
-from mmrag.models.conversation import check_turns
 from mmrag.models.network import import_transformers
 from mmrag.models.pretrained import HERE, load_pretrained, longest_text, read_config
-from mmrag.models.token_stream import Reading, TokenGenerator
+from mmrag.models.token_stream import Reading, TokenGenerator, begun_text
 from mmrag.roles import Identity, Turn
 
 if TYPE_CHECKING:
@@ -100,17 +100,12 @@ class ImageTextGenerator(TokenGenerator):
         room = self.context_tokens - inputs["input_ids"].shape[1]
         return Reading(network, dict(inputs.to(self.device, self.dtype)), room)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Turn tokens into text, without special tokens."""
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
-
     def _read(self, turns: Sequence[Turn]) -> Any:
         """Make the arrays that the network takes: "input_ids" ``(1, t)``, and what it sees of pictures."""
         images = [_shrunk(image) for turn in turns for image in turn.images]
         try:
             text = self._put(turns)
-            begins = self._tokenizer.bos_token
+            begins = self.tokenizer.bos_token
             added = not (begins and text.startswith(begins))  # a template may write it itself
             return self._processor(text=text, images=images or None, add_special_tokens=added, return_tensors="pt")
         except Exception as error:  # of templates, processors and tokenizers
@@ -122,6 +117,8 @@ class ImageTextGenerator(TokenGenerator):
         if self._processor.chat_template is None:
             picture = getattr(self._processor, "image_token", "")
             return "\n".join(picture * len(turn.images) + text for turn, text in said)
+        begun = self._plain(begun_text(turns))
+        said = said[:-1] if turns[-1].who == "assistant" else said
         messages = [
             {
                 "role": turn.who,
@@ -130,7 +127,8 @@ class ImageTextGenerator(TokenGenerator):
             for turn, text in said
         ]
         put: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
-        return put
+        apart = put[-1:].isspace() or put.endswith(tuple(self._signs))
+        return put if not begun else f"{put}{begun}" if apart else f"{put} {begun}"
 
     def _plain(self, text: str) -> str:
         """Break what the tokenizer would read as a sign of its own, such as a picture or the end of a turn."""
@@ -140,12 +138,12 @@ class ImageTextGenerator(TokenGenerator):
 
     @cached_property
     def _signs(self) -> list[str]:
-        added = {str(token) for token in self._tokenizer.added_tokens_decoder.values()}
-        signs = {*added, *self._tokenizer.all_special_tokens, getattr(self._processor, "image_token", "")}
+        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
+        signs = {*added, *self.tokenizer.all_special_tokens, getattr(self._processor, "image_token", "")}
         return sorted((sign for sign in signs if len(sign.strip()) > 1), key=len, reverse=True)
 
     @property
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:  # noqa: D102
         return self._processor.tokenizer
 
     @cached_property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 from collections.abc import Generator as Writing
 from collections.abc import Sequence
 from io import BytesIO
@@ -15,10 +14,9 @@ from PIL import Image as Pictures
 
 from mmrag.errors import GenerationError
 from mmrag.models.cards import Card
-from mmrag.models.chatting import ChattingGenerator
-from mmrag.models.conversation import check_turns
+from mmrag.models.chatting import ChattingGenerator, check_turns
 from mmrag.models.hub import is_offline
-from mmrag.models.relay import relay
+from mmrag.models.relay import Listener, run_until_left
 from mmrag.models.server_card import ServerCard, server_named
 from mmrag.models.server_connection import Connection
 from mmrag.models.server_events import read_pieces
@@ -87,12 +85,12 @@ class OpenAIGenerator(ChattingGenerator):
     def _write(self, turns: Sequence[Turn], sampling: Sampling, cancel: Event | None) -> Writing[Piece]:
         key = self._permit()
         request = self._request(turns, sampling)
-        receive = functools.partial(self._connection.receive, request, key, sampling.seconds)
-        events: Writing[Any] = relay(receive, cancel)
-        try:
+
+        def receive(listener: Listener[Any]) -> None:
+            run_until_left(self._connection.receive(request, key, listener.give), listener)
+
+        with contextlib.closing(self._relayed(receive, sampling, cancel)) as events:
             yield from read_pieces(events, self.server.host, sampling.max_tokens, cancel)
-        finally:
-            events.close()
 
     def _permit(self) -> str:
         """Check that the server may be asked, and give the key for it."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from mmrag.errors import ModelError
+from mmrag.errors import ModelError, RecipeError
 from mmrag.models import cache, catalogue, gguf_files
 from mmrag.models.cards import CARD_NAME
 from mmrag.roles import Encoder, Generator, Matcher, Model
@@ -93,6 +93,28 @@ def default_generator() -> str | None:
     """Name the language model that answers where none is asked for; None if it, or what runs it, is not here."""
     entry = catalogue.entries()["smollm2"]
     return entry.name if importlib.util.find_spec("xllamacpp") and entry.is_here() else None
+
+
+def check_recipe_name(name: str | None, instead: str) -> None:
+    """Check that a recipe, which may be a stranger's, names no generator on a server.
+
+    Parameters
+    ----------
+    name : str or None
+        Of a generator.
+    instead : str
+        How its user names one.
+
+    Raises
+    ------
+    RecipeError
+        If it does: what is asked, texts, pictures, and a key from the environment would be sent there.
+    """
+    if name and (name.startswith(_SERVER) or name.endswith(_SERVER_CARD)):
+        raise RecipeError(
+            f"a recipe may not choose a server, to which your questions, sources and key would be sent, as {name!r} "
+            f"does; leave it out, and name the server yourself: {instead} {name}"
+        )
 
 
 def open_model(name: str) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +18,15 @@ _CONNECT_SECONDS = 10.0
 
 _OPTIONAL = ("logprobs", "seed", "top_p", "temperature")
 """What a server may refuse to be told: it is asked again without."""
+
+_GOES_ON = {"continue_final_message": True, "add_generation_prompt": False}
+"""Says that what the assistant has begun is gone on with, to vLLM and those like it; others do so by themselves."""
+
+_BEGUN = "beginning of its answer"
+"""What a server is remembered not to take, beside settings."""
+
+_GO_ON = "Go on exactly where you stopped. Repeat nothing of it."
+"""Asks those for it that only answer users."""
 
 _HEADERS = {"host", "accept", "accept-encoding", "connection", "content-type", "content-length", "transfer-encoding"}
 """What a request says. The openai client adds the operating system, and what other variables tell it to add."""
@@ -37,7 +45,7 @@ class Connection:
         self.server = server
         self._left_out: frozenset[str] = frozenset()
 
-    async def receive(self, request: dict[str, Any], key: str, seconds: float, give: Callable[[Any], None]) -> None:
+    async def receive(self, request: dict[str, Any], key: str, give: Callable[[Any], None]) -> None:
         """Ask, and give each event as it comes.
 
         Parameters
@@ -46,25 +54,18 @@ class Connection:
             Of the API's chat completions: https://platform.openai.com/docs/api-reference/chat.
         key : str
             For the server; empty for none.
-        seconds : float
-            How long it may take in all.
         give : callable
             Told each event, as JSON data.
 
         Raises
         ------
         GenerationError
-            If the server cannot be reached, refuses, breaks off, or takes longer.
+            If the server cannot be reached, refuses, or breaks off.
         """
         openai = _import_openai()
         try:
-            async with asyncio.timeout(seconds), self._client(openai, key) as client:
+            async with self._client(openai, key) as client:
                 await self._ask(openai, client, request, give)
-        except TimeoutError:
-            raise GenerationError(
-                f"{self.server.host} has not finished within {seconds:g} s; allow more (Sampling.seconds), or fewer "
-                "words (max_tokens), or take a smaller model"
-            ) from None
         except openai.APIStatusError as error:  # not chained, as the key may stand in what the server says
             raise self._refusal(error, key) from None
         except MmragError:
@@ -84,7 +85,7 @@ class Connection:
                     return
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 refused = _refused_setting(_words(error), left_out)
-                if refused is None:
+                if refused is None or (refused == _BEGUN and not _is_begun(request)):
                     raise
                 _LOG.info("%s takes no %s; asked again without", self.server.host, refused)
                 left_out |= {refused}
@@ -167,13 +168,25 @@ def _import_openai() -> Any:
 def _without(request: dict[str, Any], left_out: frozenset[str]) -> dict[str, Any]:
     """Leave settings out; the newest models of OpenAI's know the number of tokens by another name."""
     kept = {name: value for name, value in request.items() if name not in left_out}
-    return {**kept, "max_completion_tokens": request["max_tokens"]} if "max_tokens" in left_out else kept
+    if "max_tokens" in left_out:
+        kept["max_completion_tokens"] = request["max_tokens"]
+    if not _is_begun(request):
+        return kept
+    if _BEGUN in left_out:
+        return {**kept, "messages": [*request["messages"], {"role": "user", "content": _GO_ON}]}
+    return {**kept, "extra_body": _GOES_ON}
+
+
+def _is_begun(request: dict[str, Any]) -> bool:
+    return bool(request["messages"][-1]["role"] == "assistant")
 
 
 def _refused_setting(words: str, left_out: frozenset[str]) -> str | None:
     """Find the setting that a server names in its refusal."""
     if "max_completion_tokens" in words and "instead" in words and "max_tokens" not in left_out:
         return "max_tokens"
+    if _BEGUN not in left_out and any(name in words for name in ("prefill", *_GOES_ON)):
+        return _BEGUN
     return next((name for name in _OPTIONAL if name in words and name not in left_out), None)
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-import time
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from mmrag.errors import GenerationError, MmragError
 from mmrag.models.chatting import ChattingGenerator
-from mmrag.models.conversation import too_slow
 from mmrag.models.network import TorchModel, import_torch
+from mmrag.models.relay import LeftError, Listener
 from mmrag.roles import Piece, Sampling, Turn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LOOK_SECONDS = 0.05
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what decoders give for a part of a character
 
 
@@ -47,46 +45,37 @@ class _Token(NamedTuple):
     logprob: float
 
 
-class _Left(Exception):
-    """Nobody wants more."""
+_Told: TypeAlias = _Token | Literal["stop", "length"]
 
 
 class _Pen:
     """Chooses the tokens within transformers' `generate`, as a logits processor, and hands each on.
 
-    Where nobody wants more, it leaves `generate` by raising `_Left`.
+    Where nobody wants more, it leaves `generate` by raising `LeftError`.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
-        self.told: SimpleQueue[_Token | Literal["stop", "length"] | Exception] = SimpleQueue()
-        self.left = threading.Event()
+    def __init__(self, sampling: Sampling, listener: Listener[_Told]) -> None:
         self._sampling = sampling
+        self._listener = listener
         self._random = np.random.default_rng(sampling.seed)
         self._ends: tuple[int, ...] = ()
         self._ended = False
 
     def run(self, generator: TokenGenerator, turns: Sequence[Turn]) -> None:
-        """Write all; what goes wrong is handed on, too."""
+        """Write all."""
         try:
             with generator.running() as network:
-                self._write(generator.prepare(network, turns, self.check))
-            self.told.put("stop" if self._ended else "length")
-        except _Left:
-            return
-        except MmragError as error:
-            self.told.put(error)
+                self._write(generator.prepare(network, turns, self._listener.check))
+        except (LeftError, MmragError):
+            raise
         except Exception as error:  # of torch, transformers and chat templates
-            self.told.put(GenerationError(f"{generator.card.name} failed while it wrote: {error}"))
-
-    def check(self) -> None:
-        """Leave if nobody wants more."""
-        if self.left.is_set():
-            raise _Left
+            raise GenerationError(f"{generator.card.name} failed while it wrote: {error}") from error
+        self._listener.give("stop" if self._ended else "length")
 
     def _write(self, reading: Reading) -> None:
         from transformers import LogitsProcessorList
 
-        self.check()
+        self._listener.check()
         ends = reading.network.generation_config.eos_token_id
         self._ends = tuple(ends) if isinstance(ends, (list, tuple)) else (ends,)
         reading.network.generate(
@@ -100,11 +89,11 @@ class _Pen:
 
     def __call__(self, _: Tensor, scores: Tensor) -> Tensor:
         """Choose the token that follows, of ``(1, vocabulary)``."""
-        self.check()
+        self._listener.check()
         token = self._choose(scores[0])
         self._ended = token in self._ends
         if not self._ended:
-            self.told.put(_Token(token, float(scores[0].log_softmax(-1)[token])))
+            self._listener.give(_Token(token, float(scores[0].log_softmax(-1)[token])))
         if not self._sampling.temperature:
             return scores
         only: Tensor = import_torch().full_like(scores, -float("inf"))
@@ -130,17 +119,19 @@ class Characters:
     ----------
     decode : callable
         Tokens → text, without special tokens.
+    begun : sequence of int
+        Tokens of a text that they go on with; without one, white space that they begin with is left out.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], begun: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._ids: list[int] = []
+        self._ids = list(begun)
         self._before = 0  # from here on tokens are decoded: a token may read otherwise behind another
-        self._told = 0  # up to here their text is given
-        self._begun = False
+        self._told = len(begun)  # up to here their text is given
+        self._begun = bool(begun)
 
     def add(self, token: int) -> str:
-        """Give the text that a token completes, if any; white space that the whole begins with is left out."""
+        """Give the text that a token completes, if any."""
         self._ids.append(token)
         text = self._rest()
         if not text or text.endswith(_BROKEN):
@@ -165,7 +156,7 @@ class Characters:
 class TokenGenerator(TorchModel, ChattingGenerator):
     """A generator that writes with a network of transformers', in a thread of its own.
 
-    A family implements `count_turns`, `prepare` and `decode`. No other thread uses the network in the meantime; the
+    A family implements `count_turns`, `prepare` and `tokenizer`. No other thread uses the network in the meantime; the
     time that it takes to load does not count.
     """
 
@@ -183,43 +174,47 @@ class TokenGenerator(TorchModel, ChattingGenerator):
             To be called between long steps: it leaves at once where nobody wants more.
         """
 
+    @property
     @abstractmethod
+    def tokenizer(self) -> Any:
+        """The tokenizer of what it writes, of transformers'."""
+
+    def encode(self, text: str) -> list[int]:
+        """Turn a text into tokens, without those that begin or end one."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Turn tokens into text, without special tokens."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _write(self, turns: Sequence[Turn], sampling: Sampling, cancel: threading.Event | None) -> Generator[Piece]:
         if "network" not in vars(self):
             with self.running():
                 pass
-        pen = _Pen(sampling)
-        late = time.monotonic() + sampling.seconds
-        threading.Thread(target=pen.run, args=(self, turns), name="mmrag-write").start()
-        try:
-            yield from _pieces(pen, Characters(self.decode), late, cancel)
-        except TimeoutError as error:
-            raise too_slow(self, sampling.seconds) from error
-        finally:
-            pen.left.set()
+
+        def write(listener: Listener[_Told]) -> None:
+            _Pen(sampling, listener).run(self, turns)
+
+        with contextlib.closing(self._relayed(write, sampling, cancel)) as told:
+            yield from _pieces(told, Characters(self.decode, self.encode(begun_text(turns))))
 
 
-def _pieces(pen: _Pen, characters: Characters, late: float, cancel: threading.Event | None) -> Generator[Piece]:
+def begun_text(turns: Sequence[Turn]) -> str:
+    """Give the beginning of what is to be written: the last turn, if it is the assistant's."""
+    return turns[-1].text.strip() if turns[-1].who == "assistant" else ""
+
+
+def _pieces(told: Iterable[_Told], characters: Characters) -> Generator[Piece]:
+    """Make pieces of tokens; where they end without saying why, nobody wanted more."""
     logprob = 0.0  # of tokens whose text is not complete
-    while True:
-        if cancel is not None and cancel.is_set():
-            yield Piece(characters.finish(), logprob or None, end="cancelled")
-            return
-        if time.monotonic() > late:
-            raise TimeoutError
-        try:
-            one = pen.told.get(timeout=_LOOK_SECONDS)
-        except Empty:
-            continue
-        if isinstance(one, Exception):
-            raise one
+    end: Literal["stop", "length", "cancelled"] = "cancelled"
+    for one in told:
         if not isinstance(one, _Token):
-            yield Piece(characters.finish(), logprob or None, end=one)
-            return
+            end = one
+            break
         logprob += one.logprob
         if text := characters.add(one.id):
             yield Piece(text, logprob)
             logprob = 0.0
+    yield Piece(characters.finish(), logprob or None, end=end)

@@ -44,6 +44,20 @@ def replacing(path: Path) -> Iterator[TextIO]:
                 aside.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Tell what is wrong with a place before there is work to be lost.
+
+    Raises
+    ------
+    InputError
+        If it is a folder, or in a folder that is not there.
+    """
+    if path.is_dir():
+        raise InputError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
+
+
 def _put(aside: Path, path: Path) -> None:
     if aside != path:
         os.replace(aside, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmrag.errors import RecipeError
+from mmrag.models.registry import check_recipe_name
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class AnswerOptions:
     hybrid : bool
         Whether sources are found by the words of items, too, where items have any.
     generator : str or None
-        Who writes; by default a language model that is here, and else sentences of the sources are quoted.
+        Who writes, on no server; by default a language model that is here, and else sentences of the sources are
+        quoted.
     max_tokens : int
         How many tokens are written at most.
     temperature : float
@@ -26,9 +28,7 @@ class AnswerOptions:
     caption : str
         The generator that describes pictures without words; "" leaves them without.
     attribute : bool
-        Whether a sentence that cites nothing gets the source that supports it best.
-    min_support : float
-        Least probability, from 0 to 1, that this source says so.
+        Whether a sentence that cites nothing gets the source that supports it best, if one does.
     illustrate : bool
         Whether pictures are set into the answer.
     active : bool
@@ -42,16 +42,15 @@ class AnswerOptions:
     temperature: float = 0.0
     caption: str = "builtin"
     attribute: bool = True
-    min_support: float = 0.5
     illustrate: bool = False
     active: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what can answer nothing."""
+        """Refuse what can answer nothing, and what sends to a server."""
+        check_recipe_name(self.generator, "--generator")
+        check_recipe_name(self.caption, "mmrag index --caption")
         for name in ("k", "max_tokens"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise RecipeError(f"{name} is a whole number of at least 1, not {getattr(self, name)!r}")
         if not self.temperature >= 0:
             raise RecipeError(f"temperature is at least 0, not {self.temperature!r}")
-        if not 0 <= self.min_support <= 1:
-            raise RecipeError(f"min_support is from 0 to 1, not {self.min_support!r}")

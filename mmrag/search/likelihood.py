@@ -44,11 +44,14 @@ def probability(calibration: Calibration, cosine: float, words: int) -> float:
     return 0.5 * (1 + math.tanh(evidence / 2))  # the logistic function, which overflows nowhere so
 
 
-def with_probabilities(query: Query, hits: Sequence[Hit], calibration: Calibration | None) -> list[Hit]:
+def with_probabilities(
+    query: Query, hits: Sequence[Hit], calibration: Calibration | None, *, matched: bool = False
+) -> list[Hit]:
     """Give the hits that are pictures found by nothing but words a probability, but those that a matcher has given one.
 
-    What words of its own speak for has none either: the calibration is of cosines. Words with a Chinese character
-    have none: a calibration is of words that spaces part, and of the tower for them.
+    What words of its own speak for has none either, unless `matched`: the calibration is of cosines, and tells only how
+    likely the picture itself is. Words with a Chinese character have none: a calibration is of words that spaces part,
+    and of the tower for them.
     """
     asked = query.plain_words
     if calibration is None or asked is None or has_han(asked):
@@ -56,7 +59,7 @@ def with_probabilities(query: Query, hits: Sequence[Hit], calibration: Calibrati
     words = len(asked.split())
     return [
         replace(hit, parts={**hit.parts, PROBABILITY: probability(calibration, hit.parts["cosine"], words)})
-        if hit.item.modality == "image" and PROBABILITY not in hit.parts and not hit.matched
+        if hit.item.modality == "image" and PROBABILITY not in hit.parts and (matched or not hit.matched)
         else hit
         for hit in hits
     ]

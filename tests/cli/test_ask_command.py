@@ -47,6 +47,15 @@ def say():
     WRITERS.clear()
 
 
+@pytest.mark.parametrize("place", ["gone/answer.html", "images"])
+def test_a_page_that_cannot_be_written_is_told_before_anything_is_asked(corpus, command, say, place):
+    writer = say("The red door is old [1].")
+    code, out, err = command("ask", "What red door is old?", "--generator", "told:it", "--html", place)
+    assert (code, out) == (1, "")
+    assert f"cannot write {place!r}" in err
+    assert not writer.asked
+
+
 def test_the_answer_and_then_the_sources_that_it_cites(corpus, command, say):
     say("The red door is old [1].")
     code, out, err = command("ask", "What red door is old?", "--generator", "told:it", "--no-caption")

@@ -249,6 +249,10 @@ def test_eval(tmp_path, photographs):
 def test_demo(tmp_path):
     done = run("demo", "--out", str(tmp_path / "demo"))
     assert done.stdout.count("$ mmrag search") == 6
+    assert "“Our cat Chelsea sleeps on the blue sofa all day.” [1]\n\n[1] " in done.stdout
+    assert "notes/day.md:1-7  A day in town — A red motorcycle" in done.stdout
+    assert "Nothing in this corpus is likely to answer this." in done.stdout
+    assert done.stdout.count("](pictures/motorcycle_") == done.stdout.count("](pictures/") == 1
     assert "All found" in done.stdout
 
 
@@ -263,6 +267,21 @@ def test_demo_fails_when_the_right_picture_is_not_first(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
     assert isinstance(result.exception, MmragError)
     assert str(result.exception) == 'the right picture was not first for: "a cat"'
+
+
+def test_demo_fails_when_an_answer_is_wrong(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    import mmrag.demo
+    from mmrag.cli.main import app
+    from mmrag.errors import MmragError
+
+    monkeypatch.setitem(mmrag.demo.QUESTIONS, "Who won the election?", "nobody")
+    monkeypatch.setattr(mmrag.demo, "BELONGING", ("coffee.png",))
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo")])
+    assert isinstance(result.exception, MmragError)
+    told = "not answered as the note says: Who won the election?, the picture that belongs into it"
+    assert str(result.exception) == told
 
 
 def test_the_index_option_does_not_climb(corpus, tmp_path):

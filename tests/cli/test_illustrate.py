@@ -88,6 +88,7 @@ def test_what_is_no_article(article, command, content, message):
         (["article.md", "--budget", "0"], "budget is a whole number of at least 1"),
         (["article.md", "--copy", "x", "--json"], "--copy is for md"),
         (["article.md", "--matcher", "judge:1", "--where", "nothing ="], "the filter is wrong"),
+        (["article.md", "--near", "here"], "a place is LATITUDE,LONGITUDE,RADIUS"),
         (["article.md", "--index", "images"], "no index"),
     ],
 )

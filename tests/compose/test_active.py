@@ -4,6 +4,7 @@ import math
 import threading
 
 import pytest
+from PIL import Image
 
 from mmrag.compose.active import MOST_SEARCHES, write_actively
 from mmrag.compose.answer import Found, Source, Step
@@ -141,6 +142,20 @@ def test_no_more_sources_are_added_than_the_writer_reads():
     events, _ = run(writer, lambda words: [source(9, text) for text in "abcdef"])
     (found,) = [one for one in events if isinstance(one, Found)]
     assert [(one.number, one.text) for one in found.sources] == [(2, "a"), (3, "b")]
+
+
+def test_a_writer_that_sees_is_shown_the_pictures_that_are_found():
+    writer = Script(DOG, CAT, sure=lambda said, sources: 0.9 if said == DOG or len(sources) > 1 else 0.1)
+    picture = Image.new("RGB", (2, 2))
+    events, _ = run(
+        writer,
+        lambda words: [source(7, "a cat"), source(8, "a note")],
+        look=lambda sources: {one.number: picture for one in sources if one.text == "a cat"},
+    )
+    again = writer.asked[1][0]
+    assert again.pictures == {2: picture}
+    assert [(one.number, one.seen) for one in again.sources] == [(1, False), (2, True), (3, False)]
+    assert [one.sources for one in events if isinstance(one, Found)] == [tuple(again.sources[1:])]
 
 
 def test_what_was_written_is_taken_from_what_may_be_written():

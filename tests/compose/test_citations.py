@@ -67,7 +67,7 @@ def test_what_does_not_exist_is_left_out_and_told(caplog):
     assert reader.text == written(parts) == "A dog runs [1]. It is wet.\n So."
     assert reader.invented == 4
     assert [one.numbers for one in sentences(parts)] == [(1,), (), ()]
-    assert "4 citations of sources that do not exist" in caplog.text
+    assert "left out of the answer: 4" in caplog.text
 
 
 def test_a_citation_is_never_shown_half():

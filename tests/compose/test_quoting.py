@@ -134,18 +134,18 @@ def test_history_comes_between_the_rules_and_the_question():
 def test_what_is_written_already_is_the_last_turn():
     turns = render(Prompt("What?", [source(1, "x")], written="A dog <|im_end|> [1]. "), sees=False)
     assert [turn.who for turn in turns] == ["system", "user", "assistant"]
-    assert turns[-1].text == "A dog ‹|im_end|> [1]. "
+    assert turns[-1].text == "A dog ‹|im_end|> [1]."
 
 
 @pytest.mark.parametrize(
     ("pieces", "told"),
     [
-        (["It runs."], ["It runs."]),
+        (["It runs."], [" It runs."]),
         (["A dog."], [""]),
         (["A", " dog.", " It", " runs."], [" It", " runs."]),
         (["A dog. It", " runs."], [" It", " runs."]),
-        (["A", " cat", " runs."], ["A", " cat", " runs."]),
-        (["A", " dog"], ["A", " dog"]),
+        (["A", " cat", " runs."], [" A", " cat", " runs."]),
+        (["A", " dog"], [" A", " dog"]),
     ],
 )
 def test_what_a_generator_says_again_is_left_out(pieces, told):
@@ -154,3 +154,22 @@ def test_what_a_generator_says_again_is_left_out(pieces, told):
     assert [one.text for one in resumed] == told
     assert [one.end for one in resumed if one.end] == ["stop"]
     assert list(resume(given, "")) == given
+
+
+@pytest.mark.parametrize(
+    ("written", "pieces", "whole"),
+    [
+        ("A dog [1].", ["It", " runs."], "A dog [1]. It runs."),
+        ("A dog [1].", [" It", " runs."], "A dog [1]. It runs."),
+        ("A dog.\n", [" ", "\n It", " runs."], "A dog.\nIt runs."),
+        ("A dog.\n", ["A dog.", " It", " runs."], "A dog.\nIt runs."),
+        ("A dog and", [" a cat."], "A dog and a cat."),
+        ("A d", ["og."], "A dog."),
+        ("狗。", ["跑。"], "狗。跑。"),
+    ],
+)
+def test_one_blank_stands_between_what_was_written_and_what_follows(written, pieces, whole):
+    given = [*(Piece(text, -1.0) for text in pieces), Piece("", end="stop")]
+    resumed = list(resume(given, written))
+    assert written + "".join(one.text for one in resumed) == whole
+    assert all(one.text for one in resumed[:-1])

@@ -63,6 +63,16 @@ def _server(folder):
     return generator
 
 
+TINY = (
+    "tests.models.tiny_blip2:make_opt",
+    "tests.models.tiny_blip2:make_t5",
+    "tests.models.tiny_blip2:make_instruct",
+    "tests.models.tiny_image_text:make_llava",
+    "tests.models.tiny_image_text:make_idefics",
+    "tests.models.tiny_image_text:make_qwen",
+)
+"""Generators with random weights: what `made` makes."""
+
 GENERATORS = {"toy": _toy, "smollm2": _smollm2, "server": _server}
 """For the contract of generators: what makes each, of an empty folder."""
 

@@ -290,3 +290,9 @@ def test_roles(tiny):
         ModelError, match=r"is no encoder: it plays the role of generator\. blip2:Salesforce/.*-vit-g is"
     ):
         load_encoder(f"blip2:{model.checkpoint.path}")
+
+
+def test_an_answer_that_has_not_begun_is_none(tiny, pictures):
+    asked = [Turn("user", QUESTION, (pictures[0],))]
+    told = [list(tiny[0].generate(turns, Sampling(max_tokens=4))) for turns in (asked, [*asked, Turn("assistant", "")])]
+    assert told[0] == told[1]

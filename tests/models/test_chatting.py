@@ -84,7 +84,7 @@ class Parrot(ChattingGenerator):
     ("turns", "message"),
     [
         ([], "there are no turns"),
-        ([Turn("user", "a"), Turn("assistant", "b")], "the assistant's; a conversation that is gone on with"),
+        ([Turn("system", "a")], "the system's; a conversation ends with"),
         ([Turn("user", "a"), Turn("system", "b"), Turn("user", "c")], "a system turn stands behind others"),
         ([Turn("user", "a", (Image.new("RGB", (2, 2)),))], "sees no pictures"),
     ],

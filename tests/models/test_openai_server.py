@@ -19,7 +19,6 @@ from PIL import Image
 
 from mmrag.errors import GenerationError, InputError, MissingExtraError, ModelError, RecipeError
 from mmrag.models.registry import absolute_name, load_generator, open_model
-from mmrag.models.relay import relay
 from mmrag.roles import Piece, Sampling, Turn
 from tests.models.chat_server import ChatServer, event, says, serve
 
@@ -157,6 +156,35 @@ def test_the_newest_name_of_the_number_of_tokens_is_taken_where_the_old_one_is_r
     assert server.asked[1]["max_completion_tokens"] == 9
 
 
+BEGUN = [*ASKED, Turn("assistant", "A dog")]
+
+
+def test_a_server_is_told_that_it_goes_on_with_what_the_assistant_has_begun():
+    with serve(" runs.") as server:
+        assert text_of(generator_of(server).generate(BEGUN)) == " runs."
+        assert text_of(generator_of(server).generate(ASKED)) == " runs."
+    assert server.asked[0]["messages"][-1] == {"role": "assistant", "content": "A dog"}
+    assert (server.asked[0]["continue_final_message"], server.asked[0]["add_generation_prompt"]) == (True, False)
+    assert not {"continue_final_message", "add_generation_prompt"} & set(server.asked[1])
+
+
+@pytest.mark.parametrize(
+    "words", ["Unrecognized request argument supplied: continue_final_message", "no assistant message prefill here"]
+)
+def test_a_server_that_answers_users_alone_is_asked_to_go_on(words):
+    with serve(" runs.", refuses={"continue_final_message": words}) as server:
+        generator = generator_of(server)
+        for tries in (2, 3):
+            assert text_of(generator.generate(BEGUN)) == " runs."
+            assert len(server.asked) == tries
+            *before, begun, asked = server.asked[-1]["messages"]
+            assert (len(before), begun["role"], asked["role"]) == (len(ASKED), "assistant", "user")
+            assert asked["content"] == "Go on exactly where you stopped. Repeat nothing of it."
+        assert text_of(generator.generate(ASKED)) == " runs."
+        assert server.asked[-1]["messages"][-1]["role"] == "user"
+        assert len(server.asked[-1]["messages"]) == len(ASKED)
+
+
 def test_thoughts_are_no_part_of_the_answer():
     thoughts = [event(delta={"reasoning_content": "hm"}), event(delta={"reasoning": "hm", "content": None})]
     with serve(answer=[*thoughts, *says("<thi", "nk>a ", "cat?</think>", "\n\nA dog.")]) as server:
@@ -285,7 +313,7 @@ def test_a_server_that_knows_no_end_is_left():
 def test_what_takes_too_long_is_left(parts):
     pause = 30 if parts == 1 else 0.02
     with serve(*["word "] * parts, pause=pause) as server:
-        assert "has not finished within 0.4 s; allow more" in failure(server, Sampling(seconds=0.4))
+        assert "was not done after 0.4 s; allow more" in failure(server, Sampling(seconds=0.4))
         assert server.left.wait(5)
 
 
@@ -307,19 +335,6 @@ def test_leaving_closes_the_connection():
         next(pieces)
         pieces.close()
         assert server.left.wait(5)
-
-
-def test_a_relay_leaves_no_thread_behind():
-    async def count(give):
-        for one in range(1000):
-            give(one)
-            await asyncio.sleep(0.01)
-
-    before = threading.active_count()
-    numbers = relay(count, None)
-    assert [next(numbers), next(numbers)] == [0, 1]
-    numbers.close()
-    assert threading.active_count() == before
 
 
 # Keys, and whom what is sent to
@@ -537,3 +552,13 @@ def test_without_the_openai_client_the_install_line_is_printed(monkeypatch):
         with pytest.raises(MissingExtraError, match=r"pip install 'mmrag\[llm\]'"):
             list(generator_of(server).generate(ASKED))
         assert not server.asked
+
+
+def test_nobody_claims_that_a_server_is_here(capsys):
+    from mmrag.cli.models import show
+
+    show("openai:qwen@http://127.0.0.1:9/v1", as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["name"], told["here"]) == ("qwen", None)
+    show("openai:qwen@http://127.0.0.1:9/v1")
+    assert "here" not in capsys.readouterr().out.replace("sent there", "")

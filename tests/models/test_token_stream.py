@@ -33,7 +33,7 @@ def model(tmp_path):
 
 def all_end(seconds=1):
     """Whether no thread writes any more, soon."""
-    writing = [one for one in threading.enumerate() if one.name == "mmrag-write"]
+    writing = [one for one in threading.enumerate() if one.name == "mmrag-relay"]
     for one in writing:
         one.join(seconds)
     return not any(one.is_alive() for one in writing)
