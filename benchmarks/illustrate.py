@@ -36,8 +36,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 import mmrag
 from benchmarks.report import publish
-from mmrag.compose import belonging
+from mmrag.compose.belonging import BELONGING_FILE, Belonging
 from mmrag.compose.illustrate import Candidate, IllustrateOptions, Illustrator, choose
+from mmrag.compose.odds import Odds
 from mmrag.compose.prose import Sentence
 from mmrag.sources.pairs import Pair, read_pairs
 
@@ -118,7 +119,7 @@ def _sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}."
 
 
-def fit(half: Half, revision: str, data: str) -> belonging.Belonging:
+def fit(half: Half, revision: str, data: str) -> Belonging:
     """Fit a logistic regression, each kind of sentence weighing the same, by Newton's method."""
     rows = [(a, c) for a, some in zip(half.asked, half.candidates, strict=True) for c in some]
     names = ("cosine", "margin")
@@ -132,13 +133,14 @@ def fit(half: Half, revision: str, data: str) -> belonging.Belonging:
         slope = features.T @ (share * (truth - chance)) - 1e-3 * weights
         curve = (features * (share * chance * (1 - chance))[:, None]).T @ features + 1e-3 * np.eye(len(weights))
         weights += np.linalg.solve(curve, slope)
-    return belonging.Belonging(*(round(float(one), 3) for one in weights), revision, data)
+    bias, *others = (round(float(one), 3) for one in weights)
+    return Belonging(Odds(bias, **dict(zip(names, others, strict=True))), revision, data)
 
 
-def judged_again(half: Half, fitted: belonging.Belonging) -> Half:
+def judged_again(half: Half, fitted: Belonging) -> Half:
     """Give the candidates the probabilities of another fit."""
     again = [
-        [dataclasses.replace(c, probability=fitted.probability(dict(c.parts))) for c in some]
+        [dataclasses.replace(c, probability=fitted.odds.probability(dict(c.parts))) for c in some]
         for some in half.candidates
     ]
     return dataclasses.replace(half, candidates=again)
@@ -248,19 +250,20 @@ def draw(cases: list[tuple[Asked, Candidate]], home: Path) -> None:
         sheet.save(SHEETS / f"disputed-{start // 20 + 1}.png")
 
 
-def write(fitted: belonging.Belonging) -> None:
+def write(fitted: Belonging) -> None:
     """Write the fit into the package."""
     lines = [
         "# How likely it is that a picture belongs to a sentence, by matcher.",
         "# python -m benchmarks.illustrate ../shared/data/flickr8k/val-00.tar --fit writes this.",
         "",
         "[matcher.builtin]",
-        *(
-            f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}"
-            for name, value in dataclasses.asdict(fitted).items()
-        ),
+        f'revision = "{fitted.revision}"',
+        f'data = "{fitted.data}"',
+        "",
+        "[matcher.builtin.odds]",
+        *(f"{name} = {value}" for name, value in dataclasses.asdict(fitted.odds).items() if value),
     ]
-    Path(belonging.__file__).with_suffix(".toml").write_text("\n".join(lines) + "\n", "utf-8")
+    BELONGING_FILE.write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def measured_on_the_other(halves: list[Half], options: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mmrag.cli.options import counted, print_json, printable, shown_place
+from mmrag.cli.options import counted, print_json, printable, printable_lines, shown_place
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -150,7 +150,7 @@ class _Printer:
     def _write(self, text: str) -> None:
         self._written += text
         if not self._silent:
-            typer.echo("\n".join(map(printable, text.split("\n"))), nl=False)
+            typer.echo(printable_lines(text), nl=False)
 
     def _check(self, evidence: Evidence) -> None:
         is_last = not self._written[evidence.span[1] :].strip()

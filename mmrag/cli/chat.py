@@ -39,6 +39,7 @@ from mmrag.cli.options import (
     open_corpus,
     print_json,
     printable,
+    tell_error,
 )
 from mmrag.errors import InputError, MmragError
 
@@ -190,7 +191,7 @@ class _Conversation:
 
     def _tell_failure(self, line: str, error: MmragError) -> None:
         self.failed += 1
-        typer.echo(f"mmrag: {error}", err=True)
+        tell_error(error)
         if self._as_json and not line.startswith("/"):
             print_json({"question": line, "error": str(error)})
 

@@ -111,6 +111,6 @@ def _tell(one: Description, *, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(one))
     elif one.failure is not None:
-        typer.echo(f"failed  {printable(one.path)}: {one.failure}", err=True)
+        typer.echo(f"failed  {printable(one.path)}: {printable(one.failure)}", err=True)
     else:
         typer.echo(f"{printable(one.path)}  {printable(one.caption)}")

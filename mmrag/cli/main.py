@@ -25,7 +25,7 @@ from mmrag.cli import (
     search,
     train,
 )
-from mmrag.cli.options import switch_network_off
+from mmrag.cli.options import printable_lines, switch_network_off, tell_error
 from mmrag.errors import Interrupted, MmragError
 from mmrag.version import __version__
 
@@ -80,21 +80,30 @@ def options(
         switch_network_off()
 
 
+class _Formatter(logging.Formatter):
+    """Writes warnings in which a terminal finds nothing to obey: they name files of strangers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
 def main() -> None:
     """Run the command line; an error becomes one line on stderr and a non-zero exit code."""
-    logging.basicConfig(format="mmrag: %(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("mmrag: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
     try:
         app()
     except Interrupted as error:
-        typer.echo(f"mmrag: {error}", err=True)
+        tell_error(error)
         sys.exit(130)
     except KeyboardInterrupt:  # while the commands are put together, which is before any of them runs
         typer.echo("mmrag: stopped", err=True)
         sys.exit(130)
     except MmragError as error:
-        typer.echo(f"mmrag: {error}", err=True)
+        tell_error(error)
         sys.exit(1)
     except OSError as error:  # a full disk behind stdout, a name that is too long, …
-        typer.echo(f"mmrag: {error}", err=True)
+        tell_error(error)
         sys.exit(1)

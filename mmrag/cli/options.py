@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmrag.types import Failure, Item
 
 _FAILURES_SHOWN = 10
+_JOINERS = "\u200c\u200d"  # scripts and emoji are written with them
 
 IndexOption = Annotated[
     Path | None,
@@ -102,13 +103,24 @@ def open_corpus(
 
 
 def print_json(data: Any) -> None:
-    """Print one JSON object on one line."""
-    typer.echo(json.dumps(data, ensure_ascii=False))
+    """Print one JSON object on one line, in which a terminal finds nothing to obey."""
+    text = json.dumps(data, ensure_ascii=False)
+    typer.echo(text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def printable(text: str) -> str:
-    """Show control characters instead of sending them to the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Show control characters and changes of direction instead of sending them to the terminal."""
+    return "".join(c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Make each line of a text `printable`."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def tell_error(error: Exception) -> None:
+    """Say on stderr what went wrong."""
+    typer.echo(f"mmrag: {printable_lines(str(error))}", err=True)
 
 
 def tell_failures(failures: Sequence[Failure]) -> None:
@@ -123,7 +135,7 @@ def failure_line(failure: Failure) -> str:
     """Say on one line what could not be read, and why."""
     from mmrag.sources.uri import shown_name
 
-    return f"failed  {printable(shown_name(failure.uri, failure.part))}: {failure.reason}"
+    return f"failed  {printable(shown_name(failure.uri, failure.part))}: {printable(failure.reason)}"
 
 
 def tuning_line(facts: dict[str, Any]) -> str:

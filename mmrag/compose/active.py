@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from mmrag.compose.answer import Found, Source, Step
 from mmrag.compose.prompt import Prompt
+from mmrag.compose.wording import wording
 from mmrag.compose.writer import Writer
 from mmrag.roles import Piece, Sampling
 from mmrag.sources.text.sentences import sentences
@@ -37,7 +38,6 @@ MOST_SEARCHES = 4
 
 _CITATIONS = re.compile(r"\[[0-9, ]*\]?")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]{4,}|\d+")
-_STEM = 5  # letters that forms of a word have in common
 _NEXT_LINE = re.compile(r"(?<=\S)\s*\n\s*(?=\S)")
 
 
@@ -146,13 +146,9 @@ def _asks(draft: _Draft, prompt: Prompt) -> bool:
 
 def _is_supported(draft: _Draft, prompt: Prompt) -> bool:
     """Tell whether enough of its words stand in a source, or in the question; what has none needs no support."""
-    stems = _stems(" ".join(word for word, _ in draft.words()))
-    known = _stems(" ".join([prompt.question, *(source.text for source in prompt.sources)]))
-    return not stems or len(stems & known) >= SUPPORTED * len(stems)
-
-
-def _stems(text: str) -> set[str]:
-    return {word[:_STEM] for word in _WORD.findall(text.casefold())}
+    said = wording(" ".join(word for word, _ in draft.words()))
+    known = wording("\n".join([prompt.question, *(source.text for source in prompt.sources)]))
+    return not said.stems or said.overlap(known) >= SUPPORTED
 
 
 def _with_more(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from mmrag.compose.answer import Answer, Source
+from mmrag.compose.wording import stem
 from mmrag.roles import Generator, Sampling, Turn
 
 MOST_WORDS = 10
@@ -127,11 +128,11 @@ def rewrite(question: str, before: Answer | None, source: Source | None = None) 
     else:
         answered = not (before.refused or _asks_same_of_another(question))
         added = content_words(asked(before)) + (content_words(plain_text(before)) if answered else [])
-    known = {_stem(word) for word in content_words(question)}
+    known = {stem(word) for word in content_words(question)}
     fresh: dict[str, str] = {}
     for word in added:
-        if _stem(word) not in known:
-            fresh.setdefault(_stem(word), word)
+        if stem(word) not in known:
+            fresh.setdefault(stem(word), word)
     return f"{question} ({' '.join(list(fresh.values())[:MOST_WORDS])})" if fresh else question
 
 
@@ -233,13 +234,4 @@ def _words(text: str) -> list[str]:
 
 
 def _stems(words: Iterable[str]) -> set[str]:
-    return {_stem(word) for word in words}
-
-
-def _stem(word: str) -> str:
-    """Make one of "dog" and "dogs", "run" and "running": as much as it takes to compare, and no more."""
-    for ending in ("ing", "ies", "es", "ed", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            root = word[: -len(ending)]
-            return root[:-1] if len(root) > 3 and root[-1] == root[-2] else root.removesuffix("e")
-    return word.removesuffix("e").removesuffix("y") if len(word) > 3 else word
+    return {stem(word) for word in words}

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from mmrag.compose.answer import Placement
 from mmrag.compose.prose import read_prose
+from mmrag.compose.record import record_placement
 from mmrag.errors import InputError, ItemError
 from mmrag.sources.parts import read_part
 from mmrag.sources.uri import is_remote, item_id, path_of, shown_name
@@ -73,26 +74,14 @@ class Illustrated:
         return "".join([*parts, self.text[done:]])
 
     def record(self) -> dict[str, Any]:
-        """Say the same as JSON holds it: per picture its item, its sentence, and where that stands in the text.
+        """Say the same as JSON holds it: of each picture what `mmrag.compose.record.record_placement` has.
 
-        `span` is where the sentence begins and ends, `at` where the picture is set in, both in characters.
+        ``words`` is the sentence as it stands in the text, and ``at`` where the picture is set in, in characters.
         """
         return {
             "sentences": self.sentences,
             "placements": [
-                {
-                    "id": one.item.id,
-                    "uri": one.item.uri,
-                    "part": one.item.part,
-                    "sentence": one.sentence,
-                    "words": self.text[slice(*one.span)],
-                    "span": list(one.span),
-                    "at": at,
-                    "probability": one.probability,
-                    "score": one.score,
-                    "caption": one.caption,
-                    "parts": dict(one.parts),
-                }
+                record_placement(one) | {"words": self.text[slice(*one.span)], "at": at}
                 for at, one in self.insertions()
             ],
         }

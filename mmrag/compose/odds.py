@@ -34,6 +34,8 @@ class Odds:
         Of 1 if the text has the number or colour that a question asks for, and -1 if it has none.
     log_odds : float
         Of ln p/(1 - p) of a matcher's probability.
+    margin : float
+        Of by how much a matcher's logit of a picture is above the mean of the other candidates.
     """
 
     bias: float
@@ -43,16 +45,17 @@ class Odds:
     unsaid: float = 0.0
     gives: float = 0.0
     log_odds: float = 0.0
+    margin: float = 0.0
 
     def probability(self, parts: Mapping[str, float]) -> float:
-        """Make a probability, from 0 to 1, of scores by their names.
+        """Make a probability, from 0 to 1, of scores by their names; those that have no weight count nothing.
 
         Examples
         --------
         >>> Odds(bias=-1, overlap=2).probability({"overlap": 0.5})
         0.5
         """
-        evidence = self.bias + sum(getattr(self, name) * value for name, value in parts.items())
+        evidence = self.bias + sum(getattr(self, name, 0.0) * value for name, value in parts.items())
         return 0.5 * (1 + math.tanh(evidence / 2))  # the logistic function, which overflows nowhere so
 
 

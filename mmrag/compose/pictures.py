@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrag.compose.answer import Source
-from mmrag.errors import ItemError, QueryError
-from mmrag.sources.file import read_file
-from mmrag.sources.image import as_rgb, read_image
+from mmrag.errors import ItemError
+from mmrag.search.queries import load_picture
 from mmrag.sources.rooms import Rooms
 from mmrag.sources.uri import is_remote, path_of
 
@@ -50,12 +49,7 @@ def asked_picture(image: ImageInput) -> Image:
     QueryError
         If it cannot be read.
     """
-    try:
-        if isinstance(image, (str, Path)):
-            image = read_file(str(image)).data
-        return _bounded(read_image(image, at_least=LONGEST_SIDE) if isinstance(image, bytes) else as_rgb(image))
-    except ItemError as error:
-        raise QueryError(f"the picture that the question is about cannot be used: {error}") from error
+    return _bounded(load_picture(image, LONGEST_SIDE))
 
 
 def _bounded(image: Image) -> Image:

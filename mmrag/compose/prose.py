@@ -10,20 +10,15 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from mmrag.compose.answer import Span
-from mmrag.sources.text.markdown import front_matter
+from mmrag.sources.text.markdown import commonmark, front_matter
 from mmrag.sources.text.markup import plain_markdown
 from mmrag.sources.text.sentences import sentences
 
 if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
     from markdown_it.token import Token
-
-_DEEPEST = 40
-"""Of lists and quotes in each other; each level costs the parser a few frames of Python's stack."""
 
 _QUOTE_MARKS = re.compile(r"^(?:[ \t]*>)+", re.MULTILINE)
 _LIST_MARKS = re.compile(r"\A(?:\s*(?:>|[-*+](?=\s)|\d{1,9}[.)](?=\s)))+")
@@ -73,7 +68,8 @@ def read_prose(text: str) -> Prose:
     starts = [0, *(found.end() for found in re.finditer("\n", lines)), len(text)]
     first_line = front_matter(lines)[1]
     tokens: list[Token] = []
-    parser().block.parse(lines[starts[first_line] :], parser(), {}, tokens)
+    reader = commonmark()
+    reader.block.parse(lines[starts[first_line] :], reader, {}, tokens)
     ends: list[int] = []
     found: list[Sentence] = []
     for token in tokens:
@@ -85,14 +81,6 @@ def read_prose(text: str) -> Prose:
         if token.type == "paragraph_open":
             found += _sentences(text, start, end)
     return Prose(found, ends)
-
-
-@cache
-def parser() -> MarkdownIt:
-    """Read Markdown as everything here reads it: CommonMark with tables."""
-    from markdown_it import MarkdownIt
-
-    return MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table")
 
 
 def _sentences(text: str, start: int, end: int) -> Iterator[Sentence]:

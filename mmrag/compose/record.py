@@ -1,4 +1,4 @@
-"""Answers and events as plain data that JSON can hold: what `--json` prints, and what programs read."""
+"""Answers as plain data that JSON can hold: what `--json` prints, and what programs read."""
 
 from __future__ import annotations
 
@@ -6,21 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmrag.compose.answer import (
-    Answer,
-    Checked,
-    Done,
-    Event,
-    Evidence,
-    Found,
-    Placed,
-    Placement,
-    Source,
-    Span,
-    Step,
-    Support,
-    Wrote,
-)
+from mmrag.compose.answer import Answer, Evidence, Placement, Source, Span, Step, Support
 from mmrag.types import Item
 
 
@@ -75,38 +61,6 @@ def record(answer: Answer) -> dict[str, Any]:
         "placements": [record_placement(one) for one in answer.placements],
         "steps": [_step(step) for step in answer.steps],
     }
-
-
-def record_event(event: Event, sources: Sequence[Source] = ()) -> dict[str, Any]:
-    """Make plain data of an event, so that a stream of them can be sent as a line each.
-
-    Parameters
-    ----------
-    event : Event
-        What happened.
-    sources : sequence of Source
-        Those that were `Found` so far: the quotes of what is `Checked` are taken from them.
-
-    Returns
-    -------
-    dict
-        ``event`` says which it is: "step" (with ``kind``, ``detail``, ``found``), "found" (``sources``), "wrote"
-        (``text``), "checked" (``sentence``), "placed" (``placements``) or "done" (``answer``); what these hold is as
-        `record` has it.
-    """
-    match event:
-        case Step():
-            return {"event": "step", **_step(event)}
-        case Found():
-            return {"event": "found", "sources": [_source(source) for source in event.sources]}
-        case Wrote():
-            return {"event": "wrote", "text": event.text}
-        case Checked():
-            return {"event": "checked", "sentence": _sentence(event.evidence, sources)}
-        case Placed():
-            return {"event": "placed", "placements": [record_placement(one) for one in event.placements]}
-        case Done():
-            return {"event": "done", "answer": record(event.answer)}
 
 
 def record_placement(placement: Placement) -> dict[str, Any]:

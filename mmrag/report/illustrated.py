@@ -6,23 +6,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 
 from mmrag.report.page import page, text, write_page
 from mmrag.report.parts import file_link, picture_frame
 from mmrag.report.thumbnails import Thumbnail, thumbnails
 from mmrag.sources.parts import PartOf
-from mmrag.sources.text.markdown import front_matter, read_markdown
+from mmrag.sources.text.markdown import commonmark, front_matter, read_markdown
 from mmrag.sources.uri import path_of, shown_name
 
 if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
     from mmrag.compose.answer import Placement
     from mmrag.compose.illustrated import Illustrated
-
-_DEEPEST = 40
 
 
 def write_illustrated_page(path: str | Path, illustrated: Illustrated, *, home: Path) -> int:
@@ -92,7 +90,7 @@ def _figure(placement: Placement, small: Thumbnail, home: Path) -> str:
 
 def _reader() -> MarkdownIt:
     """Make a reader that shows HTML instead of passing it on, and links to pictures that a page cannot load."""
-    reader = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table")
+    reader = commonmark()
     reader.add_render_rule("html_block", _shown)
     reader.add_render_rule("html_inline", _shown)
     reader.add_render_rule("image", _linked)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmrag.errors import ItemError, QueryError
-from mmrag.roles import Encoder, Model, Vectors
+from mmrag.roles import Encoder, Vectors
 from mmrag.search.compose import Part, compose, corpus_spread
 from mmrag.search.language import foreign_language, says_nothing
 from mmrag.types import Query, Term
@@ -75,12 +75,14 @@ def _encode_terms(encoder: Encoder, terms: Sequence[Term]) -> list[Vectors]:
     texts = [term.text for term in terms if term.text is not None]
     images = [term.image for term in terms if term.image is not None]
     words = iter(encoder.encode_query(texts) if texts else ())
-    pictures = iter(encoder.encode_image([load_picture(image, encoder) for image in images]) if images else ())
+    pictures = iter(
+        encoder.encode_image([load_picture(image, encoder.decode_at_least) for image in images]) if images else ()
+    )
     return [next(pictures if term.text is None else words) for term in terms]
 
 
-def load_picture(image: ImageInput, model: Model) -> Image:
-    """Read a picture that is asked with, as large as a model needs it.
+def load_picture(image: ImageInput, at_least: int | None) -> Image:
+    """Read a picture that is asked with; `at_least` as `decode_at_least` of who needs it.
 
     Raises
     ------
@@ -95,7 +97,7 @@ def load_picture(image: ImageInput, model: Model) -> Image:
         if isinstance(image, (str, Path)):
             image = read_file(str(image)).data
         if isinstance(image, bytes):
-            return read_image(image, at_least=model.decode_at_least)
+            return read_image(image, at_least=at_least)
         return as_rgb(image)
     except ItemError as error:
         raise QueryError(f"the query picture{name} cannot be used: {error}") from error
@@ -104,11 +106,13 @@ def load_picture(image: ImageInput, model: Model) -> Image:
 def _check_words(texts: Sequence[str], encoder: Encoder) -> None:
     """Refuse words that say nothing, and warn of those in a language that the encoder does not read."""
     languages = encoder.card.languages
+    told = set()
     for text in texts:
         if says_nothing(text, languages):
             raise QueryError(f'{text!r} says nothing by itself; say what to look for, such as "a dog on a beach"')
         foreign = foreign_language(text, languages) if languages else None
-        if foreign:
+        if foreign and foreign not in told:  # once, of the sentences of an article
+            told.add(foreign)
             logger.warning(
                 "%s reads %s; this looks like %s and may find little: %.60s",
                 encoder.card.name,

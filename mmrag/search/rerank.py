@@ -149,7 +149,9 @@ class Reranker:
         numbers = {content: n for n, content in enumerate(texts)}
         pairs = np.array([(numbers[one.found.content], one.query) for one in asked])
         pictures = sorted({one.query for one in asked})
-        features = self.matcher.features([load_picture(queries[n].pictures[0], self.matcher) for n in pictures])
+        features = self.matcher.features(
+            [load_picture(queries[n].pictures[0], self.matcher.decode_at_least) for n in pictures]
+        )
         return judge_pairs(self.matcher, list(texts.values()), pairs, [(pictures, features)])
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mmrag.cli.answers import print_events, print_sources, stopping
+from mmrag.cli.options import printable, printable_lines
 from mmrag.compose.answer import Answer, Checked, Done, Evidence, Found, Placement, Source, Step, Wrote
 from mmrag.errors import GenerationError
 from mmrag.types import Item
@@ -94,3 +95,9 @@ def test_the_first_ctrl_c_ends_the_writing_and_the_second_the_command():
 def test_events_without_an_end_are_an_error(tmp_path):
     with pytest.raises(GenerationError, match="without an answer"):
         print_events([Wrote("A dog")], home=tmp_path, as_json=True, show_all=False, quiet=True)
+
+
+def test_scripts_and_emoji_that_join_are_printed_as_they_are_written():
+    joined = "\U0001f469\u200d\U0001f680 \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    assert printable(joined) == joined
+    assert printable_lines("a\u202e\nb\x1b") == "a\\u202e\nb\\x1b"

@@ -1,5 +1,6 @@
 """From a question to an answer, with a corpus of colours and a writer that says what it is told to."""
 
+import random
 import threading
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import mmrag
 from mmrag.compose import ask as asking
 from mmrag.compose.answer import Answer, Checked, Done, Evidence, Found, Placed, Step, Support, Wrote
 from mmrag.compose.ask import REFUSAL, choose_writer
+from mmrag.compose.citations import parse
 from mmrag.compose.context import as_sources
 from mmrag.compose.model_writer import ModelWriter
 from mmrag.compose.prompt import Exchange
@@ -114,6 +116,60 @@ def test_events_are_in_order_and_make_the_answer(index):
         written += before.text if isinstance(before, Wrote) else ""
         if isinstance(event, Checked):
             assert len(written) == event.evidence.span[1]  # it is checked before what follows is shown
+
+
+SAYINGS = (
+    "The red door",
+    " is old",
+    ".",
+    "!",
+    " [1]",
+    "[9]",
+    "[2, 3]",
+    "\n",
+    "\n[1] ",
+    " A blue wall",
+    " So.",
+    "海。",
+    "[",
+    " e.g.",
+)
+
+
+@pytest.mark.parametrize("options", [{}, {"active": True}, {"illustrate": True}, {"attribute": False}])
+def test_whatever_is_written_the_promises_of_an_answer_hold(index, options):
+    chance = random.Random(3)  # noqa: S311
+    for _ in range(6):
+        said = "".join(chance.choice(SAYINGS) for _ in range(chance.randrange(1, 14)))
+        asked = {"pipeline": recipe(**options), "matcher": "judge:1"}
+        events = list(mmrag.ask(index, "What is red?", generator=ToyWriter(said), stream=True, **asked))
+        answer = events[-1].answer
+        assert answer == ask(index, "What is red?", said, **asked)[0]
+        assert folded(events) == (answer.text, answer.sources, answer.evidence, answer.placements, answer.steps)
+        assert [(one.text, one.span, one.numbers) for one in parse(answer.text)] == [
+            (one.sentence, one.span, one.citations) for one in answer.evidence
+        ]
+        assert {number for one in answer.evidence for number in one.citations} <= {one.number for one in answer.sources}
+        assert [one.number for one in answer.sources] == list(range(1, len(answer.sources) + 1))
+        assert all(index.get(one.id) == one and one.modality == "image" for one in answer.images)
+        assert all(answer.evidence[one.sentence].span == one.span for one in answer.placements)
+
+
+def folded(events):
+    """Make an answer of events, as somebody who only sees these would."""
+    sources, placements = {}, ()
+    for event in events:
+        if isinstance(event, Found):
+            sources |= {one.number: one for one in event.sources}
+        if isinstance(event, Placed):
+            placements = event.placements
+    return (
+        "".join(event.text for event in events if isinstance(event, Wrote)),
+        tuple(sources.values()),
+        tuple(event.evidence for event in events if isinstance(event, Checked)),
+        placements,
+        tuple(event for event in events if isinstance(event, Step)),
+    )
 
 
 def test_text_comes_while_it_is_written(index):
@@ -353,9 +409,7 @@ def test_it_is_searched_again_while_it_is_written(index):
 
 
 def test_sentences_that_say_nothing_are_searched_for_by_nobody(index):
-    answer, _ = ask(
-        index, "What is red?", ToyWriter("It is. A red wall.", unsure={"It"}), active=True, illustrate=True
-    )
+    answer, _ = ask(index, "What is red?", ToyWriter("It is. A red wall.", unsure={"It"}), active=True, illustrate=True)
     assert answer.text.startswith("It is.")
     assert answer.end == "stop"
 

@@ -13,8 +13,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import mmrag
-from mmrag.compose.belonging import Belonging, belonging_of
+from mmrag.compose.belonging import belonging_of
 from mmrag.compose.illustrate import IllustrateOptions, Illustrator, illustrate
+from mmrag.compose.odds import Odds
 from mmrag.compose.prose import read_prose
 from mmrag.errors import InputError, ModelError, QueryError, RecipeError
 from mmrag.models.registry import load_matcher
@@ -199,15 +200,16 @@ def test_a_pipeline_says_how_to_illustrate(tmp_path):
 
 def test_the_fit_is_of_the_model_that_ships():
     builtin = load_matcher("builtin")
-    fitted = belonging_of(builtin)
-    assert fitted is not None
-    assert fitted.revision == builtin.card.revision
+    assert belonging_of(builtin) == Odds(bias=-5.549, cosine=10.54, margin=2.327)
     assert belonging_of(ToyJudge()) is None
+    other = ToyJudge()
+    other.card = replace(builtin.card, revision="other")
+    assert belonging_of(other) is None
 
 
 def test_the_probability_is_logistic():
-    fitted = Belonging(bias=-1, cosine=2, margin=4, revision="", data="")
-    parts = {"cosine": 0.25, "margin": 0.5}
+    fitted = Odds(bias=-1, cosine=2, margin=4)
+    parts = {"cosine": 0.25, "margin": 0.5, "logit": 7}
     assert fitted.probability(parts) == pytest.approx(1 / (1 + np.exp(1 - 0.5 - 2)))
     assert fitted.probability(dict.fromkeys(parts, -1e9)) == 0
 

@@ -7,18 +7,13 @@ import numpy as np
 
 from mmrag.compose.answer import (
     Answer,
-    Checked,
-    Done,
     Evidence,
-    Found,
-    Placed,
     Placement,
     Source,
     Step,
     Support,
-    Wrote,
 )
-from mmrag.compose.record import record, record_event
+from mmrag.compose.record import record
 from mmrag.types import Hit, Item
 
 DOG = Item("images/dog.png", id="d", image=b"bytes")
@@ -93,22 +88,3 @@ def test_all_of_an_answer_is_in_its_record():
 def test_records_come_back_from_json_as_they_were():
     made = record(ANSWER)
     assert json.loads(json.dumps(made, allow_nan=False)) == made
-
-
-def test_events_are_lines():
-    events = [
-        Step("refuse", "nothing likely"),
-        Found(ANSWER.sources),
-        Wrote("A dog"),
-        Checked(ANSWER.evidence[0]),
-        Placed(ANSWER.placements),
-        Done(ANSWER),
-    ]
-    made = [record_event(event, ANSWER.sources) for event in events]
-    assert [json.loads(json.dumps(one, allow_nan=False)) for one in made] == made
-    assert [one["event"] for one in made] == ["step", "found", "wrote", "checked", "placed", "done"]
-    whole = record(ANSWER)
-    assert made[3]["sentence"] == whole["sentences"][0]
-    assert made[4]["placements"] == whole["placements"]
-    assert made[5]["answer"] == whole
-    assert [one["number"] for one in made[1]["sources"]] == [1, 2, 3]

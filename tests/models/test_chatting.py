@@ -101,7 +101,7 @@ def test_a_conversation_that_is_too_long_is_refused_at_once():
 
 @pytest.mark.parametrize("wrong", [{"temperature": float("inf")}, {"temperature": float("nan")}, {"seconds": 0}])
 def test_sampling_that_chooses_nothing_is_refused(wrong):
-    with pytest.raises(InputError, match="temperature finite and at least 0"):
+    with pytest.raises(InputError, match="temperature is finite and at least 0"):
         Sampling(**wrong)
 
 

@@ -171,10 +171,10 @@ def test_without_a_cache_nothing_is_kept(index):
 def test_a_model_that_wrote_the_index_is_loaded_once(index):
     fresh = mmrag.open(".")
     fresh.search("red", rerank="judge:1")
-    assert fresh.encoder is fresh._matcher("judge:1")
+    assert fresh.encoder is fresh.matcher("judge:1")
     made = mmrag.create("other", model="judge:1")
-    assert made.encoder is made._matcher("judge:1")
-    assert made.encoder is not made._matcher("judge:2")
+    assert made.encoder is made.matcher("judge:1")
+    assert made.encoder is not made.matcher("judge:2")
 
 
 class Movable:
@@ -210,8 +210,8 @@ def test_a_matcher_by_name_computes_as_the_index_was_opened_to(index, monkeypatc
     monkeypatch.setitem(registry._FAMILIES, "toy", lambda _: MovableEncoder())
     monkeypatch.setitem(registry._FAMILIES, "judge", MovableJudge)
     opened = mmrag.open(".", device="cuda", precision="bf16")
-    assert how(opened._matcher("judge:1")) == how(opened._matcher("judge:2")) == ("cuda", "bf16")
-    assert opened.encoder is opened._matcher("judge:1")
+    assert how(opened.matcher("judge:1")) == how(opened.matcher("judge:2")) == ("cuda", "bf16")
+    assert opened.encoder is opened.matcher("judge:1")
 
 
 def test_a_matcher_that_computes_otherwise_does_not_become_the_encoder(index, monkeypatch):

@@ -94,11 +94,16 @@ def _blocks(lines: Sequence[str], start: int) -> Iterator[Block]:
     yield from _left_out(lines, done, len(lines), outline.path)
 
 
-@cache
-def _parser() -> MarkdownIt:
+def commonmark() -> MarkdownIt:
+    """Make a reader of what everything here takes for Markdown: CommonMark with tables."""
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table").disable("reference")
+    return MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table")
+
+
+@cache
+def _parser() -> MarkdownIt:
+    return commonmark().disable("reference")
 
 
 def _leaves(tokens: Sequence[Token]) -> Iterator[tuple[Token, str]]:
