@@ -300,6 +300,21 @@ def test_it_is_searched_again_while_it_is_written(index):
     assert len({source.item.id for source in answer.sources}) == len(answer.sources)
 
 
+def test_words_that_say_nothing_are_searched_for_in_vain_while_it_is_written(index):
+    writer = ToyWriter("They sleep.", unsure={"sleep."})
+    answer, _ = ask(index, "What is red?", writer, k=1, active=True)
+    assert [(step.detail, step.found) for step in answer.steps if step.kind == "retrieve"] == [("They", 0)]
+    assert answer.text.startswith("They sleep.")
+
+
+def test_pictures_that_are_found_while_it_is_written_are_shown(index):
+    writer = ToyWriter(["The green wall.", "The green door."], unsure={"wall."}, sees=True)
+    answer, _ = ask(index, "What is red?", writer, active=True, pipeline=recipe(k=2))
+    seen = [source for source in answer.sources if source.seen]
+    assert len(seen) > len(writer.asked[0][-1].images) > 0
+    assert len(writer.asked[-1][-1].images) == len(seen)
+
+
 def test_where_words_cannot_be_indexed_vectors_alone_find(index, monkeypatch, caplog):
     monkeypatch.setattr("mmrag.stores.serving._WAIT_SECONDS", 0.05)
     with write_lock(index.folder):
