@@ -389,7 +389,11 @@ class _Run:
         if says_nothing(words, self._asking.retriever.index.encoder.card.languages):
             return []
         known = {source.item.id for source in self._sources.values()}
-        new = [hit for hit in self._asking.find(words) if hit.item.id not in known]
+        try:
+            found = self._asking.find(words)
+        except QueryError:  # what was certain of a draft may say nothing by itself, such as "They"
+            return []
+        new = [hit for hit in found if hit.item.id not in known]
         return as_sources(self._asking.described(new), first=max(self._sources) + 1)
 
     def _keep(self, found: Found) -> Found:

@@ -419,6 +419,19 @@ def test_a_picture_is_looked_for_alone_where_the_words_say_nothing(index, colour
     assert [source.item.uri for source in answer.sources] == ["images/blue.png"]
     with pytest.raises(QueryError, match="says nothing by itself"):
         ask(index, "But is this so?", "So.")
+def test_words_that_say_nothing_are_searched_for_in_vain_while_it_is_written(index):
+    writer = ToyWriter("They sleep.", unsure={"sleep."})
+    answer, _ = ask(index, "What is red?", writer, k=1, active=True)
+    assert [(step.detail, step.found) for step in answer.steps if step.kind == "retrieve"] == [("They", 0)]
+    assert answer.text.startswith("They sleep.")
+
+
+def test_pictures_that_are_found_while_it_is_written_are_shown(index):
+    writer = ToyWriter(["The green wall.", "The green door."], unsure={"wall."}, sees=True)
+    answer, _ = ask(index, "What is red?", writer, active=True, pipeline=recipe(k=2))
+    seen = [source for source in answer.sources if source.seen]
+    assert len(seen) > len(writer.asked[0][-1].images) > 0
+    assert len(writer.asked[-1][-1].images) == len(seen)
 
 
 def test_where_words_cannot_be_indexed_vectors_alone_find(index, monkeypatch, caplog):
