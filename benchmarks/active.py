@@ -27,9 +27,11 @@ from benchmarks.questions import make_questions
 from benchmarks.report import publish
 from mmrag.models.registry import load_encoder, load_generator
 from mmrag.roles import Generator, Piece, Sampling, Turn
+from mmrag.search.answering import AnswerOptions
 from mmrag.sources.pairs import read_pairs
 
 WAYS = {"without": False, "active": True}
+SAMPLING = Sampling(AnswerOptions().max_tokens, seconds=900)
 
 
 class Counted(Generator):
@@ -90,7 +92,7 @@ def main() -> None:
         for number, question in enumerate(questions.questions[: options.asked], start=1):
             for name, active in WAYS.items():
                 start = time.perf_counter()
-                answer = mmrag.ask(index, question.text, generator=writers[name], active=active)
+                answer = mmrag.ask(index, question.text, generator=writers[name], active=active, sampling=SAMPLING)
                 seconds = time.perf_counter() - start
                 ways[name].append(Answered(question, answer, questions.alike[question.text], seconds))
             taken = ", ".join(f"{name} {answered[-1].seconds:.1f} s" for name, answered in ways.items())
