@@ -419,6 +419,8 @@ def test_a_picture_is_looked_for_alone_where_the_words_say_nothing(index, colour
     assert [source.item.uri for source in answer.sources] == ["images/blue.png"]
     with pytest.raises(QueryError, match="says nothing by itself"):
         ask(index, "But is this so?", "So.")
+
+
 def test_words_that_say_nothing_are_searched_for_in_vain_while_it_is_written(index):
     writer = ToyWriter("They sleep.", unsure={"sleep."})
     answer, _ = ask(index, "What is red?", writer, k=1, active=True)
