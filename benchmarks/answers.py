@@ -1,7 +1,6 @@
 """Are answers right, do they cite the right pictures, and do they say so when nothing answers? Questions on Flickr8k.
 
     python -m benchmarks.answers --generator extractive smollm2        # as many as are to be compared
-    python -m benchmarks.answers --generator smollm2 --active          # also with searches while it is written
     python -m benchmarks.answers --asked 40                            # a quick look
 
 The index has 300 photographs of the validation part, each with three of its captions as words; that part of the data
@@ -145,10 +144,8 @@ def examples(answered: Sequence[Answered], count: int = 12) -> list[dict[str, An
     ]
 
 
-def asker(index: mmrag.Index, generator: str, *, k: int | None, active: bool) -> Ask:
-    from mmrag.compose.ask import ask
-
-    return lambda text: ask(index, text, k=k, generator=generator, active=active)
+def asker(index: mmrag.Index, generator: str, k: int | None) -> Ask:
+    return lambda text: mmrag.ask(index, text, k=k, generator=generator)
 
 
 def main() -> None:
@@ -156,7 +153,6 @@ def main() -> None:
     parser.add_argument("--flickr8k", type=Path, default=Path("../shared/data/flickr8k"))
     parser.add_argument("--generator", nargs="+", default=["extractive"])
     parser.add_argument("--k", type=int, help="how many sources at most")
-    parser.add_argument("--active", action="store_true", help="measure also with searches while it is written")
     parser.add_argument("--asked", type=int, help="ask so many questions only")
     options = parser.parse_args()
     pairs = list(read_pairs([options.flickr8k / "val-00.tar"]))[FITTED:]
@@ -166,11 +162,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         index = make_index(questions, Path(home))
         for generator in options.generator:
-            for active in (False, True) if options.active else (False,):
-                answered = answer_all(asked, questions.alike, asker(index, generator, k=options.k, active=active))
-                name = f"{Path(generator).name}, active" if active else Path(generator).name
-                report[name] = {**figures(answered), "examples": examples(answered)}
-                print(name, *(f"  {key}: {value}" for key, value in figures(answered).items()), sep="\n")
+            name = Path(generator).name
+            answered = answer_all(asked, questions.alike, asker(index, generator, options.k))
+            report[name] = {**figures(answered), "examples": examples(answered)}
+            print(name, *(f"  {key}: {value}" for key, value in figures(answered).items()), sep="\n")
     publish("answers", report)
 
 

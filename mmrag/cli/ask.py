@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _WHO, _SHOWN = "Who answers, and how", "What to print"
 _NO_MODEL = "mmrag: no language model is here, so sentences of the sources are quoted; get one: "
 _PULL, _INSTALL = "mmrag models pull smollm2", "pip install 'mmrag[llm]'"
-_REFUSED = "mmrag: the best guesses: mmrag search --all"
+_REFUSED = 'mmrag: the best guesses: mmrag search "…" --all'
 
 GeneratorOption = Annotated[
     str | None,

@@ -138,7 +138,7 @@ def test_where_nothing_is_likely_it_says_so(corpus, command, say):
     writer = say("Chess!")
     code, out, err = command("ask", "Who plays chess?", "--generator", "told:it", "--only", "text")
     assert (code, out) == (0, "Nothing in this corpus is likely to answer this.\n")
-    assert "the best guesses: mmrag search --all" in err
+    assert 'the best guesses: mmrag search "…" --all' in err
     assert writer.asked == []
 
 
