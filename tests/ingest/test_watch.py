@@ -258,7 +258,7 @@ def test_polling(colours, start):
     picture(colours / "new.png", (1, 2, 3))
     assert watching.next() == line(added=1, unchanged=6)
     (colours / "new.png").rename(colours / "newer.png")
-    assert watching.next() == line(moved=1, unchanged=6)
+    assert watching.next() in (line(moved=1, unchanged=6), line(moved=1))  # the folder's own time is of whole seconds
 
 
 def watched(index, **options):

@@ -99,10 +99,19 @@ def test_a_conversation_that_is_too_long_is_refused_at_once():
         Parrot().generate([Turn("user", "word " * 41)])
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": float("inf")}, {"temperature": float("nan")}, {"seconds": 0}])
-def test_sampling_that_chooses_nothing_is_refused(wrong):
-    with pytest.raises(InputError, match="temperature is finite and at least 0"):
-        Sampling(**wrong)
+@pytest.mark.parametrize(
+    ("name", "given", "allowed"),
+    [
+        ("max_tokens", 0, "at least 1"),
+        ("temperature", float("inf"), "finite and at least 0"),
+        ("temperature", float("nan"), "finite and at least 0"),
+        ("nucleus", 0, "above 0 and at most 1"),
+        ("seconds", 0, "above 0"),
+    ],
+)
+def test_sampling_that_chooses_nothing_is_refused(name, given, allowed):
+    with pytest.raises(InputError, match=f"{name} is {allowed}, not {given:g}"):
+        Sampling(**{name: given})
 
 
 def test_pictures_are_described_one_by_one():

@@ -125,9 +125,11 @@ def test_what_else_goes_wrong_in_a_thread_is_raised():
         def prepare(self, pair, rng):
             raise ZeroDivisionError(pair.id)
 
+    before = threading.enumerate()
     with pytest.raises(ZeroDivisionError):
         load(task=Wrong(), threads=3)
-    assert not [thread for thread in threading.enumerate() if "mmrag-prepare" in thread.name and _lasts(thread)]
+    mine = [thread for thread in threading.enumerate() if thread not in before]
+    assert not [thread for thread in mine if "mmrag-prepare" in thread.name and _lasts(thread)]
 
 
 def _lasts(thread):
