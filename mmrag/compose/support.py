@@ -49,6 +49,7 @@ class Grounding:
         self._matcher = matcher if matcher is not None and "image" in matcher.card.modalities else None
         self._comparison = Comparison(index.encoder)
         self._unread: set[str] = set()  # a picture that cannot be read is warned of once
+        self._looks: dict[tuple[str, str], tuple[float, float | None]] = {}
 
     def check(self, sentence: str, span: Span, citations: Sequence[int], sources: Sequence[Source]) -> Evidence:
         """Score a sentence against the sources that it cites.
@@ -98,20 +99,30 @@ class Grounding:
         return sorted((one for one in each if one is not None), key=lambda one: (-one.probability, one.number))
 
     def _looked_at(self, sentence: str, sources: Sequence[Source]) -> dict[int, Support]:
-        """Have the matcher look at those that are pictures, all at once; what it cannot judge is left out."""
-        pictures = [one for one in sources if one.item.modality == "image" and one.item.id not in {"", *self._unread}]
-        if self._matcher is None or not pictures:
+        """Have the matcher look at those that are pictures; what it cannot judge is left out."""
+        if self._matcher is None:
             return {}
-        judged = self._index.match([sentence], [source.item.id for source in pictures], matcher=self._matcher)
-        found = {}
-        for place, source in enumerate(pictures):
+        pictures = [one for one in sources if one.item.modality == "image" and one.item.id not in {"", *self._unread}]
+        unjudged = [one.item.id for one in pictures if (sentence, one.item.id) not in self._looks]
+        self._look(self._matcher, sentence, unjudged)
+        return {
+            one.number: self._shown(one.number, *self._looks[sentence, one.item.id])
+            for one in pictures
+            if one.item.id not in self._unread
+        }
+
+    def _look(self, matcher: Matcher, sentence: str, ids: Sequence[str]) -> None:
+        """Judge pictures, all at once; what was judged is kept, as sources are first chosen from and then cited."""
+        if not ids:
+            return
+        judged = self._index.match([sentence], ids, matcher=matcher)
+        for place, name in enumerate(ids):
             probability = float(judged.probabilities[0, place])
             if math.isnan(probability):
-                self._unread.add(source.item.id)
+                self._unread.add(name)
             else:
                 cosine = None if judged.cosines is None else float(judged.cosines[0, place])
-                found[source.number] = self._shown(source.number, probability, cosine)
-        return found
+                self._looks[sentence, name] = probability, cosine
 
     def _shown(self, number: int, probability: float, cosine: float | None) -> Support:
         """Make support of a matcher's judgement: as it was fitted, or of another matcher the probability itself."""

@@ -104,6 +104,16 @@ def test_a_matcher_looks_at_pictures_and_the_better_counts(index):
     assert told.kind == "words"
 
 
+def test_a_picture_is_looked_at_once_for_a_sentence(index):
+    judge = load_matcher("judge:1")
+    sources = [coloured(index, number, name) for number, name in enumerate(("red", "blue"), start=1)]
+    grounding = Grounding(index, judge)
+    best = grounding.best("A red wall.", sources)
+    judged = judge.judged
+    assert grounding.check("A red wall.", (0, 11), [1], sources).supports == (best,)
+    assert judge.judged == judged == 2
+
+
 def test_no_look_mends_what_the_words_contradict(index):
     grounding = Grounding(index, load_matcher("judge:1"))
     red = coloured(index, 1, "red", "two squares that are red")
