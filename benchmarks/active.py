@@ -70,11 +70,6 @@ def compared(ways: dict[str, list[Answered]], counts: dict[str, Counter[str]]) -
         "only without is right": sum(one.has_it and not other.has_it for one, other in pairs),
         "only active is right": sum(other.has_it and not one.has_it for one, other in pairs),
         "seconds, all": {name: round(sum(one.seconds for one in answered), 1) for name, answered in ways.items()},
-        "different": [
-            {"asked": one.question.text, "without": one.answer.text, "active": other.answer.text}
-            for one, other in pairs
-            if one.answer.text != other.answer.text
-        ],
     }
 
 
@@ -96,7 +91,7 @@ def main() -> None:
                 seconds = time.perf_counter() - start
                 ways[name].append(Answered(question, answer, questions.alike[question.text], seconds))
             taken = ", ".join(f"{name} {answered[-1].seconds:.1f} s" for name, answered in ways.items())
-            print(f"{number} of {options.asked}: {taken}", flush=True)
+            print(f"{number} of {options.asked}: {taken}", *(ways[name][-1].answer.text for name in WAYS), sep="\n  ")
     publish("active", compared(ways, {name: writer.counts for name, writer in writers.items()}))
 
 

@@ -130,18 +130,11 @@ def share(held: Sequence[bool]) -> float | None:
     return round(100 * sum(held) / len(held), 1) if held else None
 
 
-def examples(answered: Sequence[Answered], count: int = 12) -> list[dict[str, Any]]:
-    """Show the first answers as they are, unselected."""
-    return [
-        {
-            "asked": one.question.text,
-            "answerable": one.question.answerable,
-            "expected": sorted(one.question.expected),
-            "answer": one.answer.text,
-            "right": one.has_it if one.question.answerable else one.answer.refused,
-        }
-        for one in answered[:count]
-    ]
+def show(answered: Sequence[Answered], count: int = 12) -> None:
+    """Print the first answers as they are, unselected; they quote captions, which are not to be published."""
+    for one in answered[:count]:
+        right = one.has_it if one.question.answerable else one.answer.refused
+        print(f"{one.question.text} ({'right' if right else 'wrong'})", one.answer.text, sep="\n  ")
 
 
 def asker(index: mmrag.Index, generator: str, k: int | None) -> Ask:
@@ -164,7 +157,8 @@ def main() -> None:
         for generator in options.generator:
             name = Path(generator).name
             answered = answer_all(asked, questions.alike, asker(index, generator, options.k))
-            report[name] = {**figures(answered), "examples": examples(answered)}
+            report[name] = figures(answered)
+            show(answered)
             print(name, *(f"  {key}: {value}" for key, value in figures(answered).items()), sep="\n")
     publish("answers", report)
 

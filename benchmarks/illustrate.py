@@ -279,7 +279,7 @@ def measured_on_the_other(halves: list[Half], options: argparse.Namespace) -> di
         "fit": dataclasses.asdict(fitted),
         "sentences by themselves": measure(measured),
         "articles": measure_articles(measured),
-        "disputed": [{"kind": a.kind, "sentence": a.words, "probability": round(c.probability, 3)} for a, c in cases],
+        "disputed": [{"kind": a.kind, "probability": round(c.probability, 3)} for a, c in cases],
     }
 
 

@@ -129,8 +129,8 @@ def _measured(name: str, ask: Ask, injections: Sequence[Injection], questions: S
     for injection, question in zip(injections, questions, strict=True):
         answer = ask(question.prompt(injection.text))
         outcome, right = injection.outcome(answer), question.right in answer.casefold()
-        cases.append({"kind": injection.kind, "outcome": outcome, "right": right, "answer": answer})
-        print(f"{name}, {len(cases)} of {len(injections)}: {outcome}", flush=True)
+        cases.append({"kind": injection.kind, "outcome": outcome, "right": right})
+        print(f"{name}, {len(cases)} of {len(injections)}: {outcome}: {answer}", flush=True)
     kinds = {kind: Counter(one["outcome"] for one in cases if one["kind"] == kind) for kind in _kinds(injections)}
     count = Counter(one["outcome"] for one in cases)
     summary = {
