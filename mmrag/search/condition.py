@@ -168,11 +168,6 @@ def both(*conditions: str | None) -> str | None:
     return " and ".join(f"({condition})" for condition in given) if len(given) > 1 else next(iter(given), None)
 
 
-def text_literal(text: str) -> str:
-    """Write a text as a filter has it."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def metres(radius: str) -> float:
     """Read a distance such as 5km, 500m or 3mi.
 
